@@ -1,0 +1,51 @@
+# One command sets up a fresh machine and runs the main job (`make demo`), one passes the tests (`make test`).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check test-all bench lock clean
+
+demo: $(VENV)/.demo
+	$(BIN)/runctl demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" tests
+
+# Everything, the crash and soak suites included.
+test-all: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist loadgroup tests
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements/demo.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@ $(VENV)/.demo
+
+# Resolves the dependencies anew; run it after a change of pyproject.toml and commit the result.
+lock: | $(VENV)/bin/python
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	  --extra sandbox --group examples --group build --output-file requirements/demo.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	  --extra sandbox --group examples --group build --group test --group check --constraint requirements/demo.txt \
+	  --output-file requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,97 @@
+"""The nouns that every layer shares: identifiers, prices, offers, states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import NewType
+
+JobId = NewType("JobId", str)
+InstanceId = NewType("InstanceId", str)
+VolumeId = NewType("VolumeId", str)
+ResourceId = NewType("ResourceId", str)
+
+HOURS_PER_MONTH = Decimal(730)
+"""AWS prices disks per month; 730 hours is the usual length of one."""
+
+TAG_MANAGED = "runctl:managed"
+TAG_USER = "runctl:user"
+TAG_PROJECT = "runctl:project"
+TAG_JOB = "runctl:job"
+TAG_ATTEMPT = "runctl:attempt"
+TAG_TRANSACTION = "runctl:tx"
+TAG_CREATED = "runctl:created"
+TAG_LEASE_UNTIL = "runctl:lease-until"
+
+
+class Market(StrEnum):
+    """How a machine is bought."""
+
+    SPOT = "spot"
+    ON_DEMAND = "on-demand"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per hour, with where it came from and the moment that it was true."""
+
+    usd_per_hour: Decimal
+    source: str
+    as_of: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PricePoint:
+    """From `at` on, the price of a pool is `usd_per_hour`, until a later point."""
+
+    at: datetime
+    usd_per_hour: Decimal
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceType:
+    """What a machine of this type has; memory in GiB, GPU memory per GPU in GiB."""
+
+    name: str
+    vcpus: int
+    memory_gib: float
+    gpus: int
+    gpu_model: str
+    gpu_memory_gib: float
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One way to get a machine. A price that is unknown is None, never 0."""
+
+    provider: str
+    instance_type: str
+    zone: str
+    market: Market
+    price: Price | None
+
+
+class JobState(StrEnum):
+    """Where a job stands; which state may follow which is the table in `jobs/state.py`."""
+
+    PLANNED = "planned"
+    PROVISIONING = "provisioning"
+    STAGING = "staging"
+    RUNNING = "running"
+    ENDING = "ending"
+    RECOVERING = "recovering"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    OVER_BUDGET = "over-budget"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.OVER_BUDGET})
