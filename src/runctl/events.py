@@ -78,5 +78,5 @@ class Heartbeat(Event):
 Emit = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:  # noqa: ARG001
+def ignore(event: Event) -> None:
     """The listener that nobody needs to pass."""

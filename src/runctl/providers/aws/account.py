@@ -1,0 +1,92 @@
+"""What an account must have before a job can run there: the job bucket and the machines' role."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.providers.aws.session import Session
+
+
+def default_bucket(session: Session) -> str:
+    """The bucket that jobs use when none is configured: one an account and region."""
+    return f"runctl-{session.account()}-{session.region}"
+
+
+def bucket_exists(session: Session, bucket: str) -> bool:
+    """Raises ConfigError where the bucket is somebody else's."""
+    try:
+        session.call("s3", "head_bucket", Bucket=bucket)
+    except NotFound:
+        return False
+    except CloudError as error:
+        if error.code in {"403", "301"}:
+            raise ConfigError(
+                f"The bucket {bucket} cannot be used",
+                why="it belongs to another account or region",
+                next="runctl config set aws.bucket NAME",
+            ) from error
+        raise
+    return True
+
+
+def ensure_bucket(session: Session, bucket: str) -> bool:
+    """Create the job bucket where it is missing: closed to the public, cleaning up torn uploads.
+
+    Answers whether it was created.
+    """
+    if bucket_exists(session, bucket):
+        return False
+    parameters: dict[str, Any] = {"Bucket": bucket}
+    if session.region != "us-east-1":
+        parameters["CreateBucketConfiguration"] = {"LocationConstraint": session.region}
+    try:
+        session.call("s3", "create_bucket", **parameters)
+    except CloudError as error:
+        if error.code != "BucketAlreadyOwnedByYou":
+            raise
+    session.call(
+        "s3",
+        "put_public_access_block",
+        Bucket=bucket,
+        PublicAccessBlockConfiguration={
+            "BlockPublicAcls": True,
+            "IgnorePublicAcls": True,
+            "BlockPublicPolicy": True,
+            "RestrictPublicBuckets": True,
+        },
+    )
+    session.call(
+        "s3",
+        "put_bucket_lifecycle_configuration",
+        Bucket=bucket,
+        LifecycleConfiguration={
+            "Rules": [
+                {
+                    "ID": "abort-torn-uploads",
+                    "Status": "Enabled",
+                    "Filter": {"Prefix": ""},
+                    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 3},
+                }
+            ]
+        },
+    )
+    return True
+
+
+def require_profile(session: Session, profile: str) -> None:
+    """The machines' role must be there before anything is launched. Raises ConfigError else."""
+    try:
+        answer = session.call("iam", "get_instance_profile", InstanceProfileName=profile)
+    except NotFound as error:
+        raise _no_role(profile, "the account has no instance profile of this name") from error
+    if not answer["InstanceProfile"]["Roles"]:
+        raise _no_role(profile, "the instance profile holds no role")
+
+
+def _no_role(profile: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"Machines have no role for SSM and S3: {profile}",
+        why=why,
+        next="see docs/aws-setup.md, or: runctl config set aws.instance_profile NAME",
+    )

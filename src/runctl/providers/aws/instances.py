@@ -1,0 +1,216 @@
+"""EC2 instances: run, describe, terminate, and what AWS's answers say about a machine's life."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from runctl.model import Market, Offer
+from runctl.providers.aws.session import Session
+from runctl.providers.base import Disk, LaunchRequest, Machine, MachineState
+
+_STATES = {
+    "pending": MachineState.PENDING,
+    "running": MachineState.RUNNING,
+    "stopping": MachineState.STOPPED,
+    "stopped": MachineState.STOPPED,
+    "shutting-down": MachineState.ENDING,
+    "terminated": MachineState.GONE,
+}
+
+# "User initiated (2026-01-01 10:00:00 GMT)"
+_TRANSITION_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
+
+_TAGGED_AT_LAUNCH = ("instance", "volume", "network-interface")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """What an instance shall be; disk sizes in GiB. `user_data` is a shell script of at most 16 KiB."""
+
+    offer: Offer
+    image: str
+    root_device: str
+    root_volume_gib: int
+    profile: str
+    user_data: str
+    tags: dict[str, str]
+    subnet: str | None = None
+    security_group: str | None = None
+
+
+def run_parameters(spec: InstanceSpec, token: str) -> dict[str, Any]:
+    """The whole RunInstances request: closed, IMDSv2 only, encrypted, its shutdown ends the bill."""
+    spot = spec.offer.market is Market.SPOT
+    tags = [{"Key": key, "Value": value} for key, value in spec.tags.items()]
+    tagged = (*_TAGGED_AT_LAUNCH, "spot-instances-request") if spot else _TAGGED_AT_LAUNCH
+    parameters: dict[str, Any] = {
+        "ClientToken": token,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "ImageId": spec.image,
+        "InstanceType": spec.offer.instance_type,
+        "UserData": spec.user_data,
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "IamInstanceProfile": {"Name": spec.profile},
+        "MetadataOptions": {
+            "HttpTokens": "required",
+            "HttpEndpoint": "enabled",
+            "HttpPutResponseHopLimit": 2,
+        },
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": spec.root_device,
+                "Ebs": {
+                    "VolumeSize": spec.root_volume_gib,
+                    "VolumeType": "gp3",
+                    "Encrypted": True,
+                    "DeleteOnTermination": True,
+                },
+            }
+        ],
+        "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in tagged],
+    }
+    if spec.subnet:
+        parameters["SubnetId"] = spec.subnet
+    else:
+        parameters["Placement"] = {"AvailabilityZone": spec.offer.zone}
+    if spec.security_group:
+        parameters["SecurityGroupIds"] = [spec.security_group]
+    if spot:
+        parameters["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
+        }
+    return parameters
+
+
+def run(session: Session, request: LaunchRequest) -> Machine:
+    """Launch, or find again, the instance of this request: its client token makes it idempotent.
+
+    Raises CapacityError where AWS has none to give, CloudError and ConfigError else.
+    """
+    answer = session.call("ec2", "run_instances", **json.loads(request.parameters))
+    return _machine(session, answer["Instances"][0])
+
+
+def describe(session: Session, instance_id: str) -> Machine | None:
+    """What EC2 says of an instance; None where it knows none of this id (yet, or any more)."""
+    # A filter, not InstanceIds: an id that is not visible yet is an empty answer, never an error.
+    found = _find(session, "instance-id", instance_id)
+    return found[0] if found else None
+
+
+def find_by_token(session: Session, token: str) -> Machine | None:
+    """The instance that a client token made, if EC2 shows one."""
+    found = _find(session, "client-token", token)
+    return found[0] if found else None
+
+
+def find_by_job(session: Session, job: str) -> list[Machine]:
+    """Every instance of a job that EC2 still shows, the ended ones included."""
+    return _find(session, "tag:runctl:job", job)
+
+
+def terminate(session: Session, instance_id: str) -> None:
+    """Cancel the instance's spot request, then terminate it. To be called by `safety.destroy` alone."""
+    raw = _describe(session, "instance-id", instance_id)
+    for instance in raw:
+        if request := instance.get("SpotInstanceRequestId"):
+            session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[request])
+    session.call("ec2", "terminate_instances", InstanceIds=[instance_id])
+
+
+def tags_of(session: Session, instance_id: str) -> dict[str, str]:
+    """An instance's tags; empty where EC2 shows no such instance."""
+    for instance in _describe(session, "instance-id", instance_id):
+        return {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    return {}
+
+
+def _find(session: Session, name: str, value: str) -> list[Machine]:
+    return [_machine(session, instance) for instance in _describe(session, name, value)]
+
+
+def _describe(session: Session, name: str, value: str) -> list[dict[str, Any]]:
+    filters = [{"Name": name, "Values": [value]}]
+    reservations = session.pages(
+        "ec2", "describe_instances", "Reservations", Filters=filters, MaxResults=1000
+    )
+    return [instance for reservation in reservations for instance in reservation["Instances"]]
+
+
+def _machine(session: Session, raw: dict[str, Any]) -> Machine:
+    state = _STATES[raw["State"]["Name"]]
+    spot = raw.get("InstanceLifecycle") == "spot"
+    code = raw.get("StateReason", {}).get("Code", "")
+    ended = ended_by = None
+    if state in {MachineState.ENDING, MachineState.GONE, MachineState.STOPPED}:
+        ended_by = _ended_by(code)
+        ended = _ended_at(session, raw, by_cloud=ended_by == "cloud")
+    return Machine(
+        id=raw["InstanceId"],
+        state=state,
+        instance_type=raw["InstanceType"],
+        zone=raw["Placement"]["AvailabilityZone"],
+        region=session.region,
+        market=Market.SPOT if spot else Market.ON_DEMAND,
+        launched=raw["LaunchTime"].astimezone(UTC),
+        ended=ended,
+        ended_by=ended_by,
+        reason=raw.get("StateReason", {}).get("Message", "") or code,
+        disks=_disks(raw),
+    )
+
+
+def _ended_by(code: str) -> str:
+    if code in {"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"} or (
+        code.startswith("Server.") and code != "Server.ScheduledStop"
+    ):
+        return "cloud"
+    return "self" if code == "Client.InstanceInitiatedShutdown" else "user"
+
+
+def _ended_at(session: Session, raw: dict[str, Any], *, by_cloud: bool) -> datetime | None:
+    """When the bill stopped, as far as EC2 proves it: its transition reason, else the spot request."""
+    if match := _TRANSITION_TIME.search(raw.get("StateTransitionReason", "")):
+        return datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    request = raw.get("SpotInstanceRequestId")
+    if by_cloud and request:
+        answer = session.call("ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[request])
+        for row in answer["SpotInstanceRequests"]:
+            if updated := row.get("Status", {}).get("UpdateTime"):
+                return updated.astimezone(UTC)
+    return None
+
+
+def _disks(raw: dict[str, Any]) -> tuple[Disk, ...]:
+    """The disks that die with the instance; type and size come with `describe_disks`."""
+    return tuple(
+        Disk(id=mapping["Ebs"]["VolumeId"], volume_type="", size_gib=0, iops=None, throughput_mibs=None)
+        for mapping in raw.get("BlockDeviceMappings", [])
+        if mapping.get("Ebs", {}).get("DeleteOnTermination")
+    )
+
+
+def describe_disks(session: Session, instance_id: str) -> tuple[Disk, ...]:
+    """The volumes attached to an instance, with what their price depends on."""
+    volumes = session.pages(
+        "ec2",
+        "describe_volumes",
+        "Volumes",
+        Filters=[{"Name": "attachment.instance-id", "Values": [instance_id]}],
+    )
+    return tuple(
+        Disk(
+            id=volume["VolumeId"],
+            volume_type=volume["VolumeType"],
+            size_gib=volume["Size"],
+            iops=volume.get("Iops"),
+            throughput_mibs=volume.get("Throughput"),
+        )
+        for volume in volumes
+    )

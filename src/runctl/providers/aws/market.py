@@ -1,0 +1,86 @@
+"""Where instances can be had and what they cost now: zones, spot history, images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from runctl.errors import ConfigError, NotFound
+from runctl.model import PricePoint
+from runctl.providers.aws.session import Session
+
+PLAIN_IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}"
+GPU_IMAGE = (
+    "/aws/service/deeplearning/ami/{architecture}/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
+)
+_ROOT_DEVICE = "/dev/xvda"  # of Amazon Linux, on which both images stand
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An AMI and the name of its root device."""
+
+    id: str
+    root_device: str
+
+
+def zones_offering(session: Session, instance_type: str) -> list[str]:
+    """The zones of the region that offer this type, in order of name."""
+    offerings = session.pages(
+        "ec2",
+        "describe_instance_type_offerings",
+        "InstanceTypeOfferings",
+        LocationType="availability-zone",
+        Filters=[{"Name": "instance-type", "Values": [instance_type]}],
+    )
+    return sorted(row["Location"] for row in offerings)
+
+
+def spot_history(
+    session: Session, instance_type: str, *, start: datetime, end: datetime, zones: Sequence[str] = ()
+) -> dict[str, list[PricePoint]]:
+    """Spot price changes by zone between two moments, the one in force at `start` included."""
+    filters = [{"Name": "availability-zone", "Values": list(zones)}] if zones else []
+    rows = session.pages(
+        "ec2",
+        "describe_spot_price_history",
+        "SpotPriceHistory",
+        InstanceTypes=[instance_type],
+        ProductDescriptions=["Linux/UNIX"],
+        StartTime=start,
+        EndTime=end,
+        Filters=filters,
+    )
+    points: dict[str, list[PricePoint]] = {}
+    for row in rows:
+        point = PricePoint(
+            at=row["Timestamp"].astimezone(UTC),
+            usd_per_hour=Decimal(row["SpotPrice"]),
+            source="spot price history",
+        )
+        points.setdefault(row["AvailabilityZone"], []).append(point)
+    return {zone: sorted(found, key=lambda point: point.at) for zone, found in points.items()}
+
+
+def image_for(session: Session, *, architecture: str, gpus: int, chosen: str | None) -> Image:
+    """The AMI for a machine: the chosen one, else Amazon Linux 2023, with NVIDIA's driver for GPUs.
+
+    Raises ConfigError where AWS's public parameter has gone.
+    """
+    if chosen:
+        answer = session.call("ec2", "describe_images", ImageIds=[chosen])
+        if not answer["Images"]:
+            raise ConfigError(f"There is no image {chosen} in {session.region}", next="check aws.image")
+        return Image(id=chosen, root_device=answer["Images"][0]["RootDeviceName"])
+    name = (GPU_IMAGE if gpus else PLAIN_IMAGE).format(architecture=architecture)
+    try:
+        answer = session.call("ssm", "get_parameter", Name=name)
+    except NotFound as error:
+        raise ConfigError(
+            "AWS's public image parameter was not found",
+            why=f"{name} does not exist in {session.region}",
+            next="name an image: runctl config set aws.image ami-...",
+        ) from error
+    return Image(id=answer["Parameter"]["Value"], root_device=_ROOT_DEVICE)

@@ -1,0 +1,97 @@
+"""A shell on an instance through SSM: no inbound port, no key."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from runctl.errors import CloudError, NotFound
+from runctl.providers.aws.session import Session
+
+_FINAL = frozenset({"Success", "Failed", "Cancelled", "TimedOut"})
+_FIRST_POLL = 0.25
+_LONGEST_POLL = 5.0
+_DELIVERY_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ShellResult:
+    """How a command ended; output is cut by SSM at 24,000 and 8,000 characters."""
+
+    status: str
+    exit_code: int
+    output: str
+    error: str
+
+
+def is_online(session: Session, instance_id: str) -> bool:
+    """Whether the instance's SSM agent answers."""
+    answer = session.call(
+        "ssm",
+        "describe_instance_information",
+        Filters=[{"Key": "InstanceIds", "Values": [instance_id]}],
+    )
+    return any(row["PingStatus"] == "Online" for row in answer["InstanceInformationList"])
+
+
+def run(
+    session: Session,
+    instance_id: str,
+    script: str,
+    *,
+    comment: str,
+    timeout: timedelta = timedelta(minutes=10),
+) -> ShellResult:
+    """Run a shell script as root and wait for its end.
+
+    The script must bear running twice: SendCommand carries no client token.
+    Raises CloudError where SSM cannot deliver it or does not finish it in `timeout`.
+    """
+    seconds = int(timeout.total_seconds())
+    answer = session.call(
+        "ssm",
+        "send_command",
+        repeatable=False,
+        InstanceIds=[instance_id],
+        DocumentName="AWS-RunShellScript",
+        Comment=comment[:100],
+        TimeoutSeconds=_DELIVERY_SECONDS,
+        Parameters={"commands": [script], "executionTimeout": [str(seconds)]},
+    )
+    command_id = answer["Command"]["CommandId"]
+    deadline = time.monotonic() + seconds + _DELIVERY_SECONDS
+    wait = _FIRST_POLL
+    while time.monotonic() < deadline:
+        time.sleep(wait)
+        wait = min(wait * 1.5, _LONGEST_POLL)
+        invocation = _invocation(session, command_id, instance_id)
+        if invocation and invocation["Status"] in _FINAL:
+            return ShellResult(
+                status=invocation["Status"],
+                exit_code=invocation["ResponseCode"],
+                output=invocation["StandardOutputContent"],
+                error=invocation["StandardErrorContent"],
+            )
+    raise CloudError(
+        f"A command on {instance_id} did not end",
+        service="ssm",
+        operation="send_command",
+        code="TimedOut",
+        why=f"{comment}: no result after {seconds} s",
+        next=f"aws ssm get-command-invocation --command-id {command_id} --instance-id {instance_id}",
+    )
+
+
+def _invocation(session: Session, command_id: str, instance_id: str) -> dict[str, Any] | None:
+    try:
+        answer: dict[str, Any] = session.call(
+            "ssm", "get_command_invocation", CommandId=command_id, InstanceId=instance_id
+        )
+    except (CloudError, NotFound) as error:
+        # Straight after sending, SSM does not know its own command yet.
+        if isinstance(error, CloudError) and error.code == "InvocationDoesNotExist":
+            return None
+        raise
+    return answer
