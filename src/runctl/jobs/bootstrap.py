@@ -1,0 +1,75 @@
+"""The first lines that run on a machine: arm its end, fetch the agent, start it. Plain POSIX shell."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+AGENT_FETCH_TRIES = 20
+
+_TEMPLATE = """\
+#!/bin/sh
+# runctl {job}, attempt {attempt}
+{arm}
+export HOME="${{HOME:-/root}}"
+folder="$HOME/.runctl/jobs/"{job}"/attempt-"{attempt}
+mkdir -p "$folder" && cd "$folder" || {give_up}
+fetch() {{
+  if command -v curl >/dev/null; then curl -fsS --max-time 60 -o agent.part "$1"
+  else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' "$1" agent.part
+  fi
+}}
+tries=0
+until fetch {url} && echo {sha256}'  agent.part' | sha256sum -c - >/dev/null; do
+  tries=$((tries + 1))
+  [ "$tries" -ge {max_tries} ] && {{ echo "runctl: the agent could not be fetched" >&2; {give_up}; }}
+  sleep {wait}
+done
+mv agent.part agent.py
+set -- python3 "$folder/agent.py" boot --bucket {bucket} --prefix {prefix} \\
+  --attempt {attempt} --region {region}
+if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
+  systemd-run --quiet --collect --unit={unit} --setenv=HOME="$HOME" "$@" || {give_up}
+else
+  setsid nohup "$@" </dev/null >>"$folder/agent.log" 2>&1 &
+fi
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What a machine must know to fetch and start the agent; the lease in minutes, 0 for a kept machine."""
+
+    job: str
+    attempt: int
+    agent_url: str
+    agent_sha256: str
+    bucket: str
+    prefix: str
+    region: str
+    lease_minutes: int
+
+
+def script(bootstrap: Bootstrap) -> str:
+    """The user data of a disposable machine, or the command for one that is kept.
+
+    The dead-man timer comes before anything that can fail; whoever fails ends the machine at once, and
+    the timer ends it when even that fails.
+    """
+    disposable = bootstrap.lease_minutes > 0
+    return _TEMPLATE.format(
+        job=shlex.quote(bootstrap.job),
+        attempt=bootstrap.attempt,
+        arm=f"shutdown -P +{bootstrap.lease_minutes}"
+        if disposable
+        else ": # this machine is not ours to end",
+        give_up="{ shutdown -P now; exit 1; }" if disposable else "exit 1",
+        url=shlex.quote(bootstrap.agent_url),
+        sha256=bootstrap.agent_sha256,
+        max_tries=AGENT_FETCH_TRIES,
+        wait=3,
+        bucket=shlex.quote(bootstrap.bucket),
+        prefix=shlex.quote(bootstrap.prefix),
+        region=shlex.quote(bootstrap.region),
+        unit=shlex.quote(f"runctl-{bootstrap.job}-{bootstrap.attempt}"),
+    )

@@ -1,0 +1,112 @@
+"""What the user asked for, frozen: the one input of a plan."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from decimal import Decimal
+
+import msgspec
+
+from runctl.errors import BudgetExceeded, ValidationError
+from runctl.model import JobId
+from runctl.storage.location import InstancePath, parse
+
+_NAME = re.compile(r"[^a-z0-9]+")
+_LOCAL = "local"
+_INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
+
+
+class PythonSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the script needs of Python: `kind` says where the requirements were read."""
+
+    kind: str = "none"
+    requirements: tuple[str, ...] = ()
+    requires_python: str | None = None
+    digest: str = ""
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as asked for. `budget` in USD, `max_hours` in hours over all attempts."""
+
+    name: str
+    on: str
+    root: str
+    workdir: str
+    command: tuple[str, ...]
+    python: PythonSpec = PythonSpec()
+    instance_type: str | None = None
+    gpus: int | None = None
+    spot: bool = False
+    fallback: bool = True
+    data: str | None = None
+    output: str | None = None
+    checkpoints: str | None = None
+    resume_arg: str | None = None
+    resume_from: str | None = None
+    max_attempts: int = 10
+    budget: Decimal | None = None
+    max_hours: float | None = None
+    keep: bool = False
+    grace_seconds: float = 90.0
+    project: str = ""
+    user: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        return self.on == _LOCAL
+
+    @property
+    def instance(self) -> str | None:
+        """The instance to run on, where the user named one."""
+        return self.on if _INSTANCE.fullmatch(self.on) else None
+
+
+def check(spec: JobSpec) -> JobSpec:
+    """Refuse what no plan can make good. Raises ValidationError, or BudgetExceeded for a budget of 0."""
+    if spec.on not in {_LOCAL, "sandbox", "aws"} and spec.instance is None:
+        raise ValidationError(
+            f"Unknown place to run: {spec.on!r}",
+            why="a place is local, sandbox, aws or an instance id",
+            next="runctl train --on sandbox ...",
+        )
+    if spec.budget is not None and spec.budget <= 0:
+        raise BudgetExceeded(
+            f"A budget of {spec.budget} USD buys nothing",
+            why="a budget must be above 0",
+            next="leave --budget out for no limit, or give one, such as --budget 5",
+        )
+    if spec.max_hours is not None and spec.max_hours <= 0:
+        raise ValidationError(f"--max-hours must be above 0, not {spec.max_hours:g}")
+    if spec.max_attempts < 1:
+        raise ValidationError(f"--max-attempts must be at least 1, not {spec.max_attempts}")
+    if spec.gpus is not None and spec.gpus < 1:
+        raise ValidationError(f"--gpus must be at least 1, not {spec.gpus}")
+    if spec.instance_type and spec.gpus:
+        raise ValidationError("--instance-type and --gpus exclude each other", next="give one of them")
+    if spec.on in {"sandbox", "aws"} and not (spec.instance_type or spec.gpus):
+        raise ValidationError(
+            "Which machine?",
+            why=f"--on {spec.on} needs an instance type or a number of GPUs",
+            next="--instance-type g5.xlarge or --gpus 1",
+        )
+    for place in (spec.data, spec.output):
+        if place is not None and isinstance(parse(place), InstancePath):
+            raise ValidationError(
+                f"{place} lies on an instance", why="--data and --output take local paths and s3:// locations"
+            )
+    return spec
+
+
+def new_job_id(name: str) -> JobId:
+    """A name that a human can type and that no other job has."""
+    slug = _NAME.sub("-", name.lower()).strip("-")[:24].strip("-") or "job"
+    return JobId(f"{slug}-{secrets.token_hex(3)}")
+
+
+def encode(spec: JobSpec) -> bytes:
+    return msgspec.json.encode(spec)
+
+
+def decode(data: bytes) -> JobSpec:
+    return msgspec.json.decode(data, type=JobSpec)
