@@ -270,7 +270,7 @@ class S3Store:
             from obstore.store import S3Store as ObstoreS3
 
             config: S3Config = {"region": self._access.region}
-            client: dict[str, Any] = {
+            client: ClientConfig = {
                 "timeout": timedelta(seconds=60),
                 "connect_timeout": timedelta(seconds=10),
             }

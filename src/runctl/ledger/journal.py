@@ -1,0 +1,108 @@
+"""The journal of operations on several resources: an intent before each call, its outcome after."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from runctl.errors import NotFound
+from runctl.ledger.columns import from_time, to_time
+from runctl.ledger.records import Owner, StepRecord, TransactionRecord
+
+if TYPE_CHECKING:
+    from runctl.ledger.store import Database
+
+
+class Journal:
+    """Each method is committed when it returns: a crash leaves an intent without an outcome, never less."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, operation: str, *, subject: str, payload: bytes, owner: Owner, at: datetime) -> str:
+        tx = f"tx-{secrets.token_hex(6)}"
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                (tx, operation, subject, payload, owner.pid, owner.started, owner.host, from_time(at)),
+            )
+        return tx
+
+    def adopt(self, tx: str, owner: Owner) -> None:
+        """Another process goes on with an unfinished transaction."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE transactions SET pid = ?, process_started = ?, host = ? WHERE id = ?",
+                (owner.pid, owner.started, owner.host, tx),
+            )
+
+    def intend(self, tx: str, name: str, *, token: str, request: bytes) -> int:
+        """Note a call that is about to be made; answers the step's number."""
+        with self._database.write() as connection:
+            row = connection.execute("SELECT COUNT(*) FROM steps WHERE tx = ?", (tx,)).fetchone()
+            number = int(row[0]) + 1
+            connection.execute(
+                "INSERT INTO steps (tx, number, name, token, request) VALUES (?, ?, ?, ?, ?)",
+                (tx, number, name, token, request),
+            )
+        return number
+
+    def done(self, tx: str, step: int, result: bytes) -> None:
+        self._outcome(tx, step, "done", result=result)
+
+    def failed(self, tx: str, step: int, error: str) -> None:
+        """The cloud refused the call: it left nothing behind."""
+        self._outcome(tx, step, "failed", error=error)
+
+    def undone(self, tx: str, step: int) -> None:
+        self._outcome(tx, step, "undone")
+
+    def end(self, tx: str, outcome: str) -> None:
+        with self._database.write() as connection:
+            connection.execute("UPDATE transactions SET outcome = ? WHERE id = ?", (outcome, tx))
+
+    def get(self, tx: str) -> TransactionRecord:
+        """Raises NotFound."""
+        rows = self._database.read("SELECT * FROM transactions WHERE id = ?", (tx,))
+        if not rows:
+            raise NotFound(f"There is no transaction {tx}")
+        return self._transaction(rows[0])
+
+    def unfinished(
+        self, *, operation: str | None = None, subject: str | None = None
+    ) -> list[TransactionRecord]:
+        """The oldest first."""
+        rows = self._database.read(
+            "SELECT * FROM transactions WHERE outcome IS NULL AND operation = COALESCE(?, operation)"
+            " AND subject = COALESCE(?, subject) ORDER BY begun",
+            (operation, subject),
+        )
+        return [self._transaction(row) for row in rows]
+
+    def _outcome(
+        self, tx: str, step: int, outcome: str, *, result: bytes | None = None, error: str | None = None
+    ) -> None:
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE steps SET outcome = ?, result = COALESCE(?, result), error = ?"
+                " WHERE tx = ? AND number = ?",
+                (outcome, result, error, tx, step),
+            )
+
+    def _transaction(self, row: sqlite3.Row) -> TransactionRecord:
+        steps = self._database.read("SELECT * FROM steps WHERE tx = ? ORDER BY number", (row["id"],))
+        return TransactionRecord(
+            id=row["id"],
+            operation=row["operation"],
+            subject=row["subject"],
+            payload=row["payload"],
+            owner=Owner(pid=row["pid"], started=row["process_started"], host=row["host"]),
+            begun=to_time(row["begun"]),
+            outcome=row["outcome"],
+            steps=tuple(
+                StepRecord(**{key: step[key] for key in step.keys() if key != "tx"})  # noqa: SIM118 (a Row is no dict)
+                for step in steps
+            ),
+        )

@@ -1,0 +1,60 @@
+"""The ledger's tables, version by version. A version that was released is never edited."""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, spec BLOB NOT NULL, state TEXT NOT NULL,
+        target TEXT NOT NULL, cloud TEXT NOT NULL, folder TEXT, store TEXT NOT NULL,
+        project TEXT NOT NULL, user TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX jobs_by_time ON jobs (created DESC);
+    CREATE TABLE job_events (
+        job TEXT NOT NULL REFERENCES jobs (id), at INTEGER NOT NULL, attempt INTEGER NOT NULL,
+        state TEXT NOT NULL, cause TEXT NOT NULL, cost TEXT
+    ) STRICT;
+    CREATE INDEX job_events_by_job ON job_events (job);
+    CREATE TABLE attempts (
+        job TEXT NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, state TEXT NOT NULL,
+        created INTEGER NOT NULL, instance_id TEXT, offer BLOB, started INTEGER, ended INTEGER,
+        cause TEXT, message TEXT, resumed_from TEXT, resumed_step INTEGER, last_step INTEGER,
+        committed_name TEXT, committed_step INTEGER, committed_seconds REAL, exit_code INTEGER, cost TEXT,
+        PRIMARY KEY (job, number)
+    ) STRICT;
+    CREATE TABLE supervisors (
+        job TEXT PRIMARY KEY REFERENCES jobs (id), owner TEXT NOT NULL, until INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE resources (
+        id TEXT PRIMARY KEY, kind TEXT NOT NULL, cloud TEXT NOT NULL, region TEXT NOT NULL,
+        zone TEXT NOT NULL, name TEXT NOT NULL, project TEXT NOT NULL, user TEXT NOT NULL, job TEXT,
+        attempt INTEGER, facts BLOB NOT NULL, created INTEGER NOT NULL, ended INTEGER, ended_by TEXT
+    ) STRICT;
+    CREATE INDEX resources_by_job ON resources (job);
+    CREATE TABLE intervals (
+        number INTEGER PRIMARY KEY, resource TEXT NOT NULL REFERENCES resources (id), state TEXT NOT NULL,
+        start INTEGER NOT NULL, "end" INTEGER, billable INTEGER NOT NULL, usd_per_hour TEXT,
+        price_source TEXT, price_as_of INTEGER, pool TEXT
+    ) STRICT;
+    CREATE UNIQUE INDEX one_open_interval ON intervals (resource) WHERE "end" IS NULL;
+    CREATE INDEX intervals_by_resource ON intervals (resource, start);
+    CREATE TRIGGER closed_intervals_stay BEFORE UPDATE ON intervals WHEN OLD."end" IS NOT NULL
+    BEGIN SELECT RAISE(ABORT, 'a closed interval is never altered'); END;
+    CREATE TRIGGER intervals_are_kept BEFORE DELETE ON intervals
+    BEGIN SELECT RAISE(ABORT, 'intervals are append-only'); END;
+    CREATE TABLE price_points (
+        pool TEXT NOT NULL, at INTEGER NOT NULL, usd_per_hour TEXT NOT NULL, source TEXT NOT NULL,
+        PRIMARY KEY (pool, at)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE transactions (
+        id TEXT PRIMARY KEY, operation TEXT NOT NULL, subject TEXT NOT NULL, payload BLOB NOT NULL,
+        pid INTEGER NOT NULL, process_started REAL NOT NULL, host TEXT NOT NULL,
+        begun INTEGER NOT NULL, outcome TEXT
+    ) STRICT;
+    CREATE TABLE steps (
+        tx TEXT NOT NULL REFERENCES transactions (id), number INTEGER NOT NULL, name TEXT NOT NULL,
+        token TEXT NOT NULL, request BLOB NOT NULL, outcome TEXT, result BLOB, error TEXT,
+        PRIMARY KEY (tx, number)
+    ) STRICT;
+    """,
+)

@@ -1,0 +1,34 @@
+"""Price changes by pool, as the cloud told them: append-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from runctl.ledger.columns import from_time, to_time
+from runctl.model import PricePoint
+
+if TYPE_CHECKING:
+    from runctl.ledger.store import Database
+
+
+class Prices:
+    """A pool is a cloud, zone, type and market, such as `aws/us-east-1a/g5.xlarge/spot`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, pool: str, points: Iterable[PricePoint]) -> None:
+        """Points that are known already are left as they are."""
+        rows = [(pool, from_time(point.at), str(point.usd_per_hour), point.source) for point in points]
+        with self._database.write() as connection:
+            connection.executemany("INSERT OR IGNORE INTO price_points VALUES (?, ?, ?, ?)", rows)
+
+    def points(self, pool: str) -> list[PricePoint]:
+        """In order of time."""
+        rows = self._database.read("SELECT * FROM price_points WHERE pool = ? ORDER BY at", (pool,))
+        return [
+            PricePoint(at=to_time(row["at"]), usd_per_hour=Decimal(row["usd_per_hour"]), source=row["source"])
+            for row in rows
+        ]

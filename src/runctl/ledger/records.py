@@ -1,0 +1,134 @@
+"""The rows of the ledger as values. Times are UTC, money is USD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from runctl.model import JobId, JobState, Price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job; `spec` is its JSON, `store` where its attempts are mirrored, `cloud` the cloud's key."""
+
+    id: JobId
+    name: str
+    spec: bytes
+    state: JobState
+    target: str
+    cloud: str
+    folder: str | None
+    store: str
+    project: str
+    user: str
+    created: datetime
+    updated: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """A change of a job's state: when on the cloud's clock, why, and what had been spent."""
+
+    at: datetime
+    attempt: int
+    state: JobState
+    cause: str
+    cost: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One life of a job on one machine; `committed_seconds` count from the notice."""
+
+    job: JobId
+    number: int
+    state: str
+    created: datetime
+    instance_id: str | None = None
+    offer: bytes | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    cause: str | None = None
+    message: str | None = None
+    resumed_from: str | None = None
+    resumed_step: int | None = None
+    last_step: int | None = None
+    committed_name: str | None = None
+    committed_step: int | None = None
+    committed_seconds: float | None = None
+    exit_code: int | None = None
+    cost: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceRecord:
+    """Something that costs money; `ended_by` is cloud, self or user; `facts` is JSON (type, size, market)."""
+
+    id: str
+    kind: str
+    cloud: str
+    region: str
+    zone: str
+    name: str
+    project: str
+    user: str
+    job: str | None
+    attempt: int | None
+    facts: bytes
+    created: datetime
+    ended: datetime | None = None
+    ended_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A resource was in `state` from `start` to `end` (None: still is). A price of None is unknown.
+
+    `pool` names the price points that override `price` from their time on.
+    """
+
+    resource: str
+    state: str
+    start: datetime
+    end: datetime | None
+    billable: bool
+    price: Price | None
+    pool: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that runs a transaction; `started` tells it from a later one with the same id."""
+
+    pid: int
+    started: float
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One call of a transaction. `outcome` is None between the intent and the answer."""
+
+    number: int
+    name: str
+    token: str
+    request: bytes
+    outcome: str | None
+    result: bytes | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionRecord:
+    """A journalled operation; `outcome` is None while it is unfinished."""
+
+    id: str
+    operation: str
+    subject: str
+    payload: bytes
+    owner: Owner
+    begun: datetime
+    outcome: str | None
+    steps: tuple[StepRecord, ...]

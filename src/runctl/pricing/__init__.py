@@ -1,0 +1,1 @@
+"""What things cost: dated prices, and the meter that integrates them over time."""

@@ -1,0 +1,130 @@
+"""The bundled catalog: common ML instance types and disks of us-east-1, each price with its date."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+
+from runctl.data import instance_type_rows, volume_price_rows
+from runctl.errors import ValidationError
+from runctl.model import HOURS_PER_MONTH, InstanceType, Market, Price
+
+REGION = "us-east-1"
+GP3_INCLUDED_IOPS = 3000
+GP3_INCLUDED_MIBS = 125
+_ON_DEMAND_DATE = re.compile(r"od (\d{4}-\d\d-\d\d)")
+_SPOT_DATE = re.compile(r"spot est (\d{4}-\d\d-\d\d)")
+
+
+@cache
+def _rows() -> dict[str, dict[str, str]]:
+    return {row["instance_type"]: row for row in instance_type_rows()}
+
+
+def instance_types() -> tuple[InstanceType, ...]:
+    """Every type that the catalog knows."""
+    return tuple(instance_type(name) for name in _rows())
+
+
+def instance_type(name: str) -> InstanceType:
+    """Raises ValidationError for a type that the catalog does not know, with the nearest that it does."""
+    row = _rows().get(name)
+    if row is None:
+        near = difflib.get_close_matches(name, _rows(), n=3, cutoff=0.4)
+        raise ValidationError(
+            f"Unknown instance type {name!r}",
+            why="the catalog has no such type",
+            next=f"did you mean {' or '.join(near)}?" if near else "try g5.xlarge, g6.xlarge or m7i.xlarge",
+        )
+    return InstanceType(
+        name=name,
+        vcpus=int(row["vcpu"]),
+        memory_gib=float(row["memory_gib"]),
+        gpus=int(row["gpu_count"]),
+        gpu_model=row["gpu_model"],
+        gpu_memory_gib=float(row["gpu_memory_gib"] or 0),
+        architecture=row["arch"],
+    )
+
+
+def on_demand(name: str, region: str) -> Price | None:
+    """USD/h of a type, None where it is not known: the catalog has one region."""
+    return _price(name, region, "on_demand_usd_hr_us_east_1", _ON_DEMAND_DATE, "catalog")
+
+
+def spot_estimate(name: str, region: str) -> Price | None:
+    """What spot usually cost when the catalog was made; the spot history decides where the cloud answers."""
+    return _price(name, region, "spot_usd_hr_us_east_1", _SPOT_DATE, "catalog, estimate")
+
+
+def with_gpus(gpus: int, *, market: Market) -> list[InstanceType]:
+    """The types with exactly this many GPUs whose price is known, the cheapest first."""
+    price_of = spot_estimate if market is Market.SPOT else on_demand
+    priced = [
+        (price.usd_per_hour, kind)
+        for kind in instance_types()
+        if kind.gpus == gpus and kind.gpu_model.startswith("NVIDIA")
+        if (price := price_of(kind.name, REGION))
+    ]
+    return [kind for _, kind in sorted(priced, key=lambda pair: (pair[0], pair[1].name))]
+
+
+def volume_rate(
+    volume_type: str,
+    *,
+    size_gib: int,
+    iops: int | None = None,
+    throughput_mibs: int | None = None,
+    region: str = REGION,
+) -> Price | None:
+    """USD/h of a disk: GiB-months, and IOPS and MiB/s beyond what gp3 includes, over 730 hours a month.
+
+    None where the type or region is not known. Source: AWS's EBS price page, by the dated catalog.
+    """
+    rows = {row["region"]: row for row in volume_price_rows()}
+    row = rows.get(region)
+    if row is None or not row.get(f"{volume_type}_gib_mo"):
+        return None
+    month = Decimal(row[f"{volume_type}_gib_mo"]) * size_gib
+    if volume_type == "gp3":
+        month += Decimal(row["gp3_iops_mo"]) * max(0, (iops or GP3_INCLUDED_IOPS) - GP3_INCLUDED_IOPS)
+        month += Decimal(row["gp3_mibps_mo"]) * max(
+            0, (throughput_mibs or GP3_INCLUDED_MIBS) - GP3_INCLUDED_MIBS
+        )
+    elif volume_type == "io1":
+        month += Decimal(row["io1_iops_mo"]) * (iops or 0)
+    elif volume_type == "io2":
+        month += _tiered_iops(row, iops or 0)
+    return Price(
+        usd_per_hour=month / HOURS_PER_MONTH,
+        source="catalog",
+        as_of=datetime.fromisoformat(row["as_of"]).replace(tzinfo=UTC),
+    )
+
+
+def _tiered_iops(row: dict[str, str], iops: int) -> Decimal:
+    tiers = ((0, 32_000, "tier1"), (32_000, 64_000, "tier2"), (64_000, 256_000, "tier3"))
+    return sum(
+        (
+            Decimal(row[f"io2_iops_mo_{tier}"]) * max(0, min(iops, upper) - lower)
+            for lower, upper, tier in tiers
+        ),
+        Decimal(0),
+    )
+
+
+def _price(name: str, region: str, column: str, dated: re.Pattern[str], source: str) -> Price | None:
+    row = _rows().get(name)
+    if row is None or region != REGION or not row[column]:
+        return None
+    date = dated.search(row["as_of"])
+    if date is None:
+        return None
+    return Price(
+        usd_per_hour=Decimal(row[column]),
+        source=source,
+        as_of=datetime.fromisoformat(date[1]).replace(tzinfo=UTC),
+    )

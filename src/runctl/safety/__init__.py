@@ -1,0 +1,1 @@
+"""What stands between an operation and harm: transactions, and the one door to destruction."""
