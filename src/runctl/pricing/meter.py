@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 from runctl.ledger.records import Interval
 from runctl.model import PricePoint
@@ -121,7 +122,7 @@ def _priced(interval: Interval, end: datetime, points: Mapping[str, Sequence[Pri
     changes = [point.at for point in points.get(interval.pool or "", ()) if interval.start < point.at < end]
     bounds = [interval.start, *sorted(changes), end]
     stretches: list[Stretch] = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         price, source = _price_at(interval, start, points)
         stretches.append(Stretch(start, _seconds(stop - start), price, source))
     return stretches

@@ -1,0 +1,96 @@
+"""An attempt's folder and its state: replaced on disk at each change, kept in memory when the disk is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import Any, Dict
+
+from . import clock
+from .files import read_json, to_json, write_atomically
+
+
+class Attempt:
+    """The spec, the state and the events of one attempt. Thread-safe."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(folder)
+        self.job_folder = os.path.dirname(self.folder)
+        spec = read_json(os.path.join(self.folder, "spec.json"))
+        if spec is None:
+            raise ValueError("there is no readable spec.json in %s" % self.folder)
+        self.spec: Dict[str, Any] = spec
+        self.number = int(spec["attempt"])
+        self._lock = threading.RLock()
+        self._events: list = []
+        self._disk_trouble = ""
+        self.state: Dict[str, Any] = {
+            "format": 1,
+            "job": spec["job"],
+            "attempt": self.number,
+            "phase": "preparing",
+            "step_name": "spec",
+            "cause": None,
+            "message": None,
+            "exit_code": None,
+            "signalled": False,
+            "started": clock.now(),
+            "script_started": None,
+            "notice_at": None,
+            "ended": None,
+            "pid": None,
+            "agent_pid": os.getpid(),
+            "step": None,
+            "steps_per_second": None,
+            "log_bytes": 0,
+            "log_mirrored": 0,
+            "resumed_from": None,
+            "resumed_step": None,
+            "committed": None,
+            "checkpoints_skipped": [],
+        }
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def in_job(self, path: str) -> str:
+        """A path of the spec: relative ones lie in the job's folder."""
+        return os.path.join(self.job_folder, path)
+
+    @property
+    def log(self) -> str:
+        return self.path("output.log")
+
+    def update(self, **changes: Any) -> None:
+        """Change the state and write it. A full disk is told of in the state and harms nothing else."""
+        with self._lock:
+            self.state.update(changes)
+            self.beat()
+
+    def beat(self) -> None:
+        with self._lock:
+            self.state["heartbeat"] = clock.now()
+            self.state["disk_trouble"] = self._disk_trouble or None
+            try:
+                write_atomically(self.path("state.json"), to_json(self.state))
+                self._disk_trouble = ""
+            except OSError as error:
+                self._disk_trouble = "the state could not be written: %s" % error
+
+    def event(self, kind: str, **details: Any) -> None:
+        with self._lock:
+            self._events.append({"at": clock.now(), "kind": kind, **details})
+            try:
+                with open(self.path("events.jsonl"), "ab") as file:
+                    file.write(to_json(self._events[-1]) + b"\n")
+            except OSError as error:
+                self._disk_trouble = "an event could not be written: %s" % error
+
+    def snapshot(self) -> bytes:
+        with self._lock:
+            return to_json(self.state)
+
+    def events(self) -> bytes:
+        with self._lock:
+            return b"".join(json.dumps(event, sort_keys=True).encode() + b"\n" for event in self._events)

@@ -1,0 +1,171 @@
+"""Which checkpoints lie in a folder, and whether they are complete by their own format's rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from .files import read_json
+from .progress import step_of_name
+
+ZIP_SUFFIXES = (".pt", ".pth", ".ckpt", ".npz", ".keras", ".zip", ".bin")
+_BEING_WRITTEN = (".tmp", ".part", ".partial", ".lock", ".orbax-checkpoint-tmp")
+_LARGEST_HEADER = 100 * 1024 * 1024  # of safetensors; the format's own readers refuse more
+
+
+class File(NamedTuple):
+    """A file of a checkpoint; `path` is relative to the checkpoint's parent folder."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class Checkpoint(NamedTuple):
+    """A file or folder in the checkpoint folder, as it stands now: another version is another value."""
+
+    name: str
+    is_folder: bool
+    files: Tuple[File, ...]
+
+    @property
+    def newest(self) -> int:
+        return max((file.mtime_ns for file in self.files), default=0)
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def scan(folder: str) -> List[Checkpoint]:
+    """Everything that may be a checkpoint, the oldest first. What vanishes meanwhile is left out."""
+    found = []
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return []
+    for entry in entries:
+        if _is_being_written(entry.name):
+            continue
+        try:
+            if entry.is_dir():
+                files = tuple(sorted(_files_below(folder, entry.name)))
+                if files:
+                    found.append(Checkpoint(entry.name, True, files))
+            elif entry.is_file():
+                found.append(Checkpoint(entry.name, False, (_file(folder, entry.name),)))
+        except OSError:
+            continue
+    return sorted(found, key=lambda checkpoint: checkpoint.newest)
+
+
+def completeness(folder: str, checkpoint: Checkpoint) -> Optional[bool]:
+    """True or False where the format tells; None where only standing still can tell."""
+    try:
+        if checkpoint.is_folder:
+            return _folder_completeness(os.path.join(folder, checkpoint.name), checkpoint)
+        return _file_completeness(os.path.join(folder, checkpoint.name))
+    except OSError:
+        return False
+
+
+def step_of(folder: str, checkpoint: Checkpoint) -> Optional[int]:
+    """The step that a checkpoint's name or its trainer's own state tells; nothing is unpickled."""
+    state = read_json(os.path.join(folder, checkpoint.name, "trainer_state.json"))
+    if state is not None and isinstance(state.get("global_step"), int):
+        return int(state["global_step"])
+    return step_of_name(checkpoint.name)
+
+
+def _is_being_written(name: str) -> bool:
+    lower = name.lower()
+    return (
+        name.startswith(".")
+        or lower.endswith(_BEING_WRITTEN)
+        or ".tmp" in lower
+        or "incomplete" in lower
+        or ".corrupt-" in lower
+    )
+
+
+def _file(folder: str, path: str) -> File:
+    info = os.stat(os.path.join(folder, path))
+    return File(path, info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+def _files_below(folder: str, name: str) -> List[File]:
+    return [
+        _file(folder, os.path.relpath(os.path.join(parent, leaf), folder))
+        for parent, _, leaves in os.walk(os.path.join(folder, name))
+        for leaf in leaves
+    ]
+
+
+def _file_completeness(path: str) -> Optional[bool]:
+    lower = path.lower()
+    if lower.endswith(".safetensors"):
+        return _is_whole_safetensors(path)
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic[:2] == b"PK":
+        return _is_whole_zip(path)
+    if lower.endswith(ZIP_SUFFIXES[:-1]) and not magic:
+        return False
+    return None  # legacy pickles and unknown formats
+
+
+def _is_whole_zip(path: str) -> bool:
+    """The central directory is there and every entry that it names lies before it."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            end = archive.start_dir
+            return all(
+                entry.header_offset + entry.compress_size <= end for entry in archive.infolist()
+            ) and bool(archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error):
+        return False
+
+
+def _is_whole_safetensors(path: str) -> bool:
+    """8 bytes of header length, a JSON header, then exactly as many bytes as its last offset says."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            return False
+        length = struct.unpack("<Q", prefix)[0]
+        if length > min(size - 8, _LARGEST_HEADER):
+            return False
+        try:
+            header: Dict[str, Dict[str, List[int]]] = json.loads(file.read(length))
+            ends = [int(tensor["data_offsets"][1]) for key, tensor in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return False
+    return size == 8 + length + max(ends, default=0)
+
+
+def _folder_completeness(path: str, checkpoint: Checkpoint) -> Optional[bool]:
+    inside = {os.path.relpath(file.path, checkpoint.name) for file in checkpoint.files}
+    if any(_is_being_written(os.path.basename(name)) and not name.startswith(".metadata") for name in inside):
+        if any("incomplete" in name or name.endswith((".tmp", ".part", ".partial")) for name in inside):
+            return False
+    verdicts = [
+        _file_completeness(os.path.join(path, name))
+        for name in inside
+        if name.lower().endswith((".safetensors", *ZIP_SUFFIXES))
+    ]
+    if False in verdicts:
+        return False
+    if any(name.endswith(".distcp") for name in inside):  # torch DCP renames .metadata last
+        return ".metadata" in inside and ".metadata.tmp" not in inside
+    if checkpoint.name.startswith("checkpoint-"):  # Hugging Face writes trainer_state.json last
+        if "trainer_state.json" in inside:
+            return read_json(os.path.join(path, "trainer_state.json")) is not None
+        if any(name.startswith(("model", "pytorch_model", "optimizer")) for name in inside):
+            return False
+    return None

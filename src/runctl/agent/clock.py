@@ -1,0 +1,35 @@
+"""The cloud's time: the system's own, or what a sandbox publishes in the file named by RUNCTL_CLOCK."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Tuple
+
+SHORTEST_WAIT = 0.05
+"""Real seconds: however fast a clock runs, a poll never spins."""
+
+
+def _anchor() -> Tuple[float, float, float]:
+    path = os.environ.get("RUNCTL_CLOCK")
+    if not path:
+        return 0.0, 0.0, 1.0
+    with open(path, "rb") as file:
+        anchor = json.load(file)
+    return float(anchor["real"]), float(anchor["cloud"]), float(anchor["speed"])
+
+
+def now() -> float:
+    """Seconds since the epoch on the cloud's clock."""
+    real, cloud, speed = _anchor()
+    return cloud + (time.time() - real) * speed
+
+
+def real(seconds: float) -> float:
+    """How long `seconds` of the cloud's time take in truth."""
+    return max(SHORTEST_WAIT, seconds / _anchor()[2])
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(real(seconds))

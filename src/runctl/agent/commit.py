@@ -1,0 +1,273 @@
+"""Committing checkpoints to the store and bringing them back: only what verifies is ever trusted.
+
+A commit is its files, then a manifest that names each with size and SHA-256, then `latest.json`, which
+moves by a conditional write and never back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+
+from . import clock
+from .checkpoints import Checkpoint, completeness, scan, step_of
+from .files import to_json
+from .s3 import PreconditionFailed, StoreAway, StoreRefused
+from .store import file_digest
+
+POLL_SECONDS = 2.0
+SHORTEST_POLL = 0.2
+STILL_POLLS = 2
+
+
+class Commit(NamedTuple):
+    """A committed checkpoint; `at` on the cloud's clock."""
+
+    name: str
+    step: Optional[int]
+    at: float
+    manifest: Dict[str, Any]
+
+
+class Changed(Exception):
+    """A checkpoint was written to while it was read."""
+
+
+class CorruptCheckpoint(Exception):
+    """A committed checkpoint is not what its manifest says."""
+
+
+class Committer:
+    """Watches the checkpoint folder in a thread and commits the newest complete version it sees."""
+
+    def __init__(
+        self,
+        store: Any,
+        folder: str,
+        attempt: int,
+        on_commit: Callable[[Commit], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._attempt = attempt
+        self._on_commit = on_commit
+        self._note = note
+        self._known: Set[Checkpoint] = set()
+        self._seen: Dict[Checkpoint, int] = {}
+        self._sequence: Optional[int] = None
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._one_at_a_time = threading.Lock()
+        self._thread: Optional[threading.Thread] = None
+        self.seconds_per_byte = 0.0
+        self.newest: Optional[Commit] = None
+
+    def forget_what_lies_there(self) -> None:
+        """What is in the folder now is not this attempt's work: it is not committed again."""
+        self._known.update(scan(self._folder))
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._watch, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Look at once."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def upload_seconds(self) -> float:
+        """What the upload of the newest checkpoint will take, by the rate of earlier ones, at 50 MB/s else."""
+        found = scan(self._folder)
+        size = found[-1].size if found else 0
+        return size * (self.seconds_per_byte or 1 / 50e6)
+
+    def commit_newest(self, final: bool, last_step: Optional[int] = None) -> Optional[Commit]:
+        """Commit the newest complete checkpoint that is not committed yet.
+
+        `final` says that nobody writes any more: what stands there is as whole as it will be.
+        Raises StoreAway.
+        """
+        with self._one_at_a_time:
+            for checkpoint in reversed(scan(self._folder)):
+                if checkpoint in self._known:
+                    return None
+                if not self._is_complete(checkpoint, final):
+                    continue
+                step = step_of(self._folder, checkpoint)
+                try:
+                    return self._commit(checkpoint, final, last_step if step is None and final else step)
+                except Changed:
+                    continue
+        return None
+
+    def _watch(self) -> None:
+        wait = 1.0
+        while not self._stop.is_set():
+            self._wake.wait(max(SHORTEST_POLL, clock.real(POLL_SECONDS)))
+            self._wake.clear()
+            try:
+                self.commit_newest(final=False)
+                wait = 1.0
+            except (StoreAway, OSError) as error:
+                self._note("a checkpoint waits for the store: %s" % error)
+                self._stop.wait(clock.real(wait))
+                wait = min(wait * 2, 15.0)
+            except StoreRefused as error:
+                self._note("the store refuses a checkpoint: %s" % error)
+                self._stop.wait(clock.real(30.0))
+
+    def _is_complete(self, checkpoint: Checkpoint, final: bool) -> bool:
+        verdict = completeness(self._folder, checkpoint)
+        if verdict is not None:
+            return verdict
+        if final:
+            return True
+        polls = self._seen.get(checkpoint, 0) + 1
+        self._seen = {known: count for known, count in self._seen.items() if known.name != checkpoint.name}
+        self._seen[checkpoint] = polls
+        return polls > STILL_POLLS
+
+    def _commit(self, checkpoint: Checkpoint, final: bool, step: Optional[int]) -> Commit:
+        if self._sequence is None:
+            self._sequence = max((sequence_of(name) for name in commit_names(self._store)), default=0)
+        name = "%06d-%s" % (self._sequence + 1, checkpoint.name)
+        prefix = self._store.checkpoints + name + "/"
+        begun = time.monotonic()
+        files = []
+        for file in checkpoint.files:
+            path = os.path.join(self._folder, file.path)
+            try:
+                digest = self._store.put_file(prefix + file.path, path, file.size)
+            except FileNotFoundError as error:
+                raise Changed(str(error)) from error
+            files.append({"path": file.path, "size": file.size, "sha256": digest})
+        if not self._is_unchanged(checkpoint):
+            raise Changed(checkpoint.name)
+        at = clock.now()
+        manifest = {
+            "format": 1,
+            "name": name,
+            "source": checkpoint.name,
+            "kind": "folder" if checkpoint.is_folder else "file",
+            "step": step,
+            "attempt": self._attempt,
+            "created": at,
+            "final": final,
+            "files": files,
+        }
+        self._store.put(prefix + "manifest.json", to_json(manifest))
+        self._sequence += 1
+        self._known.add(checkpoint)
+        self._move_latest(name, step)
+        if checkpoint.size:
+            self.seconds_per_byte = (time.monotonic() - begun) / checkpoint.size
+        commit = Commit(name, step, clock.now(), manifest)
+        self.newest = commit
+        self._prune()
+        self._on_commit(commit)
+        return commit
+
+    def _is_unchanged(self, checkpoint: Checkpoint) -> bool:
+        """A script that keeps only its newest files may have removed it by now: what was read was whole."""
+        now = [found for found in scan(self._folder) if found.name == checkpoint.name]
+        return not now or now[0] == checkpoint
+
+    def _move_latest(self, name: str, step: Optional[int]) -> None:
+        key = self._store.checkpoints + "latest.json"
+        for _ in range(5):
+            current = self._store.get(key)
+            if current is not None and sequence_of(json.loads(current)["name"]) >= sequence_of(name):
+                return
+            try:
+                if self._store.replace(key, to_json({"name": name, "step": step}), current):
+                    return
+            except PreconditionFailed:
+                continue
+
+    def _prune(self) -> None:
+        if self._store.keeps:
+            for name in commit_names(self._store)[: -self._store.keeps]:
+                self._store.delete_folder(self._store.checkpoints + name)
+
+
+def commit_names(store: Any) -> List[str]:
+    """The names of all commits, the oldest first: those that have a manifest."""
+    prefix = store.checkpoints
+    found = [
+        key[len(prefix) :].split("/")[0]
+        for key, _ in store.list(prefix)
+        if key.endswith("/manifest.json") and key.count("/") == prefix.count("/") + 1
+    ]
+    return sorted(found, key=sequence_of)
+
+
+def sequence_of(name: str) -> int:
+    head = name.split("-", 1)[0]
+    return int(head) if head.isdigit() else 0
+
+
+def restore(store: Any, name: str, folder: str) -> Dict[str, Any]:
+    """Bring a commit into the checkpoint folder under its own name; answers its manifest.
+
+    Raises CorruptCheckpoint, StoreAway.
+    """
+    data = store.get(store.checkpoints + name + "/manifest.json")
+    if data is None:
+        raise CorruptCheckpoint("it has no manifest")
+    try:
+        manifest: Dict[str, Any] = json.loads(data)
+        files, source = manifest["files"], str(manifest["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint("its manifest cannot be read: %s" % error) from error
+    target = os.path.join(folder, source)
+    if _is_there(folder, files):
+        return manifest
+    incoming = os.path.join(folder, ".incoming-%d" % os.getpid())
+    shutil.rmtree(incoming, ignore_errors=True)
+    try:
+        for file in files:
+            _fetch(store, store.checkpoints + name + "/", file, incoming)
+        if os.path.lexists(target):
+            os.replace(target, _aside(target))
+        os.replace(os.path.join(incoming, source), target)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return manifest
+
+
+def _fetch(store: Any, prefix: str, file: Dict[str, Any], incoming: str) -> None:
+    relative = str(file["path"])
+    if os.path.isabs(relative) or ".." in relative.split("/"):
+        raise CorruptCheckpoint("%r would leave its folder" % relative)
+    path = os.path.join(incoming, relative)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not store.get_file(prefix + relative, path):
+        raise CorruptCheckpoint("%s is missing" % relative)
+    if os.path.getsize(path) != file["size"] or file_digest(path) != file["sha256"]:
+        raise CorruptCheckpoint("%s is not what was committed" % relative)
+
+
+def _is_there(folder: str, files: List[Dict[str, Any]]) -> bool:
+    """The original still lies in the folder, as it was committed."""
+    for file in files:
+        path = os.path.join(folder, str(file["path"]))
+        if not os.path.isfile(path) or os.path.getsize(path) != file["size"]:
+            return False
+    return all(file_digest(os.path.join(folder, str(file["path"]))) == file["sha256"] for file in files)
+
+
+def _aside(path: str) -> str:
+    number = 1
+    while os.path.lexists("%s.corrupt-%d" % (path, number)):
+        number += 1
+    return "%s.corrupt-%d" % (path, number)

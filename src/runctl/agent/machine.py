@@ -1,0 +1,96 @@
+"""The machine under the agent: its dead-man timer, its notice of interruption, its end."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import threading
+from typing import Any, Callable, Dict, Optional
+
+from . import clock
+from .imds import Metadata, MetadataAway
+from .s3 import parse_time
+
+REARM_SECONDS = 60.0
+NOTICE_POLL_SECONDS = 2.0
+AFTER_NOTICE_MINUTES = 5
+
+
+class DeadMan:
+    """A shutdown that the operating system has planned, and that only a living agent puts off."""
+
+    def __init__(self, spec: Dict[str, Any]) -> None:
+        self._lease = float(spec.get("lease_seconds") or 0)
+        self.armed = bool(spec.get("machine", {}).get("disposable")) and self._lease > 0
+        self._due = 0.0
+
+    def put_off(self) -> None:
+        """Renew the lease; does nothing before it is due again."""
+        if self.armed and clock.now() >= self._due:
+            self._due = clock.now() + min(REARM_SECONDS, self._lease / 3)
+            _shutdown("+%d" % math.ceil(self._lease / 60))
+
+    def end_soon(self) -> None:
+        """The cloud takes the machine itself; should it not, the machine ends in some minutes."""
+        if self.armed:
+            _shutdown("+%d" % AFTER_NOTICE_MINUTES)
+
+    def end_now(self) -> None:
+        if self.armed:
+            _shutdown("now")
+
+
+def _shutdown(when: str) -> None:
+    try:
+        subprocess.run(
+            ["shutdown", "-P", when],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        pass  # the timer that was armed at birth stays armed
+
+
+class NoticeWatch:
+    """A thread that asks for the spot notice and the rebalance recommendation."""
+
+    def __init__(
+        self, on_notice: Callable[[str, Optional[float]], None], on_rebalance: Callable[[], None]
+    ) -> None:
+        self._on_notice = on_notice
+        self._on_rebalance = on_rebalance
+        self._metadata = Metadata()
+        self._noticed = self._rebalanced = False
+        threading.Thread(target=self._run, name="notice", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._noticed:
+            try:
+                self._look()
+            except MetadataAway:
+                pass  # it may be back at the next look
+            clock.sleep(NOTICE_POLL_SECONDS)
+
+    def _look(self) -> None:
+        notice = self._metadata.get_json("spot/instance-action")
+        if notice is not None:
+            self._noticed = True
+            self._on_notice(str(notice.get("action", "terminate")), parse_time(str(notice.get("time", ""))))
+            return
+        if not self._rebalanced and self._metadata.get("events/recommendations/rebalance") is not None:
+            self._rebalanced = True
+            self._on_rebalance()
+
+
+def identity() -> Dict[str, Optional[str]]:
+    """Who this machine is, as far as the metadata service tells."""
+    metadata = Metadata()
+    try:
+        return {
+            "instance_id": metadata.get("instance-id"),
+            "zone": metadata.get("placement/availability-zone"),
+        }
+    except MetadataAway:
+        return {"instance_id": None, "zone": None}

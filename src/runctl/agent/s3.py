@@ -1,0 +1,388 @@
+"""S3 with the standard library: signed requests, checksums that the store verifies, conditional writes.
+
+Signature Version 4 as in AWS's documentation "Signature Calculations for the Authorization Header".
+"""
+
+from __future__ import annotations
+
+import base64
+import calendar
+import hashlib
+import hmac
+import os
+import random
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from .imds import Metadata, MetadataAway
+
+PART = 16 * 1024 * 1024
+MULTIPART_FROM = 64 * 1024 * 1024
+MOST_PARTS = 10_000
+THREADS = 4
+CHUNK = 1024 * 1024
+TIMEOUT = 30.0
+_EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+class StoreAway(Exception):
+    """The store does not answer, or not well; what was asked may be asked again."""
+
+
+class StoreRefused(Exception):
+    """The store says no, and will say it again."""
+
+
+class PreconditionFailed(Exception):
+    """A conditional write came second."""
+
+
+class Keys(NamedTuple):
+    access: str
+    secret: str
+    token: Optional[str]
+    expires: float
+
+
+class Object(NamedTuple):
+    key: str
+    size: int
+
+
+class Credentials:
+    """From the environment, else from the instance's role, renewed before they run out."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self._lock = threading.Lock()
+        self._keys: Optional[Keys] = None
+
+    def get(self) -> Keys:
+        """Raises StoreAway where the role's keys cannot be had now."""
+        with self._lock:
+            if self._keys is None or self._keys.expires < time.time() + 300:
+                self._keys = self._fetch()
+            return self._keys
+
+    def _fetch(self) -> Keys:
+        environ = os.environ
+        if environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY"):
+            return Keys(
+                environ["AWS_ACCESS_KEY_ID"],
+                environ["AWS_SECRET_ACCESS_KEY"],
+                environ.get("AWS_SESSION_TOKEN"),
+                float("inf"),
+            )
+        try:
+            role = self._metadata.get("iam/security-credentials/")
+            keys = self._metadata.get_json("iam/security-credentials/" + role.strip()) if role else None
+        except MetadataAway as error:
+            raise StoreAway("no credentials: %s" % error) from error
+        if not keys or "AccessKeyId" not in keys:
+            raise StoreAway("no credentials: the instance has no role")
+        # The role's own expiry is the wall clock's; an hour at most keeps a fast sandbox clock harmless.
+        return Keys(keys["AccessKeyId"], keys["SecretAccessKey"], keys.get("Token"), time.time() + 3600)
+
+
+class Bucket:
+    """One bucket. Thread-safe: each thread has its own connection."""
+
+    def __init__(self, name: str, region: str, credentials: Credentials) -> None:
+        from urllib.parse import urlsplit
+
+        self.name = name
+        self._region = region
+        self._credentials = credentials
+        self._local = threading.local()
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            parts = urlsplit(endpoint)
+            self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+            self._base = "/" + name
+        else:
+            self._secure, self._host, self._port = True, "%s.s3.%s.amazonaws.com" % (name, region), None
+            self._base = ""
+
+    def put(self, key: str, data: bytes, if_match: Optional[str] = None, if_absent: bool = False) -> str:
+        """Write a small object; answers its ETag. Raises PreconditionFailed where a condition does not hold."""
+        digest = hashlib.sha256(data)
+        headers = {"x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode()}
+        if if_match:
+            headers["If-Match"] = if_match
+        if if_absent:
+            headers["If-None-Match"] = "*"
+        return self._ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest())[1].get("etag", "")
+
+    def put_file(self, key: str, path: str, size: int) -> str:
+        """Send a file of `size` bytes; answers the SHA-256 (hex) of what was sent."""
+        whole = hashlib.sha256()
+        with open(path, "rb") as file:
+            for chunk in _chunks(file, 0, size):
+                whole.update(chunk)
+        if size < MULTIPART_FROM:
+            checksum = base64.b64encode(whole.digest()).decode()
+            self._ask(
+                "PUT",
+                key,
+                headers={"x-amz-checksum-sha256": checksum},
+                body=lambda: _Slice(path, 0, size),
+                digest=whole.hexdigest(),
+                length=size,
+            )
+        else:
+            self._put_parts(key, path, size)
+        return whole.hexdigest()
+
+    def get(self, key: str) -> Optional[bytes]:
+        """None where there is no such object."""
+        status, _, body = self._ask("GET", key, missing_is_fine=True)
+        return None if status == 404 else body
+
+    def get_with_etag(self, key: str) -> Tuple[Optional[bytes], str]:
+        status, headers, body = self._ask("GET", key, missing_is_fine=True)
+        return (None, "") if status == 404 else (body, headers.get("etag", ""))
+
+    def get_file(self, key: str, path: str) -> bool:
+        """Fetch to a file; False where there is no such object."""
+        status, _, _ = self._ask("GET", key, missing_is_fine=True, into=path)
+        return status != 404
+
+    def list(self, prefix: str) -> List[Object]:
+        """Every object under a prefix, in order of key."""
+        from xml.etree import ElementTree
+
+        found: List[Object] = []
+        token = ""
+        while True:
+            query = {"list-type": "2", "prefix": prefix, "max-keys": "1000"}
+            if token:
+                query["continuation-token"] = token
+            _, _, body = self._ask("GET", "", query=query)
+            root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            for item in root.findall(space + "Contents"):
+                found.append(
+                    Object(item.findtext(space + "Key") or "", int(item.findtext(space + "Size") or 0))
+                )
+            token = root.findtext(space + "NextContinuationToken") or ""
+            if not token:
+                return found
+
+    def _put_parts(self, key: str, path: str, size: int) -> None:
+        import re
+        from concurrent.futures import ThreadPoolExecutor
+
+        part = max(PART, -(-size // MOST_PARTS))
+        _, _, body = self._ask(
+            "POST", key, query={"uploads": ""}, headers={"x-amz-checksum-algorithm": "SHA256"}
+        )
+        match = re.search(r"<UploadId>([^<]+)</UploadId>", body.decode())
+        if not match:
+            raise StoreAway("no upload id")
+        upload = match.group(1)
+
+        def send(number: int) -> str:
+            start = (number - 1) * part
+            length = min(part, size - start)
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                for chunk in _chunks(file, start, length):
+                    digest.update(chunk)
+            checksum = base64.b64encode(digest.digest()).decode()
+            _, headers, _ = self._ask(
+                "PUT",
+                key,
+                query={"partNumber": str(number), "uploadId": upload},
+                headers={"x-amz-checksum-sha256": checksum},
+                body=lambda: _Slice(path, start, length),
+                digest=digest.hexdigest(),
+                length=length,
+            )
+            return (
+                "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</ChecksumSHA256></Part>"
+                % (number, headers.get("etag", ""), checksum)
+            )
+
+        try:
+            with ThreadPoolExecutor(THREADS) as pool:
+                parts = "".join(pool.map(send, range(1, -(-size // part) + 1)))
+            done = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % parts).encode()
+            _, _, body = self._ask("POST", key, query={"uploadId": upload}, body=done)
+            if b"<Error>" in body:  # S3 may answer 200 and then fail
+                raise StoreAway(body.decode("utf-8", "replace")[:200])
+        except BaseException:
+            try:
+                self._ask("DELETE", key, query={"uploadId": upload}, missing_is_fine=True)
+            except (StoreAway, StoreRefused):
+                pass  # the bucket's own rule removes torn uploads
+            raise
+
+    def _ask(
+        self,
+        method: str,
+        key: str,
+        query: Optional[Dict[str, str]] = None,
+        headers: Optional[Dict[str, str]] = None,
+        body: Any = b"",
+        digest: str = "",
+        length: int = 0,
+        missing_is_fine: bool = False,
+        into: Optional[str] = None,
+    ) -> Tuple[int, Dict[str, str], bytes]:
+        """One request, repeated a few times while the store stumbles."""
+        tries = 4
+        for attempt in range(tries):
+            try:
+                return self._once(
+                    method, key, query or {}, headers or {}, body, digest, length, missing_is_fine, into
+                )
+            except StoreAway:
+                if attempt == tries - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311 (jitter)
+        raise AssertionError("unreachable")
+
+    def _once(
+        self,
+        method: str,
+        key: str,
+        query: Dict[str, str],
+        extra: Dict[str, str],
+        body: Any,
+        digest: str,
+        length: int,
+        missing_is_fine: bool,
+        into: Optional[str],
+    ) -> Tuple[int, Dict[str, str], bytes]:
+        import http.client
+
+        content = body() if callable(body) else body
+        size = length or (len(content) if isinstance(content, bytes) else 0)
+        payload = digest or hashlib.sha256(content).hexdigest()
+        path, headers = self._signed(method, key, query, dict(extra), payload)
+        headers["Content-Length"] = str(size)
+        connection = self._connection()
+        try:
+            connection.request(method, path, body=content if size else None, headers=headers)
+            answer = connection.getresponse()
+            got = {name.lower(): value for name, value in answer.getheaders()}
+            if into is not None and answer.status == 200:
+                _save(answer, into, got.get("content-length"))
+                return answer.status, got, b""
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            raise StoreAway("%s %s: %s" % (method, key, error)) from error
+        if answer.status in (200, 204, 206) or (answer.status == 404 and missing_is_fine):
+            return answer.status, got, data
+        text = "%s %s: HTTP %d %s" % (method, key, answer.status, data[:200].decode("utf-8", "replace"))
+        if answer.status in (409, 412):
+            raise PreconditionFailed(text)
+        if answer.status >= 500 or answer.status in (408, 429) or b"RequestTimeout" in data:
+            raise StoreAway(text)
+        if answer.status in (400, 401, 403) and (b"Expired" in data or b"InvalidToken" in data):
+            raise StoreAway(text)
+        raise StoreRefused(text)
+
+    def _signed(
+        self, method: str, key: str, query: Dict[str, str], headers: Dict[str, str], payload: str
+    ) -> Tuple[str, Dict[str, str]]:
+        from urllib.parse import quote
+
+        keys = self._credentials.get()
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = quote(self._base + "/" + key, safe="/-_.~")
+        text = "&".join(
+            "%s=%s" % (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
+            for name, value in sorted(query.items())
+        )
+        host = self._host if self._port is None else "%s:%d" % (self._host, self._port)
+        headers.update({"Host": host, "x-amz-content-sha256": payload, "x-amz-date": stamp})
+        if keys.token:
+            headers["x-amz-security-token"] = keys.token
+        signed = sorted((name.lower(), value.strip()) for name, value in headers.items())
+        names = ";".join(name for name, _ in signed)
+        canonical = "\n".join(
+            [method, path, text, "".join("%s:%s\n" % pair for pair in signed), names, payload]
+        )
+        scope = "%s/%s/s3/aws4_request" % (stamp[:8], self._region)
+        to_sign = "\n".join(
+            ["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()]
+        )
+        secret = ("AWS4" + keys.secret).encode()
+        for item in (stamp[:8], self._region, "s3", "aws4_request"):
+            secret = hmac.new(secret, item.encode(), hashlib.sha256).digest()
+        signature = hmac.new(secret, to_sign.encode(), hashlib.sha256).hexdigest()
+        headers["Authorization"] = "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s" % (
+            keys.access,
+            scope,
+            names,
+            signature,
+        )
+        return path + ("?" + text if text else ""), headers
+
+    def _connection(self) -> Any:
+        import http.client
+
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            kind: Callable[..., Any] = (
+                http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            )
+            connection = kind(self._host, self._port, timeout=TIMEOUT, blocksize=CHUNK)
+            self._local.connection = connection
+        return connection
+
+    def _drop(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+
+class _Slice:
+    """A part of a file as a body that is read in pieces."""
+
+    def __init__(self, path: str, start: int, length: int) -> None:
+        self._file = open(path, "rb")
+        self._file.seek(start)
+        self._left = length
+
+    def read(self, size: int = CHUNK) -> bytes:
+        data = self._file.read(min(size, self._left))
+        self._left -= len(data)
+        if not data:
+            self._file.close()
+        return data
+
+
+def _chunks(file: Any, start: int, length: int) -> Iterator[bytes]:
+    file.seek(start)
+    while length > 0:
+        chunk = file.read(min(CHUNK, length))
+        if not chunk:
+            return
+        length -= len(chunk)
+        yield chunk
+
+
+def _save(answer: Any, path: str, length: Optional[str]) -> None:
+    got = 0
+    with open(path, "wb") as file:
+        while True:
+            chunk = answer.read(CHUNK)
+            if not chunk:
+                break
+            file.write(chunk)
+            got += len(chunk)
+    if length is not None and got != int(length):
+        raise OSError("torn download: %d of %s bytes" % (got, length))
+
+
+def parse_time(text: str) -> Optional[float]:
+    """Seconds since the epoch of `2026-01-01T00:00:00Z`, None for what is none."""
+    try:
+        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return None

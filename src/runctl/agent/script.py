@@ -1,0 +1,145 @@
+"""The script as processes: its own session, its output straight into the log, nothing left at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Dict, List, Optional, Set
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class Script:
+    """A running script. Its descendants are found through the process table, even those that left its group."""
+
+    def __init__(self, command: List[str], workdir: str, environment: Dict[str, str], log: str) -> None:
+        become_subreaper()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=workdir,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+        self.pid = self._process.pid
+        self._group = self._process.pid
+
+    def exit_code(self) -> Optional[int]:
+        """None while it runs; 128 and the signal's number where one ended it, as shells say it."""
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def signal(self, number: int) -> None:
+        """Tell the script itself; what it started hears of it through the script."""
+        _kill(self.pid, number)
+
+    def signal_rest(self, number: int) -> None:
+        """Tell whoever the script left behind."""
+        for pid in self.others():
+            _kill(pid, number)
+
+    def others(self) -> Set[int]:
+        """The living processes of the script, without the script's first."""
+        return _descendants(self._group) - {self.pid}
+
+    def kill(self) -> None:
+        """End every process of the script now and wait until none is left."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            _kill_group(self._group)
+            left = _descendants(self._group)
+            for pid in left:
+                _kill(pid, signal.SIGKILL)
+            self._process.poll()
+            _reap(self.pid)
+            if not left and self._process.returncode is not None:
+                return
+            time.sleep(0.02)
+
+
+def become_subreaper() -> None:
+    """Orphans of the script become ours, so that they can be found. Linux only; elsewhere the group must do."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _descendants(group: int) -> Set[int]:
+    """Living processes below this one, and those of the script's group."""
+    parents: Dict[int, int] = {}
+    found: Set[int] = set()
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return _group_members(group)
+    for entry in entries:
+        if not entry.isdigit():
+            continue
+        try:
+            with open("/proc/%s/stat" % entry, "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if fields[0] in (b"Z", b"X"):
+            continue
+        parents[int(entry)] = int(fields[1])
+        if int(fields[2]) == group:
+            found.add(int(entry))
+    me = os.getpid()
+    for pid in parents:
+        above = pid
+        while above in parents and above != me:
+            above = parents[above]
+        if above == me and pid != me:
+            found.add(pid)
+    return found
+
+
+def _group_members(group: int) -> Set[int]:
+    """Where there is no /proc: whether the group still lives, as its leader's number."""
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return set()
+    return {group}
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def _reap(script: int) -> None:
+    """Collect orphans that ended; the script's own end is for its Popen."""
+    for pid in _children_of_us():
+        if pid != script:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except OSError:
+                pass
+
+
+def _children_of_us() -> List[int]:
+    try:
+        with open("/proc/self/task/%d/children" % os.getpid()) as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []

@@ -1,0 +1,144 @@
+"""The job's store as the agent uses it: a prefix of a bucket, or the job's folder on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from typing import Any, Dict, List, Optional, Tuple
+
+from .files import write_atomically
+from .imds import Metadata
+from .s3 import Bucket, Credentials, PreconditionFailed, StoreRefused
+
+Listing = List[Tuple[str, int]]
+
+
+class BucketStore:
+    """Keys are relative to the job's prefix; `shared` ones to the bucket."""
+
+    mirrors = True
+    checkpoints = "checkpoints/"
+    keeps = 0  # every commit stays
+
+    def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata) -> None:
+        self._bucket = Bucket(bucket, region, Credentials(metadata))
+        self._prefix = prefix.strip("/") + "/"
+
+    def put(self, key: str, data: bytes) -> None:
+        self._bucket.put(self._prefix + key, data)
+
+    def get(self, key: str) -> Optional[bytes]:
+        return self._bucket.get(self._prefix + key)
+
+    def put_file(self, key: str, path: str, size: int) -> str:
+        """Answers the SHA-256 of what was sent."""
+        return self._bucket.put_file(self._prefix + key, path, size)
+
+    def get_file(self, key: str, path: str) -> bool:
+        return self._bucket.get_file(self._prefix + key, path)
+
+    def get_shared(self, key: str, path: str) -> bool:
+        return self._bucket.get_file(key, path)
+
+    def list(self, prefix: str) -> Listing:
+        whole = self._prefix + prefix
+        return [(item.key[len(self._prefix) :], item.size) for item in self._bucket.list(whole)]
+
+    def replace(self, key: str, data: bytes, expected: Optional[bytes]) -> bool:
+        """Write only where the object still is what was read (None: absent); False where it is not."""
+        try:
+            current, etag = self._bucket.get_with_etag(self._prefix + key)
+            if current != expected:
+                return False
+            self._bucket.put(self._prefix + key, data, if_match=etag or None, if_absent=expected is None)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def delete_folder(self, prefix: str) -> None:
+        raise StoreRefused("commits in a bucket are kept: %s" % prefix)
+
+
+class FolderStore:
+    """A local job's folder. Commits are copies, for a script may write over its file in place."""
+
+    mirrors = False
+    checkpoints = "committed/"
+    keeps = 2
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def _path(self, key: str) -> str:
+        path = os.path.join(self._folder, key)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def put(self, key: str, data: bytes) -> None:
+        write_atomically(self._path(key), data)
+
+    def get(self, key: str) -> Optional[bytes]:
+        try:
+            with open(os.path.join(self._folder, key), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def put_file(self, key: str, path: str, size: int) -> str:
+        target = self._path(key)
+        temporary = target + ".tmp"
+        try:
+            shutil.copyfile(path, temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            digest = file_digest(temporary)
+            os.replace(temporary, target)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+        return digest
+
+    def get_file(self, key: str, path: str) -> bool:
+        try:
+            shutil.copyfile(os.path.join(self._folder, key), path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def get_shared(self, key: str, path: str) -> bool:
+        return self.get_file(key, path)
+
+    def list(self, prefix: str) -> Listing:
+        found = []
+        for parent, _, leaves in os.walk(os.path.join(self._folder, prefix)):
+            for leaf in leaves:
+                path = os.path.join(parent, leaf)
+                if not leaf.endswith(".tmp"):
+                    found.append((os.path.relpath(path, self._folder), os.path.getsize(path)))
+        return sorted(found)
+
+    def replace(self, key: str, data: bytes, expected: Optional[bytes]) -> bool:
+        if self.get(key) != expected:
+            return False
+        self.put(key, data)
+        return True
+
+    def delete_folder(self, prefix: str) -> None:
+        shutil.rmtree(os.path.join(self._folder, prefix), ignore_errors=True)
+
+
+def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
+    """The store that an attempt's spec names."""
+    store = spec["store"]
+    if store["kind"] == "folder":
+        return FolderStore(store["path"])
+    return BucketStore(store["bucket"], store["prefix"], store["region"], metadata)
+
+
+def file_digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1024 * 1024), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
