@@ -1,0 +1,1 @@
+"""The sandbox cloud: a real HTTP AWS on the loopback, whose machines really run."""
