@@ -1,0 +1,138 @@
+"""What a store is: objects by key, each seen whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from runctl.errors import NotFound, ValidationError
+
+PARTIAL_PREFIX = ".runctl-partial-"
+"""Files on their way to their name begin like this, and no listing shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object without its bytes; size in bytes, `etag` is opaque and changes with each write."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+class Store(Protocol):
+    """Keys are relative with `/` between parts; what breaks that rule raises ValidationError.
+
+    Safe to call from many threads. Beside the errors named below, every method may raise CloudError
+    (the store did not answer or refused), ConfigError (credentials) or TransferError.
+    """
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises NotFound."""
+        ...
+
+    def read_if_exists(self, key: str) -> bytes | None:
+        """The whole object, None where there is none."""
+        ...
+
+    def read_from(self, key: str, offset: int) -> bytes:
+        """The bytes from `offset` on, none at or past the end. Raises NotFound."""
+        ...
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Replace the object and answer its etag.
+
+        Raises Conflict where `if_absent` and the key exists, or where the etag is no longer `if_match`.
+        A store may try again by itself after a lost answer, so a Conflict can mean that this very write
+        arrived: read to know.
+        """
+        ...
+
+    def upload(self, path: Path, key: str) -> None:
+        """Send a file of any size and check that all of it arrived. Raises TransferError."""
+        ...
+
+    def download(self, key: str, path: Path) -> None:
+        """Fetch under a temporary name, check the size, sync, rename. Raises NotFound, TransferError."""
+        ...
+
+    def list(self, prefix: str = "", *, after: str | None = None) -> list[ObjectInfo]:
+        """Every object inside the folder `prefix` with a key greater than `after`, in order of key."""
+        ...
+
+    def info(self, key: str) -> ObjectInfo:
+        """One object without its bytes. Raises NotFound."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def delete(self, key: str) -> None:
+        """Idempotent."""
+        ...
+
+
+def checked_key(key: str) -> str:
+    """A key whose path can leave no folder. Raises ValidationError for any other."""
+    parts = key.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or any(ord(letter) < 32 for letter in key):
+        raise ValidationError(
+            f"{key!r} is no key of an object",
+            why="a key is relative and has no empty part, no '.', no '..' and no control character",
+        )
+    return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """A prefix without its closing `/`, empty for the whole store. Raises as `checked_key`."""
+    return checked_key(prefix.removesuffix("/")) if prefix else ""
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """Where `relative` lies in `folder`. Raises ValidationError where a symlink would lead out of it."""
+    path = folder / PurePosixPath(checked_key(relative))
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValidationError(
+            f"{relative!r} would leave {folder}",
+            why=f"{path.parent} leads to {path.parent.resolve()}",
+            next="remove the link or choose an empty folder",
+        )
+    return path
+
+
+@contextmanager
+def partial_file(target: Path) -> Generator[Path]:
+    """A new file beside `target`, removed at the end unless it was renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}"
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def rename_durably(partial: Path, target: Path) -> None:
+    """Give a finished file its name so that a power cut leaves the old file or the new one, whole."""
+    sync(partial)
+    partial.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file or folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def not_found(key: str, place: str) -> NotFound:
+    return NotFound(f"There is no {key}", why=f"looked in {place}")

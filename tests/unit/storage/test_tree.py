@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runctl.errors import NotFound, TransferError, ValidationError
+from runctl.storage.store import (
+    FolderStore,
+    S3Access,
+    Store,
+    Transferred,
+    download_prefix,
+    open_store,
+    upload_folder,
+)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path: Path, access: S3Access, new_bucket: Callable[[], str]) -> Store:
+    return (
+        FolderStore(tmp_path / "store")
+        if request.param == "folder"
+        else open_store(new_bucket(), "p", access)
+    )
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_goes_up_and_comes_down_the_same(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number in range(40):
+        path = source / f"d{number % 3}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]) * number)
+    (source / "link").symlink_to("d0/f3")
+    assert upload_folder(source, store, "outputs/") == Transferred(41, sum(range(40)) + 3)
+    assert download_prefix(store, "outputs", tmp_path / "target") == Transferred(41, sum(range(40)) + 3)
+    assert _contents(tmp_path / "target") == _contents(source)
+
+
+def test_an_empty_prefix_makes_an_empty_folder(store: Store, tmp_path: Path) -> None:
+    assert download_prefix(store, "none", tmp_path / "target") == Transferred(0, 0)
+    assert (tmp_path / "target").is_dir()
+
+
+def test_a_link_that_leaves_the_folder_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "link").symlink_to("../secret")
+    with pytest.raises(ValidationError, match="leads out of"):
+        upload_folder(tmp_path / "source", store, "o")
+    assert store.list() == []
+
+
+def test_no_folder_is_not_found(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        upload_folder(tmp_path / "absent", store, "o")
+
+
+def test_a_download_does_not_follow_a_link_out_of_the_target(store: Store, tmp_path: Path) -> None:
+    store.write("o/a", b"1")
+    store.write("o/link/stolen", b"2")
+    (tmp_path / "elsewhere").mkdir()
+    (target := tmp_path / "target").mkdir()
+    (target / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValidationError, match="would leave"):
+        download_prefix(store, "o", target)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (target / "a").exists()
+
+
+def test_a_console_folder_mark_is_no_file(
+    boto, access: S3Access, new_bucket: Callable[[], str], tmp_path: Path
+) -> None:
+    bucket = new_bucket()
+    boto.put_object(Bucket=bucket, Key="set/", Body=b"")
+    boto.put_object(Bucket=bucket, Key="set/sub/", Body=b"")
+    boto.put_object(Bucket=bucket, Key="set/sub/x", Body=b"1")
+    assert download_prefix(open_store(bucket, "", access), "set", tmp_path / "t") == Transferred(1, 1)
+    assert _contents(tmp_path / "t") == {"sub/x": b"1"}
+
+
+def test_the_first_failure_is_raised(store: Store, tmp_path: Path) -> None:
+    for number in range(30):
+        store.write(f"o/f{number}", b"1")
+    (target := tmp_path / "target").mkdir()
+    (target / "f7").mkdir()  # a folder where a file must go
+    with pytest.raises(TransferError):
+        download_prefix(store, "o", target)
