@@ -35,13 +35,6 @@ FACTS = MachineFacts(
 )
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.01)
-
-
 class Sandbox:
     """What the control plane would hold: clock, schedule and machines in one state folder."""
 
@@ -52,6 +45,7 @@ class Sandbox:
         self.schedule = Schedule(self.clock)
         self.machines: dict[str, Machine] = {}
         self.facts: dict[str, MachineFacts] = {}
+        self.started: list[subprocess.Popen[bytes]] = []
         self.powered: list[tuple[str, str]] = []
 
     def machine(self, name: str = "i-0aa", **changes: object) -> Machine:
@@ -73,17 +67,34 @@ class Sandbox:
         machine.boot()
         return machine
 
+    def start(self, machine: Machine, script: str) -> subprocess.Popen[bytes]:
+        """A shell script left running in the machine."""
+        process = machine.popen(["sh", "-c", script])
+        self.started.append(process)
+        return process
+
+    @staticmethod
+    def run(machine: Machine, script: str, *, cwd: str | None = None) -> tuple[int, str]:
+        """A shell script in the machine: exit code, and both outputs."""
+        process = machine.popen(
+            ["sh", "-c", script], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        output, _ = process.communicate(timeout=20)
+        return process.returncode, output.decode()
+
+    @staticmethod
+    def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not come true in time"
+            time.sleep(0.01)
+
     def close(self) -> None:
         for machine in self.machines.values():
             machine.off(grace=0)
         self.schedule.close()
-
-
-def run(machine: Machine, script: str, *, cwd: str | None = None) -> tuple[int, str]:
-    """A shell script in the machine: exit code, and both outputs."""
-    process = machine.popen(["sh", "-c", script], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output, _ = process.communicate(timeout=20)
-    return process.returncode, output.decode()
+        for process in self.started:
+            process.wait(10)
 
 
 @pytest.fixture(params=["namespaces", "plain"])

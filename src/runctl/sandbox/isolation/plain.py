@@ -6,6 +6,7 @@ sandbox leaves.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -38,6 +39,17 @@ def guard(marker: str) -> None:
             env={},
             start_new_session=True,
         )
+
+
+@atexit.register
+def _dismiss() -> None:
+    """Let the watchdogs end what is left, and go."""
+    for dog in _guarded.values():
+        if dog.stdin is not None:
+            dog.stdin.close()
+    for dog in _guarded.values():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            dog.wait(watchdog.PATIENCE)
 
 
 class PlainIsolation:
