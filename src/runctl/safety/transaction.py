@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
+import signal
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 
-from runctl.errors import TrainctlError
+from runctl.errors import CloudError, TrainctlError
 from runctl.ledger import Ledger, Owner, TransactionRecord
 
 
@@ -19,6 +21,7 @@ class Transaction:
 
     ledger: Ledger
     id: str
+    _unknown: int | None = None
     _undo: list[tuple[int, Callable[[], None]]] = field(default_factory=list[tuple[int, Callable[[], None]]])
 
     def step(
@@ -32,17 +35,27 @@ class Transaction:
     ) -> bytes:
         """Journal the intent, make the call, journal its result.
 
-        An error of ours means that the cloud refused: the step left nothing. Anything else leaves the
-        intent without an outcome, for recovery to look into.
+        A refusal by the cloud means that the step left nothing. An answer that was lost leaves the
+        intent without an outcome and the transaction unfinished, for recovery to look into.
         """
-        number = self.ledger.journal.intend(self.id, name, token=token, request=request)
-        try:
-            result = do()
-        except TrainctlError as error:
-            self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
-            raise
-        self.ledger.journal.done(self.id, number, result)
-        self._undo.append((number, lambda: undo(result)))
+        with _finishing_first():
+            number = self.ledger.journal.intend(self.id, name, token=token, request=request)
+            self._unknown = number
+            try:
+                result = do()
+            except CloudError as error:
+                # An answer that never came proves nothing; a refusal proves that nothing was made.
+                if not error.retryable:
+                    self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
+                    self._unknown = None
+                raise
+            except TrainctlError as error:
+                self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
+                self._unknown = None
+                raise
+            self.ledger.journal.done(self.id, number, result)
+            self._unknown = None
+            self._undo.append((number, lambda: undo(result)))
         return result
 
     def roll_back(self) -> None:
@@ -52,7 +65,30 @@ class Transaction:
             undo()
             self.ledger.journal.undone(self.id, number)
             self._undo.pop()
-        self.ledger.journal.end(self.id, "rolled-back")
+        if self._unknown is None:
+            self.ledger.journal.end(self.id, "rolled-back")
+
+
+@contextmanager
+def _finishing_first() -> Generator[None]:
+    """The first Ctrl-C waits for the end of the step, the second leaves at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def hear(number: int, frame: object) -> None:  # noqa: ARG001 (the signal module's form)
+        heard.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 @contextmanager

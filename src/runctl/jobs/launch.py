@@ -1,0 +1,322 @@
+"""Launching one attempt: code and spec into the store, one machine in one transaction, or its recovery."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runctl.agent import archive
+from runctl.errors import CapacityError, CloudError, TrainctlError
+from runctl.events import Emit, Notice
+from runctl.jobs import accounting, bootstrap
+from runctl.jobs.place import Place, s3_access
+from runctl.jobs.spec import JobSpec
+from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.model import (
+    TAG_ATTEMPT,
+    TAG_CREATED,
+    TAG_JOB,
+    TAG_MANAGED,
+    TAG_PROJECT,
+    TAG_TRANSACTION,
+    TAG_USER,
+    Offer,
+)
+from runctl.pricing import catalog
+from runctl.providers.aws import account, instances, market
+from runctl.providers.base import LaunchRequest, Machine
+from runctl.providers.local import LocalLaunch
+from runctl.safety import destroy, transaction
+from runctl.storage import bundle
+from runctl.storage.store import FolderStore, S3Store
+
+OPERATION = "launch-attempt"
+_PRESIGNED_SECONDS = 3600
+
+
+def send_code(place: Place, spec: JobSpec, plan: bundle.BundlePlan | None, emit: Emit) -> dict[str, str] | None:
+    """Send the code bundle and the agent to the bucket, where they are not there yet."""
+    if place.session is None or place.bucket is None or plan is None:
+        return None
+    if account.ensure_bucket(place.session, place.bucket):
+        emit(Notice(text=f"created the bucket {place.bucket}"))
+    shared = shared_store(place)
+    key = f"runctl/bundles/{plan.digest}.tar.gz"
+    checksum_key = f"runctl/bundles/{plan.digest}.sha256"
+    known = shared.read_if_exists(checksum_key)
+    if known is None:
+        checksum = bundle.send(plan, shared, key)
+        shared.write(checksum_key, checksum.encode())
+        emit(Notice(text=f"sent the code: {len(plan.files)} files, {plan.total_bytes} bytes"))
+    else:
+        checksum = known.decode()
+        emit(Notice(text="the code is unchanged and was not sent again"))
+    return {"key": key, "sha256": checksum}
+
+
+def shared_store(place: Place) -> S3Store:
+    """The whole job bucket: bundles and agents are shared by its jobs."""
+    assert place.session is not None and place.bucket is not None  # noqa: PT018, S101 (only called for clouds)
+    return S3Store(place.bucket, "", s3_access(place.session))
+
+
+class Launcher:
+    """Launches attempts of one job at one place."""
+
+    def __init__(self, ledger: Ledger, place: Place, job: JobRecord, spec: JobSpec, emit: Emit) -> None:
+        self._ledger = ledger
+        self._place = place
+        self._job = job
+        self._spec = spec
+        self._emit = emit
+
+    def launch(self, attempt: AttemptRecord, offers: list[Offer]) -> Machine:
+        """Take the first offer that there is capacity for. Raises CapacityError where there is none."""
+        refused: CapacityError | None = None
+        for offer in offers:
+            try:
+                return self._launch_on(attempt, offer)
+            except CapacityError as error:
+                refused = error
+                self._emit(
+                    Notice(
+                        text=f"no {offer.instance_type} {offer.market} in {offer.zone}: {error.code}",
+                        warning=True,
+                    )
+                )
+        raise refused or CloudError(
+            "There is no offer to launch", service="ec2", operation="run_instances", code="NoOffers"
+        )
+
+    def recover(self, attempt: AttemptRecord) -> Machine | None:
+        """Go on with a launch whose process died; None where nothing had been asked for yet."""
+        subject = _subject(attempt)
+        for record in transaction.abandoned(self._ledger, operation=OPERATION, subject=subject):
+            self._ledger.journal.adopt(record.id, transaction.this_process())
+            machine: Machine | None = None
+            for step in record.steps:
+                if step.outcome in {"failed", "undone"}:
+                    continue
+                # The same request with the same token: the same machine, made now if it was not yet.
+                request = _decode_request(step.request)
+                try:
+                    machine = self._place.provider.launch(request)
+                except CapacityError as error:
+                    self._ledger.journal.failed(record.id, step.number, f"{error.kind}: {error}")
+                    continue
+                self._ledger.journal.done(record.id, step.number, machine.id.encode())
+                self._adopt(attempt, request.offer, machine)
+            self._ledger.journal.end(record.id, "finished")
+            if machine is not None:
+                return machine
+        return None
+
+    def _launch_on(self, attempt: AttemptRecord, offer: Offer) -> Machine:
+        now = self._place.clock.now()
+        with transaction.begin(
+            self._ledger, OPERATION, subject=_subject(attempt), payload=msgspec.json.encode(offer), at=now
+        ) as tx:
+            self._write_spec(attempt.number, offer, now)
+            request = self._request(attempt.number, offer, tx.id, now)
+            machines: list[Machine] = []
+
+            def do() -> bytes:
+                machines.append(self._place.provider.launch(request))
+                return machines[0].id.encode()
+
+            tx.step(
+                "run-instance",
+                token=request.token,
+                request=msgspec.json.encode(request),
+                do=do,
+                undo=lambda result: self._end(result.decode()),
+            )
+            self._adopt(attempt, offer, machines[0])
+        return machines[0]
+
+    def _adopt(self, attempt: AttemptRecord, offer: Offer, machine: Machine) -> None:
+        self._ledger.jobs.save_attempt(_with_machine(attempt, offer, machine))
+        accounting.note_machine(self._ledger, self._place, self._job, attempt.number, machine)
+
+    def _end(self, machine_id: str) -> None:
+        if self._place.session is None:
+            self._place.provider.ask_to_stop(machine_id, self._job.id, 0)
+        elif not self._spec.instance:
+            destroy.terminate_job_instance(self._place.session, machine_id, job=self._job.id)
+
+    def _request(self, number: int, offer: Offer, tx: str, now: datetime) -> LaunchRequest:
+        if self._place.session is None:
+            folder = Path(self._job.folder or "") / f"attempt-{number}"
+            launch = LocalLaunch(spec=str(folder / "spec.json"))
+            return LaunchRequest(f"{tx}-1", offer, msgspec.json.encode(launch).decode())
+        script = self._bootstrap(number)
+        if self._spec.instance:
+            return LaunchRequest(f"{tx}-1", offer, script)
+        session, settings = self._place.session, self._place.settings
+        kind = catalog.instance_type(offer.instance_type)
+        image = market.image_for(
+            session, architecture=kind.architecture, gpus=kind.gpus, chosen=settings.image
+        )
+        spec = instances.InstanceSpec(
+            offer=offer,
+            image=image.id,
+            root_device=image.root_device,
+            root_volume_gib=settings.root_volume_gib,
+            profile=settings.instance_profile,
+            user_data=script,
+            tags=self._tags(number, tx, now),
+            subnet=settings.subnet,
+            security_group=settings.security_group,
+        )
+        parameters = json.dumps(instances.run_parameters(spec, f"{tx}-1"))
+        return LaunchRequest(f"{tx}-1", offer, parameters)
+
+    def _tags(self, number: int, tx: str, now: datetime) -> dict[str, str]:
+        return {
+            "Name": f"runctl {self._job.id}/{number}",
+            TAG_MANAGED: "true",
+            TAG_USER: self._job.user,
+            TAG_PROJECT: self._job.project,
+            TAG_JOB: self._job.id,
+            TAG_ATTEMPT: str(number),
+            TAG_TRANSACTION: tx,
+            TAG_CREATED: now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+    def _bootstrap(self, number: int) -> str:
+        place = self._place
+        assert place.session is not None and place.bucket is not None  # noqa: PT018, S101 (clouds only)
+        agent = archive.build()
+        digest = hashlib.sha256(agent).hexdigest()
+        shared, key = shared_store(place), f"runctl/agents/{digest}.py"
+        if not shared.exists(key):
+            shared.write(key, agent)
+        return bootstrap.script(
+            bootstrap.Bootstrap(
+                job=self._job.id,
+                attempt=number,
+                agent_url=place.session.presign(place.bucket, key, seconds=_PRESIGNED_SECONDS),
+                agent_sha256=digest,
+                bucket=place.bucket,
+                prefix=place.prefix,
+                region=place.session.region,
+                lease_minutes=0 if self._spec.instance else place.settings.lease_minutes,
+            )
+        )
+
+    def _write_spec(self, number: int, offer: Offer, now: datetime) -> None:
+        data = json.dumps(self._attempt_spec(number, offer, now), indent=1).encode()
+        store = self._place.store
+        store.write(f"attempt-{number}/spec.json", data)
+        if isinstance(store, FolderStore):
+            (store.root.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
+
+    def _attempt_spec(self, number: int, offer: Offer, now: datetime) -> dict[str, Any]:
+        """The agent's input; `docs/agent.md` describes it."""
+        spec, place = self._spec, self._place
+        remote = place.session is not None
+        workdir = str(Path("code") / spec.workdir) if remote else str(Path(spec.root) / spec.workdir)
+        disposable = remote and not spec.instance
+        return {
+            "format": 1,
+            "job": self._job.id,
+            "attempt": number,
+            "command": list(spec.command),
+            "workdir": workdir,
+            "environment": {},
+            "python": msgspec.to_builtins(spec.python),
+            "bundle": self._bundle(),
+            "data": {"location": spec.data} if spec.data else None,
+            "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
+            "output_dir": spec.output if spec.output and not remote else "outputs",
+            "store": (
+                {
+                    "kind": "s3",
+                    "bucket": place.bucket,
+                    "prefix": place.prefix,
+                    "region": place.session.region,
+                }
+                if place.session
+                else {"kind": "folder", "path": self._job.folder}
+            ),
+            "resume": {"from": spec.resume_from or "newest"},
+            "resume_arg": spec.resume_arg,
+            "signal": "SIGTERM",
+            "grace_seconds": spec.grace_seconds,
+            "lease_seconds": place.settings.lease_minutes * 60 if disposable else 0,
+            "deadline": self._deadline(now),
+            "budget": self._budget(offer, now),
+            "machine": {"disposable": disposable, "keep": spec.keep, "watch_notice": remote or _drilled()},
+        }
+
+    def _bundle(self) -> dict[str, str] | None:
+        if self._place.session is None:
+            return None
+        data: dict[str, str] = json.loads(self._place.store.read("bundle.json"))
+        return data
+
+    def _deadline(self, now: datetime) -> float | None:
+        if self._spec.max_hours is None:
+            return None
+        used = sum(
+            (
+                ((attempt.ended or now) - attempt.started).total_seconds()
+                for attempt in self._ledger.jobs.attempts(self._job.id)
+                if attempt.started is not None
+            ),
+            0.0,
+        )
+        return now.timestamp() + self._spec.max_hours * 3600 - used
+
+    def _budget(self, offer: Offer, now: datetime) -> dict[str, float] | None:
+        if self._spec.budget is None:
+            return None
+        rate = offer.price.usd_per_hour if offer.price else Decimal(0)
+        if self._place.session is not None and not self._spec.instance:
+            disk = catalog.volume_rate(
+                "gp3", size_gib=self._place.settings.root_volume_gib, region=self._place.session.region
+            )
+            rate += disk.usd_per_hour if disk else Decimal(0)
+        so_far = accounting.spent(self._ledger, self._job.id, now)
+        return {
+            "usd": float(self._spec.budget),
+            "spent_usd": float(so_far.total.usd),
+            "usd_per_hour": float(rate),
+            "since": now.timestamp(),
+        }
+
+
+def _with_machine(attempt: AttemptRecord, offer: Offer, machine: Machine) -> AttemptRecord:
+    return replace(
+        attempt,
+        instance_id=machine.id,
+        offer=msgspec.json.encode(offer),
+        started=machine.launched,
+        state="launched",
+    )
+
+
+def _drilled() -> bool:
+    """A drill serves a metadata service of its own to local attempts."""
+    return bool(os.environ.get("RUNCTL_DRILL"))
+
+
+def _subject(attempt: AttemptRecord) -> str:
+    return f"{attempt.job}/{attempt.number}"
+
+
+def _decode_request(data: bytes) -> LaunchRequest:
+    return msgspec.json.decode(data, type=LaunchRequest)
+
+
+def is_refused_for_good(error: TrainctlError) -> bool:
+    """Whether another try cannot help: everything but capacity and a cloud that does not answer."""
+    return not (isinstance(error, CapacityError) or (isinstance(error, CloudError) and error.retryable))

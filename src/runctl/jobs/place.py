@@ -1,0 +1,196 @@
+"""Where a job's attempts run: the provider, the store and the clock of one place, and its offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+from runctl.clock import Clock, SystemClock
+from runctl.clouds import Cloud
+from runctl.errors import ValidationError
+from runctl.events import Emit, Notice, ignore
+from runctl.jobs.attempt import AttemptView, LocalAttempt, StoredAttempt
+from runctl.jobs.spec import JobSpec
+from runctl.model import InstanceType, Market, Offer, Price, PricePoint
+from runctl.pricing import catalog
+from runctl.providers.aws import account, market
+from runctl.providers.aws.provider import AwsProvider, NamedInstance
+from runctl.providers.aws.session import Session
+from runctl.providers.base import Provider
+from runctl.providers.local import INSTANCE_TYPE, LocalProvider
+from runctl.storage.store import FolderStore, S3Access, S3Store, Store
+
+PREFIX = "runctl/jobs"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSettings:
+    """What the configuration says of machines on AWS; the disk in GiB, the lease in minutes."""
+
+    bucket: str | None = None
+    instance_profile: str = "runctl-instance"
+    subnet: str | None = None
+    security_group: str | None = None
+    image: str | None = None
+    root_volume_gib: int = 30
+    lease_minutes: int = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place as one job sees it; `session` and `bucket` are None on this machine."""
+
+    cloud_key: str
+    clock: Clock
+    provider: Provider
+    store: Store
+    settings: AwsSettings
+    session: Session | None = None
+    bucket: str | None = None
+    prefix: str = ""
+
+    def view(self, number: int) -> AttemptView:
+        return StoredAttempt(self.store, number) if self.session else LocalAttempt(self.store, number)
+
+    def commits(self) -> str:
+        """The folder of committed checkpoints in the store."""
+        return "checkpoints/" if self.session else "committed/"
+
+
+def local_place(folder: Path) -> Place:
+    """This machine; the job's folder is its store."""
+    return Place(
+        cloud_key="local",
+        clock=SystemClock(),
+        provider=LocalProvider(),
+        store=FolderStore(folder),
+        settings=AwsSettings(),
+    )
+
+
+def cloud_place(
+    cloud: Cloud, job: str, spec: JobSpec, settings: AwsSettings, *, bucket: str | None = None, emit: Emit = ignore
+) -> Place:
+    """AWS or the sandbox. Raises ConfigError without credentials or region."""
+    session = Session(cloud, emit=emit)
+    name = bucket or settings.bucket or account.default_bucket(session)
+    prefix = f"{PREFIX}/{job}"
+    provider = NamedInstance(session) if spec.instance else AwsProvider(session)
+    return Place(
+        cloud_key=cloud.key,
+        clock=cloud.clock,
+        provider=provider,
+        store=S3Store(name, prefix, s3_access(session)),
+        settings=settings,
+        session=session,
+        bucket=name,
+        prefix=prefix,
+    )
+
+
+def s3_access(session: Session) -> S3Access:
+    return S3Access(
+        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
+    )
+
+
+def pool(cloud_key: str, zone: str, instance_type: str) -> str:
+    """The name of a spot price pool in the ledger."""
+    return f"{cloud_key}/{zone}/{instance_type}/{Market.SPOT}"
+
+
+def offers(place: Place, spec: JobSpec, *, avoid: Collection[str] = (), emit: Emit = ignore) -> list[Offer]:
+    """Every way to get a machine for this job, the best first; zones in `avoid` come last.
+
+    Raises ValidationError for an unknown type and where nothing is offered.
+    """
+    session = place.session
+    if session is None:
+        return [Offer("local", INSTANCE_TYPE, "", Market.ON_DEMAND, _free(place.clock))]
+    if spec.instance:
+        return [_named_offer(session, place, spec.instance)]
+    found: list[Offer] = []
+    for kind in wanted_types(spec):
+        found.extend(_offers_of(session, place, spec, kind, emit))
+    if not found:
+        raise ValidationError(
+            f"{spec.instance_type or 'Such a machine'} is not offered in {session.region}",
+            why="no zone of the region offers it",
+            next="choose another --region or --instance-type",
+        )
+    return sorted(
+        found,
+        key=lambda offer: (
+            offer.market is not Market.SPOT if spec.spot else False,
+            offer.zone in avoid,
+            offer.price.usd_per_hour if offer.price else Decimal("Infinity"),
+            offer.zone,
+        ),
+    )
+
+
+def wanted_types(spec: JobSpec) -> list[InstanceType]:
+    """The named type, or the three cheapest with as many GPUs. Raises ValidationError for unknown ones."""
+    if spec.instance_type:
+        return [catalog.instance_type(spec.instance_type)]
+    cheapest = catalog.with_gpus(spec.gpus or 0, market=Market.SPOT if spec.spot else Market.ON_DEMAND)[:3]
+    if not cheapest:
+        raise ValidationError(
+            f"No known machine has exactly {spec.gpus} GPUs", next="try --gpus 1, 4 or 8, or --instance-type"
+        )
+    return cheapest
+
+
+def _offers_of(session: Session, place: Place, spec: JobSpec, kind: InstanceType, emit: Emit) -> list[Offer]:
+    zones = market.zones_offering(session, kind.name)
+    found: list[Offer] = []
+    if spec.spot:
+        prices = spot_prices(session, place.clock, kind.name)
+        for zone in zones:
+            price = prices.get(zone) or catalog.spot_estimate(kind.name, session.region)
+            found.append(Offer("aws", kind.name, zone, Market.SPOT, price))
+        if not prices and zones:
+            emit(Notice(text=f"no spot price history for {kind.name}: prices are estimates", warning=True))
+    if not spec.spot or spec.fallback:
+        price = catalog.on_demand(kind.name, session.region)
+        found.extend(Offer("aws", kind.name, zone, Market.ON_DEMAND, price) for zone in zones)
+    return found
+
+
+def spot_prices(session: Session, clock: Clock, instance_type: str) -> dict[str, Price]:
+    """The price in force now, by zone."""
+    now = clock.now()
+    history = market.spot_history(session, instance_type, start=now - timedelta(seconds=1), end=now)
+    return {zone: _price(points[-1]) for zone, points in history.items()}
+
+
+def _price(point: PricePoint) -> Price:
+    return Price(usd_per_hour=point.usd_per_hour, source=point.source, as_of=point.at)
+
+
+def _named_offer(session: Session, place: Place, instance_id: str) -> Offer:
+    machine = place.provider.describe(instance_id)
+    if machine is None:
+        raise ValidationError(
+            f"There is no instance {instance_id} in {session.region}",
+            next="aws ec2 describe-instances, or another --region",
+        )
+    price = catalog.on_demand(machine.instance_type, session.region)
+    if machine.market is Market.SPOT:
+        price = spot_prices(session, place.clock, machine.instance_type).get(machine.zone)
+    # A named instance is its own zone: the provider finds it by this.
+    return Offer("aws", machine.instance_type, instance_id, machine.market, price)
+
+
+def _free(clock: Clock) -> Price:
+    return Price(usd_per_hour=Decimal(0), source="this machine", as_of=clock.now())
+
+
+def with_store(place: Place, store: Store) -> Place:
+    return replace(place, store=store)
+
+
+PlaceOf = Callable[[str, JobSpec], Place]

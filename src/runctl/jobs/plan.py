@@ -1,0 +1,82 @@
+"""A plan is a value: what an attempt will run on, what it costs, what to know before. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from runctl.events import Emit, ignore
+from runctl.jobs.place import Place, offers
+from runctl.jobs.spec import JobSpec
+from runctl.model import JobId, Market, Offer, Price
+from runctl.pricing import catalog
+from runctl.providers.aws import account
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done. `disk` is the USD/h of the machine's disk, None where there is none or unknown."""
+
+    job: JobId
+    spec: JobSpec
+    offers: tuple[Offer, ...]
+    disk: Price | None
+    disk_gib: int
+    bucket: str | None
+    bucket_is_new: bool
+    code_files: int
+    code_bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def best(self) -> Offer:
+        return self.offers[0]
+
+    @property
+    def usd_per_hour(self) -> Decimal | None:
+        """Machine and disk of the best offer together, None where a price is unknown."""
+        if self.best.price is None:
+            return None
+        return self.best.price.usd_per_hour + (self.disk.usd_per_hour if self.disk else Decimal(0))
+
+    @property
+    def hours_in_budget(self) -> Decimal | None:
+        rate = self.usd_per_hour
+        if self.spec.budget is None or not rate:
+            return None
+        return self.spec.budget / rate
+
+
+def make_plan(
+    job: JobId, spec: JobSpec, place: Place, *, code_files: int = 0, code_bytes: int = 0, emit: Emit = ignore
+) -> Plan:
+    """Find offers and check what an account must have, before anything is made. Raises as its parts do."""
+    found = offers(place, spec, emit=emit)
+    warnings: list[str] = []
+    new_bucket = False
+    disk = None
+    if place.session is not None and place.bucket is not None:
+        new_bucket = not account.bucket_exists(place.session, place.bucket)
+        if not spec.instance:
+            account.require_profile(place.session, place.settings.instance_profile)
+            disk = catalog.volume_rate(
+                "gp3", size_gib=place.settings.root_volume_gib, region=place.session.region
+            )
+        if spec.budget is None and spec.max_hours is None:
+            warnings.append("no --budget and no --max-hours: only the script's end stops the spending")
+    if spec.spot and spec.fallback and any(offer.market is Market.ON_DEMAND for offer in found):
+        warnings.append("without spot capacity it falls back to on-demand; --no-fallback forbids that")
+    if any(offer.price is None for offer in found):
+        warnings.append("some prices are unknown; a budget cannot count what has no price")
+    return Plan(
+        job=job,
+        spec=spec,
+        offers=tuple(found),
+        disk=disk,
+        disk_gib=place.settings.root_volume_gib if disk else 0,
+        bucket=place.bucket,
+        bucket_is_new=new_bucket,
+        code_files=code_files,
+        code_bytes=code_bytes,
+        warnings=tuple(warnings),
+    )
