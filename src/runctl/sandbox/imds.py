@@ -8,19 +8,15 @@ token, 403 that the service is off or a token was asked at a versioned path, 404
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import json
-import os
 import re
 import secrets
 import socket
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+
+from runctl.sandbox.switchboard import switchboard
 
 MAX_TTL = 21_600
 CREDENTIAL_SECONDS = 6 * 3600
@@ -255,34 +251,6 @@ class Metadata:
         return Answer(200, token.encode(), {TTL_HEADER: ttl})
 
 
-class _Switchboard:
-    """One event loop on one daemon thread for the sockets and fifos of every machine of this process."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.workers = concurrent.futures.ThreadPoolExecutor(8, "sandbox-metadata")
-        threading.Thread(target=self.loop.run_forever, name="sandbox-switchboard", daemon=True).start()
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
-
-    def post(self, work: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self.loop)
-
-
-_board: _Switchboard | None = None
-_board_lock = threading.Lock()
-
-
-def switchboard() -> _Switchboard:
-    """The one of this process, started at first use."""
-    global _board  # noqa: PLW0603 one per process is the point
-    with _board_lock:
-        if _board is None:
-            _board = _Switchboard()
-        return _board
-
-
 class MetadataServer:
     """One machine's metadata service on a loopback port of its own."""
 
@@ -371,35 +339,3 @@ def _render(request: Request, answer: Answer) -> bytes:
     lines = [f"{name}: {value}" for name, value in {**headers, **answer.headers}.items()]
     head = "\r\n".join([f"HTTP/1.1 {answer.status} {REASONS[answer.status]}", *lines, "", ""])
     return head.encode() + (b"" if request.method == "HEAD" else answer.body)
-
-
-class Fifo:
-    """A named pipe from inside a machine; each line that is written there is handed to `heard`."""
-
-    def __init__(self, path: Path, heard: Callable[[str], None]) -> None:
-        self._heard = heard
-        self._rest = b""
-        path.unlink(missing_ok=True)
-        os.mkfifo(path)
-        # Opened for both ways: a writer never waits, and the end of the last one is not the end of the file.
-        self._handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        switchboard().loop.call_soon_threadsafe(
-            switchboard().loop.add_reader, self._handle, self._readable, self._handle
-        )
-
-    def close(self) -> None:
-        """Hear no more."""
-        switchboard().loop.call_soon_threadsafe(self._close)
-
-    def _close(self) -> None:
-        handle, self._handle = self._handle, -1
-        if handle >= 0:
-            switchboard().loop.remove_reader(handle)
-            os.close(handle)
-
-    def _readable(self, handle: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._rest += os.read(handle, 65536)
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            self._heard(line.decode(errors="replace"))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from runctl.sandbox import shims, surroundings
 from runctl.sandbox.imds import (
-    Fifo,
     MachineFacts,
     Metadata,
     MetadataServer,
@@ -23,6 +22,7 @@ from runctl.sandbox.imds import (
     private_name,
 )
 from runctl.sandbox.isolation import Confines, Stream, isolate, spawning
+from runctl.sandbox.switchboard import Fifo
 from runctl.sandbox.timing import CloudClock, Schedule, Timer
 
 __all__ = ["Machine", "MachineFacts", "Role", "SpotNotice"]
