@@ -1,0 +1,274 @@
+"""A project's code as one archive that is the same, byte by byte, as long as the code is."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runctl.errors import Conflict, ValidationError
+from runctl.storage import credentials
+from runctl.storage.ignore import GIT_FILE, OWN_FILE, RuleFile, last_word, rule_file
+from runctl.storage.objects import Store, partial_file, rename_durably
+
+LARGEST = 200_000_000
+"""Bytes of code that a bundle may hold: what is more is data, and goes by --data."""
+
+_FORMAT = b"runctl bundle 1"
+_NEVER = frozenset({".git", ".runctl", "__pycache__", ".venv", "venv", "node_modules"})
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """A file of a bundle. Size in bytes; a symlink has a `link` and neither size nor checksum."""
+
+    path: str
+    size: int
+    executable: bool
+    sha256: str
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePlan:
+    """What a bundle will hold, in order of path; `digest` names the content before an archive is made."""
+
+    root: Path
+    files: tuple[BundleFile, ...]
+    total_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    path: str
+    where: Path
+    named: bool  # by a `!name` of .runctlignore
+
+
+def plan(root: Path) -> BundlePlan:
+    """Decide what of the folder `root` travels.
+
+    Nested .gitignore files count, and .runctlignore after them. Raises ValidationError for files that
+    look like credentials, links out of the folder, more than `LARGEST` bytes, or a home folder.
+    """
+    root = root.resolve()
+    _refuse_whole_home(root)
+    found = sorted(_walk(root), key=lambda item: os.fsencode(item.path))
+    _refuse(_suspects(found))
+    sizes = {item.path: item.where.lstat().st_size for item in found if not item.where.is_symlink()}
+    _refuse_too_big(sizes)
+    files = tuple(_describe(item, root) for item in found)
+    return BundlePlan(root, files, sum(file.size for file in files), _digest(files))
+
+
+def write(plan: BundlePlan, target: Path) -> None:
+    """Write the archive (tar, gzip). Raises Conflict where a file is no longer what was planned."""
+    with partial_file(target) as partial:
+        with (
+            partial.open("wb") as raw,
+            gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for file in plan.files:
+                _add(archive, plan.root, file)
+        rename_durably(partial, target)
+
+
+def send(plan: BundlePlan, store: Store, key: str) -> str:
+    """Write the archive, upload it under `key`, answer its SHA-256. Raises as `write` and `upload`."""
+    with tempfile.TemporaryDirectory(prefix="runctl-bundle-") as folder:
+        archive = Path(folder, "bundle.tar.gz")
+        write(plan, archive)
+        with archive.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        store.upload(archive, key)
+    return checksum
+
+
+def project_root(script: Path) -> Path:
+    """The folder that travels with a script: the nearest parent that is a project, else the script's own.
+
+    A home folder and `/` are no project.
+    """
+    folder = script.resolve().parent
+    for parent in (folder, *folder.parents):
+        if parent in _no_projects():
+            break
+        if any((parent / mark).exists() for mark in (".runctl.toml", "pyproject.toml", ".git")):
+            return parent
+    return folder
+
+
+def _no_projects() -> set[Path]:
+    return {Path.home().resolve(), Path("/")}
+
+
+def _refuse_whole_home(root: Path) -> None:
+    if not root.is_dir():
+        raise ValidationError(f"There is no folder {root}")
+    if root in _no_projects():
+        raise ValidationError(
+            f"{root} cannot be sent as code",
+            why="everything in it would travel",
+            next="put the script in a folder of its own",
+        )
+
+
+def _walk(root: Path) -> Iterator[_Found]:
+    git = _git_rules_above(root)
+    return _walk_folder(root, "", git, (), left_out=False)
+
+
+def _git_rules_above(root: Path) -> tuple[RuleFile, ...]:
+    """The .gitignore files from the top of the repository down to the folder above `root`."""
+    above: tuple[RuleFile, ...] = ()
+    folder = root
+    while not (folder / ".git").exists():
+        if folder == folder.parent:
+            return ()
+        folder = folder.parent
+        inner = root.relative_to(folder).as_posix() + "/"
+        above = (*rule_file(folder / GIT_FILE, "", above=inner), *above)
+    return above
+
+
+def _walk_folder(
+    root: Path, base: str, git: tuple[RuleFile, ...], own: tuple[RuleFile, ...], *, left_out: bool
+) -> Iterator[_Found]:
+    folder = root / base
+    git = (*git, *rule_file(folder / GIT_FILE, base))
+    own = (*own, *rule_file(folder / OWN_FILE, base))
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise _unreadable(base, error) from error
+    for entry in entries:
+        path, is_folder = base + entry.name, entry.is_dir(follow_symlinks=False)
+        if entry.name in _NEVER or (entry.name.endswith(".pyc") and not is_folder):
+            continue
+        rule = last_word(own, path, is_folder=is_folder)
+        if rule is not None and rule.leaves_out:
+            continue
+        out = rule is None and (left_out or _git_leaves_out(git, path, is_folder=is_folder))
+        if is_folder:
+            # What git leaves out may hold a file that .runctlignore wants back.
+            if not out or any(not one.leaves_out for file in own for one in file.rules):
+                yield from _walk_folder(root, path + "/", git, own, left_out=out)
+        elif not out and (entry.is_symlink() or entry.is_file()):
+            yield _Found(path, Path(entry.path), named=rule is not None and rule.names(path))
+
+
+def _git_leaves_out(git: tuple[RuleFile, ...], path: str, *, is_folder: bool) -> bool:
+    rule = last_word(git, path, is_folder=is_folder)
+    return rule is not None and rule.leaves_out
+
+
+def _suspects(found: list[_Found]) -> list[str]:
+    """A line for each file that looks like credentials and was not named."""
+    lines: list[str] = []
+    for item in found:
+        if item.named or item.where.is_symlink():
+            continue
+        why = credentials.suspicious_name(item.path)
+        if why is None and item.where.lstat().st_size <= credentials.READ_UP_TO:
+            why = credentials.suspicious_content(_read(item))
+        if why is not None:
+            lines.append(f"{item.path} ({why})")
+    return lines
+
+
+def _refuse(suspects: list[str]) -> None:
+    if not suspects:
+        return
+    shown = ", ".join(suspects[:10]) + (f" and {len(suspects) - 10} more" if len(suspects) > 10 else "")
+    first = suspects[0].rpartition(" (")[0]
+    raise ValidationError(
+        f"The code holds {len(suspects)} file(s) that look like credentials: {shown}",
+        why="credentials do not travel with code: a machine gets its rights from its role",
+        next=f"keep one out by a line in {OWN_FILE}: {first}, or let it travel by naming it: !{first}",
+    )
+
+
+def _refuse_too_big(sizes: dict[str, int]) -> None:
+    total = sum(sizes.values())
+    if total <= LARGEST:
+        return
+    biggest = sorted(sizes, key=lambda path: -sizes[path])[:5]
+    raise ValidationError(
+        f"The code is {total / 1e6:.0f} MB; a bundle holds {LARGEST / 1e6:.0f} MB",
+        why="the biggest files: " + ", ".join(f"{path} ({sizes[path] / 1e6:.1f} MB)" for path in biggest),
+        next=f"leave them out with a line in {OWN_FILE}, and send data by --data",
+    )
+
+
+def _describe(item: _Found, root: Path) -> BundleFile:
+    if item.where.is_symlink():
+        return BundleFile(item.path, 0, False, "", _link(item, root))
+    data = _read(item)
+    executable = bool(item.where.lstat().st_mode & stat.S_IXUSR)
+    return BundleFile(item.path, len(data), executable, hashlib.sha256(data).hexdigest())
+
+
+def _link(item: _Found, root: Path) -> str:
+    """The target of a link, made relative where it was not. Raises ValidationError where it leaves `root`."""
+    try:
+        target = item.where.resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValidationError(f"The link {item.path} leads nowhere", why=str(error)) from error
+    if not target.is_relative_to(root):
+        raise ValidationError(
+            f"The link {item.path} leads out of the project",
+            why=f"it points to {target}, which is not in {root}",
+            next=f"leave it out with a line in {OWN_FILE}; for data, use --data",
+        )
+    text = str(item.where.readlink())
+    folder = os.path.dirname(item.path)  # noqa: PTH120 (of a path in the archive, which has no machine)
+    landing = os.path.normpath(os.path.join(folder, text))  # noqa: PTH118
+    stays = not text.startswith("/") and landing.split("/")[0] != ".."
+    return text if stays else os.path.relpath(target, root / folder)
+
+
+def _digest(files: tuple[BundleFile, ...]) -> str:
+    total = hashlib.sha256(_FORMAT)
+    for file in files:
+        kind = "link" if file.link is not None else "program" if file.executable else "file"
+        for part in (os.fsencode(file.path), kind.encode(), os.fsencode(file.link or file.sha256)):
+            total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()
+
+
+def _add(archive: tarfile.TarFile, root: Path, file: BundleFile) -> None:
+    entry = tarfile.TarInfo(file.path)
+    entry.mode = 0o755 if file.executable else 0o644
+    if file.link is not None:
+        entry.type, entry.linkname = tarfile.SYMTYPE, file.link
+        archive.addfile(entry)
+        return
+    data = _read(_Found(file.path, root / file.path, named=False))
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise Conflict(f"{file.path} changed while the code was packed", next="run the command again")
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _read(item: _Found) -> bytes:
+    try:
+        return item.where.read_bytes()
+    except OSError as error:
+        raise _unreadable(item.path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> ValidationError:
+    return ValidationError(
+        f"Cannot read {path or 'the project'}",
+        why=error.strerror or str(error),
+        next=f"mend its permissions or leave it out with a line in {OWN_FILE}",
+    )

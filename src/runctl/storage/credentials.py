@@ -1,0 +1,77 @@
+"""Files that look like credentials, by their names and by what stands in them."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+READ_UP_TO = 1_000_000
+"""Bytes: keys and tokens live in small files; bigger ones are judged by their names alone."""
+
+_NAMES = (
+    ".env",
+    ".env.*",
+    "*.env",
+    ".envrc",
+    ".netrc",
+    "_netrc",
+    ".pgpass",
+    ".pypirc",
+    ".git-credentials",
+    ".htpasswd",
+    "*.pem",
+    "*.p12",
+    "*.pfx",
+    "*.ppk",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "credentials*.json",
+    "client_secret*.json",
+    "*service-account*.json",
+    "*service_account*.json",
+    "kaggle.json",
+)
+_PATHS = (".aws/credentials", ".aws/config", ".docker/config.json", ".kube/config", "huggingface/token")
+_HARMLESS = ("*.pub", ".env.example", ".env.sample", ".env.template", ".env.dist")
+
+_CONTENTS = (
+    ("a private key", re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")),
+    ("a GitHub token", re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{82})\b")),
+    ("a Hugging Face token", re.compile(rb"\bhf_[A-Za-z0-9]{34}\b")),
+)
+# AWS ends the keys of its documentation with EXAMPLE.
+_AWS_ID = re.compile(rb"(?<![A-Z0-9])(?:AKIA|ASIA)(?![A-Z0-9]{9}EXAMPLE)[A-Z0-9]{16}(?![A-Z0-9])")
+_AWS_SECRET = re.compile(rb"(?<![A-Za-z0-9/+])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
+
+
+def suspicious_name(path: str) -> str | None:
+    """Why the name of a file says that it holds credentials, None where it does not."""
+    lower = path.lower()
+    name = lower.rpartition("/")[2]
+    if any(fnmatchcase(name, pattern) for pattern in _HARMLESS):
+        return None
+    if any(fnmatchcase(name, pattern) for pattern in _NAMES):
+        return "its name"
+    return "its name" if any(f"/{lower}".endswith(f"/{end}") for end in _PATHS) else None
+
+
+def suspicious_content(data: bytes) -> str | None:
+    """What the bytes of a text file hold that must not travel, None where nothing was found."""
+    if b"\0" in data[:8192]:
+        return None
+    for what, pattern in _CONTENTS:
+        if pattern.search(data):
+            return what
+    if _AWS_ID.search(data) and _holds_aws_secret(data):
+        return "an AWS access key with its secret"
+    return None
+
+
+def _holds_aws_secret(data: bytes) -> bool:
+    """A secret key mixes letters of both cases and digits; a Git object's name does not."""
+    return any(
+        re.search(rb"[a-z]", found) and re.search(rb"[A-Z]", found) and re.search(rb"[0-9]", found)
+        for found in _AWS_SECRET.findall(data)
+    )
