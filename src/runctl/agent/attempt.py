@@ -1,11 +1,11 @@
-"""An attempt's folder and its state: replaced on disk at each change, kept in memory when the disk is full."""
+"""An attempt's folder and its state: on disk at each change, in memory while the disk is full."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from . import clock
 from .files import read_json, to_json, write_atomically
@@ -22,8 +22,9 @@ class Attempt:
             raise ValueError("there is no readable spec.json in %s" % self.folder)
         self.spec: Dict[str, Any] = spec
         self.number = int(spec["attempt"])
+        self.ran_before = os.path.exists(self.path("state.json"))
         self._lock = threading.RLock()
-        self._events: list = []
+        self._events: List[Dict[str, Any]] = []
         self._disk_trouble = ""
         self.state: Dict[str, Any] = {
             "format": 1,
@@ -59,6 +60,14 @@ class Attempt:
         return os.path.join(self.job_folder, path)
 
     @property
+    def job_began(self) -> float:
+        """When the job's first spec was written, by this machine's file system."""
+        try:
+            return os.path.getmtime(os.path.join(self.job_folder, "attempt-1", "spec.json"))
+        except OSError:
+            return 0.0
+
+    @property
     def log(self) -> str:
         return self.path("output.log")
 
@@ -66,14 +75,13 @@ class Attempt:
         """Change the state and write it. A full disk is told of in the state and harms nothing else."""
         with self._lock:
             self.state.update(changes)
-            self.beat()
+            self.beat(durable="phase" in changes)
 
-    def beat(self) -> None:
+    def beat(self, durable: bool = False) -> None:
         with self._lock:
             self.state["heartbeat"] = clock.now()
-            self.state["disk_trouble"] = self._disk_trouble or None
             try:
-                write_atomically(self.path("state.json"), to_json(self.state))
+                write_atomically(self.path("state.json"), self.snapshot(), durable)
                 self._disk_trouble = ""
             except OSError as error:
                 self._disk_trouble = "the state could not be written: %s" % error
@@ -89,7 +97,12 @@ class Attempt:
 
     def snapshot(self) -> bytes:
         with self._lock:
-            return to_json(self.state)
+            said = [self.state["message"], self._disk_trouble]
+            return to_json({**self.state, "message": "; ".join(part for part in said if part) or None})
+
+    @property
+    def event_count(self) -> int:
+        return len(self._events)
 
     def events(self) -> bytes:
         with self._lock:

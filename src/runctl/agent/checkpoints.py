@@ -11,6 +11,7 @@ from .files import read_json
 from .progress import step_of_name
 
 ZIP_SUFFIXES = (".pt", ".pth", ".ckpt", ".npz", ".keras", ".zip", ".bin")
+_ALWAYS_ZIP = (".npz", ".keras", ".zip")
 _BEING_WRITTEN = (".tmp", ".part", ".partial", ".lock", ".orbax-checkpoint-tmp")
 _LARGEST_HEADER = 100 * 1024 * 1024  # of safetensors; the format's own readers refuse more
 
@@ -51,6 +52,10 @@ def scan(folder: str) -> List[Checkpoint]:
         if _is_being_written(entry.name):
             continue
         try:
+            if entry.is_symlink() and os.path.dirname(os.path.realpath(entry.path)) == os.path.realpath(
+                folder
+            ):
+                continue  # "last" is a second name of one that is seen under its own
             if entry.is_dir():
                 files = tuple(sorted(_files_below(folder, entry.name)))
                 if files:
@@ -59,7 +64,7 @@ def scan(folder: str) -> List[Checkpoint]:
                 found.append(Checkpoint(entry.name, False, (_file(folder, entry.name),)))
         except OSError:
             continue
-    return sorted(found, key=lambda checkpoint: checkpoint.newest)
+    return sorted(found, key=lambda one: (one.newest, step_of_name(one.name) or -1, one.name))
 
 
 def completeness(folder: str, checkpoint: Checkpoint) -> Optional[bool]:
@@ -110,23 +115,28 @@ def _file_completeness(path: str) -> Optional[bool]:
         return _is_whole_safetensors(path)
     with open(path, "rb") as file:
         magic = file.read(4)
-    if magic[:2] == b"PK":
+    if magic == b"PK\x03\x04":
         return _is_whole_zip(path)
-    if lower.endswith(ZIP_SUFFIXES[:-1]) and not magic:
+    if lower.endswith(_ALWAYS_ZIP) or (lower.endswith(ZIP_SUFFIXES) and len(magic) < 4):
         return False
     return None  # legacy pickles and unknown formats
 
 
 def _is_whole_zip(path: str) -> bool:
-    """The central directory is there and every entry that it names lies before it."""
+    """The central directory is there, and every entry that it names lies between the file's start and it.
+
+    A torn archive may end with the directory of an archive inside it: that one does not begin at 0.
+    """
     import zipfile
 
     try:
         with zipfile.ZipFile(path) as archive:
-            end = archive.start_dir
-            return all(
-                entry.header_offset + entry.compress_size <= end for entry in archive.infolist()
-            ) and bool(archive.infolist())
+            end, entries = archive.start_dir, archive.infolist()
+            return (
+                bool(entries)
+                and min(entry.header_offset for entry in entries) == 0
+                and all(entry.header_offset + entry.compress_size <= end for entry in entries)
+            )
     except (zipfile.BadZipFile, OSError, ValueError, struct.error):
         return False
 
@@ -151,9 +161,8 @@ def _is_whole_safetensors(path: str) -> bool:
 
 def _folder_completeness(path: str, checkpoint: Checkpoint) -> Optional[bool]:
     inside = {os.path.relpath(file.path, checkpoint.name) for file in checkpoint.files}
-    if any(_is_being_written(os.path.basename(name)) and not name.startswith(".metadata") for name in inside):
-        if any("incomplete" in name or name.endswith((".tmp", ".part", ".partial")) for name in inside):
-            return False
+    if any("incomplete" in name or name.endswith((".tmp", ".part", ".partial")) for name in inside):
+        return False
     verdicts = [
         _file_completeness(os.path.join(path, name))
         for name in inside
@@ -161,11 +170,12 @@ def _folder_completeness(path: str, checkpoint: Checkpoint) -> Optional[bool]:
     ]
     if False in verdicts:
         return False
-    if any(name.endswith(".distcp") for name in inside):  # torch DCP renames .metadata last
-        return ".metadata" in inside and ".metadata.tmp" not in inside
+    sharded = {os.path.dirname(name) for name in inside if name.endswith(".distcp")}
+    if any(os.path.join(parent, ".metadata") not in inside for parent in sharded):
+        return False  # torch DCP renames .metadata to its place last
     if checkpoint.name.startswith("checkpoint-"):  # Hugging Face writes trainer_state.json last
         if "trainer_state.json" in inside:
             return read_json(os.path.join(path, "trainer_state.json")) is not None
         if any(name.startswith(("model", "pytorch_model", "optimizer")) for name in inside):
             return False
-    return None
+    return True if sharded else None

@@ -11,13 +11,20 @@ SHORTEST_WAIT = 0.05
 """Real seconds: however fast a clock runs, a poll never spins."""
 
 
+_last = (0.0, 0.0, 1.0)
+
+
 def _anchor() -> Tuple[float, float, float]:
+    global _last  # noqa: PLW0603 (a clock that vanishes goes on as it last went)
     path = os.environ.get("RUNCTL_CLOCK")
-    if not path:
-        return 0.0, 0.0, 1.0
-    with open(path, "rb") as file:
-        anchor = json.load(file)
-    return float(anchor["real"]), float(anchor["cloud"]), float(anchor["speed"])
+    if path:
+        try:
+            with open(path, "rb") as file:
+                anchor = json.load(file)
+            _last = float(anchor["real"]), float(anchor["cloud"]), float(anchor["speed"])
+        except (OSError, ValueError, KeyError):
+            pass
+    return _last
 
 
 def now() -> float:

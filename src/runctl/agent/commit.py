@@ -6,17 +6,18 @@ moves by a conditional write and never back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import clock
 from .checkpoints import Checkpoint, completeness, scan, step_of
+from .failures import SourceChanged, StoreAway, StoreRefused
 from .files import to_json
-from .s3 import PreconditionFailed, StoreAway, StoreRefused
 from .store import file_digest
 
 POLL_SECONDS = 2.0
@@ -60,6 +61,8 @@ class Committer:
         self._known: Set[Checkpoint] = set()
         self._seen: Dict[Checkpoint, int] = {}
         self._sequence: Optional[int] = None
+        self._claimed: Optional[Tuple[str, str]] = None  # a checkpoint's name, its commit's name
+        self._newest_committed = 0  # its mtime: what is older is never committed after it
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -70,6 +73,14 @@ class Committer:
     def forget_what_lies_there(self) -> None:
         """What is in the folder now is not this attempt's work: it is not committed again."""
         self._known.update(scan(self._folder))
+
+    def forget_what_is_committed(self, since: float) -> None:
+        """Not new: what the newest commit holds, and what lay there before the job began."""
+        self._known.update(found for found in scan(self._folder) if found.newest < since * 1e9)
+        for name in commit_names(self._store)[-1:]:
+            manifest = json.loads(self._store.get(self._store.checkpoints + name + "/manifest.json") or b"{}")
+            if manifest and _is_there(self._folder, manifest["files"]):
+                self._known.update(found for found in scan(self._folder) if found.name == manifest["source"])
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._watch, name="checkpoints", daemon=True)
@@ -86,22 +97,24 @@ class Committer:
             self._thread.join()
 
     def upload_seconds(self) -> float:
-        """What the upload of the newest checkpoint will take, by the rate of earlier ones, at 50 MB/s else."""
+        """What the newest checkpoint's upload will take: by the rate of earlier ones, else at 50 MB/s."""
         found = scan(self._folder)
         size = found[-1].size if found else 0
         return size * (self.seconds_per_byte or 1 / 50e6)
 
-    def commit_newest(self, final: bool, last_step: Optional[int] = None) -> Optional[Commit]:
+    def commit_newest(
+        self, final: bool, whole: bool = False, last_step: Optional[int] = None
+    ) -> Optional[Commit]:
         """Commit the newest complete checkpoint that is not committed yet.
 
-        `final` says that nobody writes any more: what stands there is as whole as it will be.
-        Raises StoreAway.
+        `final` says that nobody writes any more, `whole` that whoever wrote was not cut off: then what
+        stands there is complete although its format cannot tell. Raises StoreAway, StoreRefused.
         """
         with self._one_at_a_time:
             for checkpoint in reversed(scan(self._folder)):
-                if checkpoint in self._known:
+                if checkpoint in self._known or checkpoint.newest < self._newest_committed:
                     return None
-                if not self._is_complete(checkpoint, final):
+                if not self._is_complete(checkpoint, whole):
                     continue
                 step = step_of(self._folder, checkpoint)
                 try:
@@ -126,11 +139,11 @@ class Committer:
                 self._note("the store refuses a checkpoint: %s" % error)
                 self._stop.wait(clock.real(30.0))
 
-    def _is_complete(self, checkpoint: Checkpoint, final: bool) -> bool:
+    def _is_complete(self, checkpoint: Checkpoint, whole: bool) -> bool:
         verdict = completeness(self._folder, checkpoint)
         if verdict is not None:
             return verdict
-        if final:
+        if whole:
             return True
         polls = self._seen.get(checkpoint, 0) + 1
         self._seen = {known: count for known, count in self._seen.items() if known.name != checkpoint.name}
@@ -138,22 +151,12 @@ class Committer:
         return polls > STILL_POLLS
 
     def _commit(self, checkpoint: Checkpoint, final: bool, step: Optional[int]) -> Commit:
-        if self._sequence is None:
-            self._sequence = max((sequence_of(name) for name in commit_names(self._store)), default=0)
-        name = "%06d-%s" % (self._sequence + 1, checkpoint.name)
+        name = self._claim(checkpoint)
         prefix = self._store.checkpoints + name + "/"
         begun = time.monotonic()
-        files = []
-        for file in checkpoint.files:
-            path = os.path.join(self._folder, file.path)
-            try:
-                digest = self._store.put_file(prefix + file.path, path, file.size)
-            except FileNotFoundError as error:
-                raise Changed(str(error)) from error
-            files.append({"path": file.path, "size": file.size, "sha256": digest})
+        files = self._send(checkpoint, prefix)
         if not self._is_unchanged(checkpoint):
             raise Changed(checkpoint.name)
-        at = clock.now()
         manifest = {
             "format": 1,
             "name": name,
@@ -161,14 +164,15 @@ class Committer:
             "kind": "folder" if checkpoint.is_folder else "file",
             "step": step,
             "attempt": self._attempt,
-            "created": at,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.now())),
             "final": final,
             "files": files,
         }
         self._store.put(prefix + "manifest.json", to_json(manifest))
-        self._sequence += 1
+        self._claimed = None
         self._known.add(checkpoint)
-        self._move_latest(name, step)
+        self._newest_committed = checkpoint.newest
+        self._move_latest(manifest)
         if checkpoint.size:
             self.seconds_per_byte = (time.monotonic() - begun) / checkpoint.size
         commit = Commit(name, step, clock.now(), manifest)
@@ -177,27 +181,53 @@ class Committer:
         self._on_commit(commit)
         return commit
 
+    def _claim(self, checkpoint: Checkpoint) -> str:
+        """A name that is ours alone: an agent that was given up for lost may still be writing."""
+        if self._claimed is not None and self._claimed[0] == checkpoint.name:
+            return self._claimed[1]  # an upload that was broken off goes on under its name
+        if self._sequence is None:
+            self._sequence = max((sequence_of(name) for name in commit_names(self._store)), default=0)
+        while True:
+            self._sequence += 1
+            name = "%06d-%s" % (self._sequence, checkpoint.name)
+            if self._store.create(self._store.checkpoints + name + "/.claim", to_json(self._attempt)):
+                self._claimed = (checkpoint.name, name)
+                return name
+
+    def _send(self, checkpoint: Checkpoint, prefix: str) -> List[Dict[str, Any]]:
+        files: List[Dict[str, Any]] = []
+        for file in checkpoint.files:
+            path = os.path.join(self._folder, file.path)
+            try:
+                digest = self._store.put_file(prefix + file.path, path, file.size)
+            except (FileNotFoundError, SourceChanged) as error:
+                raise Changed(str(error)) from error
+            except StoreRefused as error:  # a checksum that differs is the store's word for it
+                if not self._is_unchanged(checkpoint):
+                    raise Changed(str(error)) from error
+                raise
+            files.append({"path": file.path, "size": file.size, "sha256": digest})
+        return files
+
     def _is_unchanged(self, checkpoint: Checkpoint) -> bool:
         """A script that keeps only its newest files may have removed it by now: what was read was whole."""
         now = [found for found in scan(self._folder) if found.name == checkpoint.name]
         return not now or now[0] == checkpoint
 
-    def _move_latest(self, name: str, step: Optional[int]) -> None:
-        key = self._store.checkpoints + "latest.json"
+    def _move_latest(self, manifest: Dict[str, Any]) -> None:
+        key, name = self._store.checkpoints + "latest.json", str(manifest["name"])
+        digest = hashlib.sha256(to_json(manifest)).hexdigest()
+        latest = to_json({"name": name, "step": manifest["step"], "manifest_sha256": digest})
         for _ in range(5):
             current = self._store.get(key)
             if current is not None and sequence_of(json.loads(current)["name"]) >= sequence_of(name):
                 return
-            try:
-                if self._store.replace(key, to_json({"name": name, "step": step}), current):
-                    return
-            except PreconditionFailed:
-                continue
+            if self._store.replace(key, latest, current):
+                return
 
     def _prune(self) -> None:
         if self._store.keeps:
-            for name in commit_names(self._store)[: -self._store.keeps]:
-                self._store.delete_folder(self._store.checkpoints + name)
+            self._store.keep_only(commit_names(self._store)[-self._store.keeps :])
 
 
 def commit_names(store: Any) -> List[str]:
@@ -226,9 +256,15 @@ def restore(store: Any, name: str, folder: str) -> Dict[str, Any]:
         raise CorruptCheckpoint("it has no manifest")
     try:
         manifest: Dict[str, Any] = json.loads(data)
-        files, source = manifest["files"], str(manifest["source"])
+        source = str(manifest["source"])
+        files = [
+            {"path": str(file["path"]), "size": int(file["size"]), "sha256": str(file["sha256"])}
+            for file in manifest["files"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint("its manifest cannot be read: %s" % error) from error
+    if not source or source.startswith(".") or os.sep in source:
+        raise CorruptCheckpoint("%r is no checkpoint's name" % source)
     target = os.path.join(folder, source)
     if _is_there(folder, files):
         return manifest

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 from typing import Any, Dict, List, Optional, Tuple
 
-from .files import write_atomically
+from .files import read_json, to_json, write_atomically
 
 _CHECK = """
 import re, sys
@@ -28,6 +29,8 @@ while wanted:
     if need.marker and not any(need.marker.evaluate({"extra": extra}) for extra in need.extras or {""}):
         continue
     found = metadata.version(need.name)
+    if need.url:
+        sys.exit(need.name + " is wanted from " + need.url)
     if not need.specifier.contains(found, prereleases=True):
         sys.exit(need.name + " is " + found)
     if str(need) in seen:
@@ -36,9 +39,13 @@ while wanted:
     for extra in sorted(need.extras):
         for text in metadata.requires(need.name) or []:
             inner = Requirement(text)
-            if inner.marker and inner.marker.evaluate({"extra": extra}) and not inner.marker.evaluate({"extra": ""}):
+            marker = inner.marker
+            if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
                 inner.marker = None
                 wanted.append(inner)
+import json, os
+folders = sorted({path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)})
+print(json.dumps({path: os.stat(path).st_mtime_ns for path in folders}))
 """
 
 
@@ -61,11 +68,12 @@ def prepare(python: Dict[str, Any], home: str, log: str) -> Optional[str]:
     if os.path.exists(os.path.join(folder, "ready")):
         return made
     remembered = folder + ".ok"
-    if own and _read(remembered) == own:
+    if own and _still_suffices(read_json(remembered), own):
         return None
-    if own and _suffices(own, needs_python, requirements):
+    packages = _check(own, needs_python, requirements) if own else None
+    if packages is not None:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
-        write_atomically(remembered, own.encode())
+        write_atomically(remembered, to_json({"python": own, "packages": packages}))
         return None
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with open(folder + ".lock", "w") as lock:
@@ -75,9 +83,29 @@ def prepare(python: Dict[str, Any], home: str, log: str) -> Optional[str]:
     return made
 
 
-def _suffices(own: str, needs_python: str, requirements: List[str]) -> bool:
+def _check(own: str, needs_python: str, requirements: List[str]) -> Optional[Dict[str, int]]:
+    """Where this Python's packages lie and when each place last changed; None where it does not suffice."""
     command = [own, "-c", _CHECK, needs_python, *requirements]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    checked = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    if checked.returncode != 0:
+        return None
+    try:
+        packages: Dict[str, int] = json.loads(checked.stdout)
+    except ValueError:
+        return None
+    return packages
+
+
+def _still_suffices(remembered: Optional[Dict[str, Any]], own: str) -> bool:
+    """An earlier check's answer holds while no package was installed or removed."""
+    if remembered is None or remembered.get("python") != own or not remembered.get("packages"):
+        return False
+    try:
+        return all(os.stat(path).st_mtime_ns == then for path, then in remembered["packages"].items())
+    except OSError:
+        return False
 
 
 def _make(folder: str, needs_python: str, requirements: List[str], log: str) -> None:
@@ -90,6 +118,9 @@ def _make(folder: str, needs_python: str, requirements: List[str], log: str) -> 
             [uv, "pip", "install", "--quiet", "--python", python, *requirements],
         )
     else:
+        own = shutil.which("python3")
+        if own and needs_python and _check(own, needs_python, []) is None:
+            raise EnvironmentFailed("the script needs Python %s, and there is no uv to get it" % needs_python)
         steps = (
             [shutil.which("python3") or "python3", "-m", "venv", folder],
             [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
@@ -111,11 +142,3 @@ def _tail(path: str, start: int) -> str:
         file.seek(start)
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
     return " ".join(lines[-3:])[-400:]
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -67,7 +67,7 @@ class Metadata:
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise MetadataAway(str(error)) from error
         finally:
             connection.close()

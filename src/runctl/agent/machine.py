@@ -8,8 +8,8 @@ import threading
 from typing import Any, Callable, Dict, Optional
 
 from . import clock
+from .credentials import parse_time
 from .imds import Metadata, MetadataAway
-from .s3 import parse_time
 
 REARM_SECONDS = 60.0
 NOTICE_POLL_SECONDS = 2.0
@@ -22,28 +22,36 @@ class DeadMan:
     def __init__(self, spec: Dict[str, Any]) -> None:
         self._lease = float(spec.get("lease_seconds") or 0)
         self.armed = bool(spec.get("machine", {}).get("disposable")) and self._lease > 0
+        self._keep = bool(spec.get("machine", {}).get("keep"))
         self._due = 0.0
+        self._lock = threading.Lock()
 
     def put_off(self) -> None:
         """Renew the lease; does nothing before it is due again."""
-        if self.armed and clock.now() >= self._due:
-            self._due = clock.now() + min(REARM_SECONDS, self._lease / 3)
-            _shutdown("+%d" % math.ceil(self._lease / 60))
+        with self._lock:
+            if self.armed and clock.now() >= self._due:
+                self._due = clock.now() + min(REARM_SECONDS, self._lease / 3)
+                _shutdown("+%d" % math.ceil(self._lease / 60))
 
     def end_soon(self) -> None:
         """The cloud takes the machine itself; should it not, the machine ends in some minutes."""
-        if self.armed:
-            _shutdown("+%d" % AFTER_NOTICE_MINUTES)
+        self._last_word("+%d" % AFTER_NOTICE_MINUTES)
 
     def end_now(self) -> None:
-        if self.armed:
-            _shutdown("now")
+        """End the machine, or leave it to its owner where the user asked to keep it."""
+        self._last_word("-c" if self._keep else "now")
+
+    def _last_word(self, when: str) -> None:
+        with self._lock:
+            if self.armed:
+                self.armed = False
+                _shutdown(when)
 
 
 def _shutdown(when: str) -> None:
     try:
         subprocess.run(
-            ["shutdown", "-P", when],
+            ["shutdown", *(["-P"] if when != "-c" else []), when],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
@@ -54,15 +62,19 @@ def _shutdown(when: str) -> None:
 
 
 class NoticeWatch:
-    """A thread that asks for the spot notice and the rebalance recommendation."""
+    """A thread that asks who we are, for the spot notice and for the rebalance recommendation."""
 
     def __init__(
-        self, on_notice: Callable[[str, Optional[float]], None], on_rebalance: Callable[[], None]
+        self,
+        on_identity: Callable[[Dict[str, Optional[str]]], None],
+        on_notice: Callable[[str, Optional[float]], None],
+        on_rebalance: Callable[[], None],
     ) -> None:
+        self._on_identity = on_identity
         self._on_notice = on_notice
         self._on_rebalance = on_rebalance
         self._metadata = Metadata()
-        self._noticed = self._rebalanced = False
+        self._known = self._noticed = self._rebalanced = False
         threading.Thread(target=self._run, name="notice", daemon=True).start()
 
     def _run(self) -> None:
@@ -74,6 +86,9 @@ class NoticeWatch:
             clock.sleep(NOTICE_POLL_SECONDS)
 
     def _look(self) -> None:
+        if not self._known:
+            self._on_identity(_identity(self._metadata))
+            self._known = True
         notice = self._metadata.get_json("spot/instance-action")
         if notice is not None:
             self._noticed = True
@@ -84,13 +99,8 @@ class NoticeWatch:
             self._on_rebalance()
 
 
-def identity() -> Dict[str, Optional[str]]:
-    """Who this machine is, as far as the metadata service tells."""
-    metadata = Metadata()
-    try:
-        return {
-            "instance_id": metadata.get("instance-id"),
-            "zone": metadata.get("placement/availability-zone"),
-        }
-    except MetadataAway:
-        return {"instance_id": None, "zone": None}
+def _identity(metadata: Metadata) -> Dict[str, Optional[str]]:
+    return {
+        "instance_id": metadata.get("instance-id"),
+        "zone": metadata.get("placement/availability-zone"),
+    }

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
 import time
 from typing import List, Optional
 
 from .attempt import Attempt
+from .failures import StoreAway, StoreRefused
 from .files import read_json, write_atomically
 from .imds import Metadata
 from .run import Run
-from .s3 import StoreAway, StoreRefused
 from .store import BucketStore
 
 REFUSED = 3
+UNUSABLE = 2
 FETCH_TRIES = 20
 
 
@@ -23,7 +25,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(prog="agent", description="Runs one attempt of a runctl job.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the attempt whose spec.json is given")
-    run.add_argument("spec")
+    run.add_argument("spec", help="<job folder>/attempt-N/spec.json")
     boot = commands.add_parser("boot", help="fetch an attempt's spec from the store and run it")
     for name in ("bucket", "prefix", "attempt", "region"):
         boot.add_argument("--" + name, required=True)
@@ -37,17 +39,30 @@ def main(arguments: Optional[List[str]] = None) -> None:
         folder = fetch_spec(options.bucket, options.prefix, int(options.attempt), options.region)
     else:
         folder = os.path.dirname(os.path.abspath(options.spec))
-    sys.exit(run_attempt(folder))
+    code = run_attempt(folder)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a download that hangs must not hold up the end
 
 
 def run_attempt(folder: str) -> int:
     """Run the attempt in a folder once and never again."""
-    state = read_json(os.path.join(folder, "state.json"))
-    if state is not None and (state.get("phase") == "ended" or _is_alive(int(state.get("agent_pid") or 0))):
-        sys.stderr.write("agent: this attempt was begun before\n")
-        return REFUSED
-    attempt = Attempt(folder)
-    return Run(attempt, runctl_home()).run()
+    with open(os.path.join(folder, "agent.lock"), "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("agent: another agent runs this attempt\n")
+            return REFUSED
+        state = read_json(os.path.join(folder, "state.json"))
+        if state is not None and state.get("phase") == "ended":
+            sys.stderr.write("agent: this attempt has ended\n")
+            return REFUSED
+        try:
+            attempt = Attempt(folder)
+        except (ValueError, KeyError) as error:
+            sys.stderr.write("agent: the spec cannot be used: %s\n" % error)
+            return UNUSABLE
+        return Run(attempt, runctl_home()).run()
 
 
 def fetch_spec(bucket: str, prefix: str, number: int, region: str) -> str:
@@ -72,13 +87,3 @@ def fetch_spec(bucket: str, prefix: str, number: int, region: str) -> str:
 
 def runctl_home() -> str:
     return os.path.join(os.environ.get("HOME") or "/root", ".runctl")
-
-
-def _is_alive(pid: int) -> bool:
-    if pid <= 0 or pid == os.getpid():
-        return False
-    try:
-        with open("/proc/%d/cmdline" % pid, "rb") as file:
-            return b"agent" in file.read()
-    except OSError:
-        return False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, Optional
 
 from . import clock
 from .attempt import Attempt
-from .s3 import StoreAway, StoreRefused
+from .failures import StoreAway, StoreRefused
 
 LOG_SECONDS = 5.0
 STATE_SECONDS = 15.0
@@ -25,7 +25,8 @@ class Mirror:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._one_at_a_time = threading.Lock()
-        self._sent = 0
+        self._sent: Optional[int] = None  # bytes of the log; None before the store was asked
+        self._events_sent = 0
         self._state_due = 0.0
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
@@ -50,8 +51,7 @@ class Mirror:
             return
         with self._one_at_a_time:
             self._send_log()
-            self._store.put(self._prefix + "events.jsonl", self._attempt.events())
-            self._store.put(self._prefix + "state.json", self._attempt.snapshot())
+            self._send_state()
 
     def _run(self) -> None:
         wait = LOG_SECONDS
@@ -61,7 +61,7 @@ class Mirror:
                     self._send_log()
                     if clock.now() >= self._state_due:
                         self._state_due = clock.now() + STATE_SECONDS
-                        self._store.put(self._prefix + "state.json", self._attempt.snapshot())
+                        self._send_state()
                 wait = LOG_SECONDS
             except (StoreAway, StoreRefused, OSError):
                 self._state_due = 0.0
@@ -69,7 +69,21 @@ class Mirror:
             self._wake.wait(clock.real(wait))
             self._wake.clear()
 
+    def _send_state(self) -> None:
+        count = self._attempt.event_count
+        if count != self._events_sent:
+            self._store.put(self._prefix + "events.jsonl", self._attempt.events())
+            self._events_sent = count
+        self._store.put(self._prefix + "state.json", self._attempt.snapshot())
+
+    def _sent_before(self) -> int:
+        """How much of the log an agent of this very attempt sent before it died."""
+        pieces = self._store.list(self._prefix + "log/")
+        return max((int(key.rpartition("/")[2]) + size for key, size in pieces), default=0)
+
     def _send_log(self) -> None:
+        if self._sent is None:
+            self._sent = self._sent_before()
         try:
             size = os.path.getsize(self._attempt.log)
         except OSError:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from . import clock
 from .attempt import Attempt
 from .commit import CorruptCheckpoint, commit_names, restore
+from .credentials import Credentials
 from .environment import EnvironmentFailed, prepare
+from .failures import StoreAway, StoreRefused
+from .files import write_atomically
 from .imds import Metadata
-from .s3 import Bucket, Credentials, StoreAway, StoreRefused
+from .s3 import Bucket
 from .store import file_digest
 
-TRIES = 8
+PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
 DOWNLOADS = 8
 
 
@@ -55,13 +57,15 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str) -> Prepared:
 def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:
     """One step, repeated while the store stumbles."""
     attempt.update(step_name=name)
-    for tried in range(1, TRIES + 1):
+    until, wait = clock.now() + PATIENCE, 0.5
+    while True:
         try:
             return do()
         except StoreAway as error:
-            if tried == TRIES:
+            if clock.now() >= until:
                 raise PreparationFailed("%s: the store does not answer: %s" % (name, error)) from error
-            time.sleep(min(0.5 * 2**tried, 15.0))
+            clock.sleep(wait)
+            wait = min(wait * 2, 15.0)
         except (
             StoreRefused,
             EnvironmentFailed,
@@ -71,7 +75,6 @@ def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:
             ValueError,
         ) as error:
             raise PreparationFailed("%s: %s" % (name, error)) from error
-    raise AssertionError("unreachable")
 
 
 def _unpack_bundle(attempt: Attempt, store: Any) -> None:
@@ -79,7 +82,8 @@ def _unpack_bundle(attempt: Attempt, store: Any) -> None:
     if not bundle:
         return
     code = attempt.in_job("code")
-    if os.path.exists(os.path.join(code, ".runctl-bundle")):
+    mark = os.path.join(code, ".runctl-bundle")
+    if _text_of(mark) == bundle["sha256"]:
         return
     archive = attempt.in_job("bundle.tar.gz")
     if not store.get_shared(bundle["key"], archive):
@@ -88,13 +92,30 @@ def _unpack_bundle(attempt: Attempt, store: Any) -> None:
         raise StoreRefused("the code bundle is not what was sent: its checksum differs")
     shutil.rmtree(code, ignore_errors=True)
     with tarfile.open(archive) as tar:
-        members = tar.getmembers()
-        for member in members:
-            _refuse_escape(member)
-        tar.extractall(code, members)  # noqa: S202 (every member was looked at)
+        _extract(tar, code)
     os.unlink(archive)
-    with open(os.path.join(code, ".runctl-bundle"), "w", encoding="ascii") as mark:
-        mark.write(bundle["sha256"])
+    write_atomically(mark, str(bundle["sha256"]).encode())
+
+
+def _extract(tar: tarfile.TarFile, folder: str) -> None:
+    members = tar.getmembers()
+    links = {os.path.normpath(member.name) for member in members if member.issym()}
+    for member in members:
+        _refuse_escape(member)
+        parts = os.path.normpath(member.name).split(os.sep)
+        if any(os.sep.join(parts[:depth]) in links for depth in range(1, len(parts))):
+            raise StoreRefused("the code bundle holds %r, which lies behind a link" % member.name)
+    os.makedirs(folder, exist_ok=True)
+    own_filter: Dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    tar.extractall(folder, members, **own_filter)  # noqa: S202 (every member was looked at)
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _refuse_escape(member: tarfile.TarInfo) -> None:
@@ -116,17 +137,19 @@ def _fetch_data(attempt: Attempt) -> Optional[str]:
         if not os.path.exists(location):
             raise StoreRefused("there is no data at %s" % location)
         return str(location)
+    from concurrent.futures import ThreadPoolExecutor
+
     bucket_name, _, prefix = location[len("s3://") :].partition("/")
     region = str(attempt.spec["store"].get("region") or os.environ.get("AWS_REGION", "us-east-1"))
     bucket = Bucket(bucket_name, region, Credentials(Metadata()))
     folder = attempt.in_job("data")
-    objects = bucket.list(prefix)
+    root = prefix if prefix.endswith("/") or not prefix else prefix + "/"
+    objects = [item for item in bucket.list(prefix) if item.key == prefix or item.key.startswith(root)]
     if not objects:
         raise StoreRefused("there is nothing at %s" % location)
-    root = prefix if prefix.endswith("/") or not prefix else prefix.rpartition("/")[0] + "/"
     wanted: List[Tuple[str, str]] = []
     for item in objects:
-        relative = item.key[len(root) if item.key.startswith(root) else 0 :]
+        relative = item.key[len(root) :] if item.key.startswith(root) else item.key.rpartition("/")[2]
         path = os.path.join(folder, relative)
         if relative.endswith("/") or not relative:
             continue
@@ -135,7 +158,8 @@ def _fetch_data(attempt: Attempt) -> Optional[str]:
         if not os.path.exists(path) or os.path.getsize(path) != item.size:
             wanted.append((item.key, path))
     with ThreadPoolExecutor(DOWNLOADS) as pool:
-        list(pool.map(lambda pair: _download(bucket, *pair), wanted))
+        for done in [pool.submit(_download, bucket, key, path) for key, path in wanted]:
+            done.result()
     return folder
 
 
@@ -173,8 +197,8 @@ def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:
 
 def _command(spec: Dict[str, Any], python: Optional[str], resume: Optional[str]) -> List[str]:
     command = [str(item) for item in spec["command"]]
-    if python and command[0] in ("python3", "python"):
-        command[0] = python
+    if command[0] in ("python3", "python"):
+        command[0] = python or (command[0] if shutil.which(command[0]) else "python3")
     if resume and spec.get("resume_arg"):
         command += [str(spec["resume_arg"]), resume]
     return command

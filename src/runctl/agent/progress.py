@@ -6,11 +6,12 @@ import re
 from typing import Optional
 
 _WORDS = re.compile(
-    rb"(?:^|[^a-z0-9])\"?(global_step|step|steps|iter|iteration|epoch)\"?\s*[:=#\s\[(]\s*(\d{1,12})\b",
+    rb"(?:^|[^a-z0-9_.-])(global_step|step|iter|iteration|epoch)[\"'\s:=#\[(]{1,12}(\d{1,12})\b(?!\.\d)",
     re.IGNORECASE,
 )
-_NAME = re.compile(r"(?:step|epoch|iter|checkpoint|ckpt|global_step)[-_=]?(\d{1,12})", re.IGNORECASE)
-_LAST_NUMBER = re.compile(r"(\d{1,12})(?!.*\d)")
+_STEP_IN_NAME = re.compile(r"(?:step|iter)[-_=]?(\d{1,12})", re.IGNORECASE)
+_OTHER_IN_NAME = re.compile(r"(?:epoch|checkpoint|ckpt)[-_=]?(\d{1,12})", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![a-z0-9])(?<!\d\.)(\d{1,12})(?![a-z0-9])(?!\.\d)", re.IGNORECASE)
 _LONGEST_LINE = 4096
 
 
@@ -45,8 +46,8 @@ class StepReader:
 def step_of_name(name: str) -> Optional[int]:
     """`epoch-0007.npz` is 7, `checkpoint-500` is 500; None where the name says nothing."""
     stem = name.rsplit(".", 1)[0] if "." in name[1:] else name
-    found = _NAME.findall(stem)
-    if found:
-        return int(found[-1])
-    last = _LAST_NUMBER.search(stem)
-    return int(last.group(1)) if last else None
+    for pattern in (_STEP_IN_NAME, _OTHER_IN_NAME, _NUMBER):
+        found = pattern.findall(stem)
+        if found:
+            return int(found[-1])
+    return None

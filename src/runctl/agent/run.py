@@ -6,25 +6,28 @@ import os
 import signal
 import threading
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from . import clock
 from .attempt import Attempt
 from .commit import Commit, Committer
+from .failures import StoreAway, StoreRefused
 from .files import write_atomically
 from .imds import Metadata
-from .machine import DeadMan, NoticeWatch, identity
+from .machine import DeadMan, NoticeWatch
 from .mirror import Mirror
-from .preparation import PreparationFailed, prepare_attempt
+from .preparation import PreparationFailed, Prepared, prepare_attempt
 from .progress import StepReader
-from .s3 import StoreAway, StoreRefused
-from .script import Script
+from .script import Script, become_subreaper, end_descendants, end_left_behind
 from .store import open_store
 
 HEARTBEAT_SECONDS = 5.0
 TICK = 0.25
 LEAST_RESERVE = 10.0
+GRACE_SECONDS = 90.0
+NOTICE_SECONDS = 120.0  # what EC2 promises where a notice names no time
 STORE_PATIENCE = 900.0
+DISK_PATIENCE = 5.0  # a full disk does not return by itself
 _LOG_CHUNK = 1024 * 1024
 
 
@@ -33,14 +36,17 @@ class Ending:
 
     def __init__(self) -> None:
         self.cause: Optional[str] = None
+        self.message = ""
         self.deadline = 0.0
-        self.since = 0.0
+        self._lock = threading.Lock()
 
-    def begin(self, cause: str, deadline: float) -> bool:
-        if self.cause is not None:
-            return False
-        self.cause, self.deadline, self.since = cause, deadline, clock.now()
-        return True
+    def begin(self, cause: str, deadline: float, message: str) -> None:
+        """A notice that comes second still says when the machine goes."""
+        with self._lock:
+            if self.cause is None:
+                self.deadline, self.message, self.cause = deadline, message, cause
+            elif cause == "notice":
+                self.deadline = min(self.deadline, deadline)
 
 
 class Run:
@@ -59,6 +65,7 @@ class Run:
         self._log_read = 0
         self._speed_from = (0.0, 0)
         self._next_beat = 0.0
+        self._script_runs = threading.Event()
         self._committer = Committer(
             self._store,
             attempt.in_job(self._spec["checkpoint_dir"]),
@@ -70,62 +77,99 @@ class Run:
     def run(self) -> int:
         """Answers the script's exit code, or 1 where it never started."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._asked_to_stop.set())
+            signal.signal(number, self._hear)
+        become_subreaper()
         self._attempt.beat()
-        self._dead_man.put_off()
-        beating = threading.Thread(target=self._beat_while_preparing, daemon=True)
-        beating.start()
+        threading.Thread(target=self._keep_beating, name="beat", daemon=True).start()
         self._mirror.start()
+        if self._spec.get("machine", {}).get("watch_notice"):
+            NoticeWatch(
+                lambda identity: self._attempt.update(**identity),
+                self._noticed,
+                lambda: self._attempt.event("rebalance-recommended"),
+            )
         try:
-            if self._spec.get("machine", {}).get("watch_notice"):
-                self._attempt.update(**identity())
-                NoticeWatch(self._noticed, lambda: self._attempt.event("rebalance-recommended"))
-            self._keep_what_was_left()
-            prepared = prepare_attempt(self._attempt, self._store, self._home)
+            prepared = self._prepare()
+            if prepared is None:
+                end_descendants()
+                message = "%s, before the script began" % self._ending.message
+                return self._finish(str(self._ending.cause), message, None)
             self._attempt.update(step_name="script")
             self._committer.forget_what_lies_there()
             self._attempt.state["script_started"] = clock.now()
             script = Script(prepared.command, prepared.workdir, prepared.environment, self._attempt.log)
-        except (PreparationFailed, OSError) as error:
-            cause = self._ending.cause or "prepare-failed"
-            return self._finish(cause, str(error), None)
-        return self._accompany(script)
+        except Exception as error:  # whatever it is, a machine must not wait for its timer
+            if not isinstance(error, (PreparationFailed, OSError)):
+                error = PreparationFailed("the agent failed: %r" % error)
+            return self._finish("prepare-failed", str(error), None)
+        try:
+            return self._accompany(script)
+        except Exception as error:
+            script.kill()
+            self._script_runs.clear()
+            return self._finish("failed", "the agent failed: %r" % error, script.exit_code())
+
+    def _prepare(self) -> Optional[Prepared]:
+        """None where something ends the attempt meanwhile. Raises whatever preparation raises."""
+        results: List[Prepared] = []
+        errors: List[Exception] = []
+
+        def work() -> None:
+            try:
+                self._keep_what_was_left()
+                results.append(prepare_attempt(self._attempt, self._store, self._home))
+            except Exception as error:
+                errors.append(error)
+
+        worker = threading.Thread(target=work, name="preparation", daemon=True)
+        worker.start()
+        while worker.is_alive():
+            if self._should_end():
+                return None
+            worker.join(_tick())
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _hear(self, *_: Any) -> None:
+        self._asked_to_stop.set()
 
     def _accompany(self, script: Script) -> int:
+        self._script_runs.set()
         self._attempt.update(phase="running", pid=script.pid)
         self._attempt.event("script-started", pid=script.pid)
         self._mirror.hurry()
         self._committer.start()
         while script.exit_code() is None and not self._should_end():
-            time.sleep(TICK if clock.real(1.0) >= 1.0 else clock.SHORTEST_WAIT)
-            self._look()
+            time.sleep(_tick())
+            self._look(script)
         if self._ending.cause is not None and script.exit_code() is None:
             self._end(script)
-        script.kill()
+        alive = script.kill()
+        self._script_runs.clear()
+        self._look(script, force=True)
         self._committer.stop()
         code = script.exit_code()
-        self._look(force=True)
-        self._commit_last()
-        if self._ending.cause:
-            message = "ended by %s" % self._ending.cause
-        elif code == 0:
-            message = "the script finished"
-        else:
-            message = "the script ended with exit code %s" % code
-        return self._finish(self._ending.cause or ("finished" if code == 0 else "failed"), message, code)
+        self._commit_last(whole=code == 0 or not (script.was_cut_off or alive))
+        if self._attempt.state["signalled"]:
+            return self._finish(str(self._ending.cause), self._ending.message, code)
+        if code == 0:
+            return self._finish("finished", "the script finished", code)
+        return self._finish("failed", "the script ended with exit code %s" % code, code)
 
     def _should_end(self) -> bool:
         """Whether anything asks for the end; notes the first cause."""
         now = clock.now()
-        grace = float(self._spec.get("grace_seconds") or 90)
+        grace = float(self._spec.get("grace_seconds", GRACE_SECONDS))
         if self._asked_to_stop.is_set() or os.path.exists(self._attempt.path("stop")):
-            self._ending.begin("stop", now + grace)
+            self._ending.begin("stop", now + grace, "stopped as asked")
         deadline = self._spec.get("deadline")
         if deadline and now >= deadline:
-            self._ending.begin("deadline", now + grace)
+            self._ending.begin("deadline", now + grace, "its time is over")
         budget = self._spec.get("budget")
         if budget and self.spent(budget, now) >= float(budget["usd"]):
-            self._ending.begin("budget", now + grace)
+            spent = (self.spent(budget, now), float(budget["usd"]))
+            self._ending.begin("budget", now + grace, "$%.2f of a budget of $%.2f are spent" % spent)
         return self._ending.cause is not None
 
     @staticmethod
@@ -135,17 +179,15 @@ class Run:
 
     def _end(self, script: Script) -> None:
         """Signal, wait within what the deadline leaves after the upload, save what is complete meanwhile."""
-        ending = self._ending
-        reserve = max(LEAST_RESERVE, 1.5 * self._committer.upload_seconds())
-        kill_at = max(clock.now() + 1.0, ending.deadline - reserve)
+        ending, begun = self._ending, clock.now()
         number = getattr(signal, str(self._spec.get("signal") or "SIGTERM"))
         self._attempt.update(phase="ending", cause=ending.cause, signalled=True)
-        self._attempt.event("ending", cause=ending.cause, deadline=ending.deadline, kill_at=kill_at)
+        self._attempt.event("ending", cause=ending.cause, deadline=ending.deadline)
         self._mirror.hurry()
         self._committer.hurry()
         script.signal(number)
         told_the_rest = False
-        while clock.now() < kill_at:
+        while clock.now() < max(begun + 1.0, ending.deadline - self._reserve()):
             if script.exit_code() is not None:
                 if not script.others():
                     return
@@ -153,10 +195,16 @@ class Run:
                     script.signal_rest(number)
                     told_the_rest = True
             time.sleep(clock.SHORTEST_WAIT)
-            self._look()
+            self._look(script)
         self._attempt.event("killed", reason="it did not end by itself in time")
 
-    def _look(self, force: bool = False) -> None:
+    def _reserve(self) -> float:
+        """Seconds before the machine is taken that belong to the upload; nobody takes a machine otherwise."""
+        if self._attempt.state["notice_at"] is None:
+            return 0.0
+        return max(LEAST_RESERVE, 1.5 * self._committer.upload_seconds())
+
+    def _look(self, script: Script, force: bool = False) -> None:
         """Read what is new in the log; beat when it is time."""
         state = self._attempt.state
         try:
@@ -178,6 +226,7 @@ class Run:
         if force or now >= self._next_beat:
             self._next_beat = now + HEARTBEAT_SECONDS
             self._measure_speed(now)
+            script.reap()
             self._attempt.beat()
             self._dead_man.put_off()
 
@@ -190,17 +239,20 @@ class Run:
             self._attempt.state["steps_per_second"] = (step - before) / (now - then)
         self._speed_from = (now, step)
 
-    def _beat_while_preparing(self) -> None:
-        while self._attempt.state["phase"] == "preparing":
-            self._attempt.beat()
-            self._dead_man.put_off()
+    def _keep_beating(self) -> None:
+        """Before and after the script, while stores are waited for; the main loop beats between."""
+        while True:
+            if not self._script_runs.is_set():
+                self._attempt.beat()
+                self._dead_man.put_off()
             clock.sleep(HEARTBEAT_SECONDS)
 
     def _noticed(self, action: str, at: Optional[float]) -> None:
         now = clock.now()
         self._attempt.state["notice_at"] = now
         self._attempt.event("notice", action=action, time=at)
-        self._ending.begin("notice", at if at is not None else now + 120.0)
+        deadline = at if at is not None else now + NOTICE_SECONDS
+        self._ending.begin("notice", deadline, "the cloud takes the machine back")
 
     def _committed(self, commit: Commit) -> None:
         notice = self._attempt.state["notice_at"]
@@ -217,20 +269,29 @@ class Run:
 
     def _keep_what_was_left(self) -> None:
         """A local job's folder may hold a checkpoint that an agent before us could not commit any more."""
-        if self._store.mirrors or self._attempt.number == 1:
+        if self._attempt.number == 1 and not self._attempt.ran_before:
+            return
+        number = getattr(signal, str(self._spec.get("signal") or "SIGTERM"))
+        grace = clock.real(float(self._spec.get("grace_seconds", GRACE_SECONDS)))
+        end_left_behind(self._spec["job"], self._attempt.in_job(self._spec["checkpoint_dir"]), number, grace)
+        if self._store.mirrors:
             return
         try:
-            self._committer.commit_newest(final=True)
+            self._committer.forget_what_is_committed(since=self._attempt.job_began)
+            self._committer.commit_newest(final=True, whole=False)
         except (StoreAway, StoreRefused, OSError) as error:
             self._attempt.event("note", text="what was left could not be committed: %s" % error)
 
-    def _commit_last(self) -> None:
-        self._patiently(lambda: self._committer.commit_newest(final=True, last_step=self._steps.step))
+    def _commit_last(self, whole: bool) -> None:
+        self._patiently(
+            lambda: self._committer.commit_newest(final=True, whole=whole, last_step=self._steps.step)
+        )
 
     def _patiently(self, send: Any) -> None:
         """Keep trying while the store is away: until the machine is taken, or for a quarter of an hour."""
-        patience = STORE_PATIENCE
-        until = self._ending.deadline if self._ending.cause == "notice" else clock.now() + patience
+        until = clock.now() + (STORE_PATIENCE if self._store.mirrors else DISK_PATIENCE)
+        if self._attempt.state["notice_at"] is not None:
+            until = self._ending.deadline
         wait = 0.5
         while True:
             try:
@@ -240,8 +301,6 @@ class Run:
                 if clock.now() >= until:
                     self._attempt.event("note", text="given up: %s" % error)
                     return
-                self._attempt.beat()
-                self._dead_man.put_off()
                 clock.sleep(wait)
                 wait = min(wait * 2, 10.0)
             except StoreRefused as error:
@@ -272,3 +331,8 @@ class Run:
                 path = os.path.join(parent, leaf)
                 key = "outputs/" + os.path.relpath(path, output).replace(os.sep, "/")
                 self._store.put_file(key, path, os.path.getsize(path))
+
+
+def _tick() -> float:
+    """Real seconds between two looks."""
+    return TICK if clock.real(1.0) >= 1.0 else clock.SHORTEST_WAIT

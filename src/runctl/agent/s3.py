@@ -6,7 +6,7 @@ Signature Version 4 as in AWS's documentation "Signature Calculations for the Au
 from __future__ import annotations
 
 import base64
-import calendar
+import errno
 import hashlib
 import hmac
 import os
@@ -15,74 +15,24 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .imds import Metadata, MetadataAway
+from .credentials import Credentials
+from .failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
 
 PART = 16 * 1024 * 1024
 MULTIPART_FROM = 64 * 1024 * 1024
 MOST_PARTS = 10_000
 THREADS = 4
 CHUNK = 1024 * 1024
+CONNECT_TIMEOUT = 5.0
 TIMEOUT = 30.0
-_EMPTY = hashlib.sha256(b"").hexdigest()
-
-
-class StoreAway(Exception):
-    """The store does not answer, or not well; what was asked may be asked again."""
-
-
-class StoreRefused(Exception):
-    """The store says no, and will say it again."""
-
-
-class PreconditionFailed(Exception):
-    """A conditional write came second."""
-
-
-class Keys(NamedTuple):
-    access: str
-    secret: str
-    token: Optional[str]
-    expires: float
+TRIES = 4
+TRIES_OF_A_PART = 16  # about a minute: a long upload outlives a short outage
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Object(NamedTuple):
     key: str
     size: int
-
-
-class Credentials:
-    """From the environment, else from the instance's role, renewed before they run out."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-        self._lock = threading.Lock()
-        self._keys: Optional[Keys] = None
-
-    def get(self) -> Keys:
-        """Raises StoreAway where the role's keys cannot be had now."""
-        with self._lock:
-            if self._keys is None or self._keys.expires < time.time() + 300:
-                self._keys = self._fetch()
-            return self._keys
-
-    def _fetch(self) -> Keys:
-        environ = os.environ
-        if environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY"):
-            return Keys(
-                environ["AWS_ACCESS_KEY_ID"],
-                environ["AWS_SECRET_ACCESS_KEY"],
-                environ.get("AWS_SESSION_TOKEN"),
-                float("inf"),
-            )
-        try:
-            role = self._metadata.get("iam/security-credentials/")
-            keys = self._metadata.get_json("iam/security-credentials/" + role.strip()) if role else None
-        except MetadataAway as error:
-            raise StoreAway("no credentials: %s" % error) from error
-        if not keys or "AccessKeyId" not in keys:
-            raise StoreAway("no credentials: the instance has no role")
-        # The role's own expiry is the wall clock's; an hour at most keeps a fast sandbox clock harmless.
-        return Keys(keys["AccessKeyId"], keys["SecretAccessKey"], keys.get("Token"), time.time() + 3600)
 
 
 class Bucket:
@@ -105,7 +55,7 @@ class Bucket:
             self._base = ""
 
     def put(self, key: str, data: bytes, if_match: Optional[str] = None, if_absent: bool = False) -> str:
-        """Write a small object; answers its ETag. Raises PreconditionFailed where a condition does not hold."""
+        """Write a small object; answers its ETag. Raises PreconditionFailed where a condition fails."""
         digest = hashlib.sha256(data)
         headers = {"x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode()}
         if if_match:
@@ -115,24 +65,36 @@ class Bucket:
         return self._ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest())[1].get("etag", "")
 
     def put_file(self, key: str, path: str, size: int) -> str:
-        """Send a file of `size` bytes; answers the SHA-256 (hex) of what was sent."""
-        whole = hashlib.sha256()
+        """Send a file of `size` bytes; answers the SHA-256 (hex) of what was sent.
+
+        The file is opened once: a new version that is moved over its name meanwhile is not mixed in.
+        Raises SourceChanged where it turns out shorter.
+        """
         with open(path, "rb") as file:
-            for chunk in _chunks(file, 0, size):
+            if size >= MULTIPART_FROM:
+                return self._put_parts(key, file.fileno(), size)
+            whole = hashlib.sha256()
+            for chunk in _chunks(file.fileno(), 0, size):
                 whole.update(chunk)
-        if size < MULTIPART_FROM:
-            checksum = base64.b64encode(whole.digest()).decode()
-            self._ask(
-                "PUT",
-                key,
-                headers={"x-amz-checksum-sha256": checksum},
-                body=lambda: _Slice(path, 0, size),
-                digest=whole.hexdigest(),
-                length=size,
-            )
-        else:
-            self._put_parts(key, path, size)
-        return whole.hexdigest()
+            self._put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
+            return whole.hexdigest()
+
+    def _put_slice(
+        self, key: str, query: Dict[str, str], file: int, start: int, size: int, digest: Any, tries: int
+    ) -> Tuple[str, str]:
+        """Answers the ETag and the checksum."""
+        checksum = base64.b64encode(digest.digest()).decode()
+        _, headers, _ = self._ask(
+            "PUT",
+            key,
+            query=query,
+            headers={"x-amz-checksum-sha256": checksum},
+            body=lambda: _Slice(file, start, size),
+            digest=digest.hexdigest(),
+            length=size,
+            tries=tries,
+        )
+        return headers.get("etag", ""), checksum
 
     def get(self, key: str) -> Optional[bytes]:
         """None where there is no such object."""
@@ -159,21 +121,24 @@ class Bucket:
             if token:
                 query["continuation-token"] = token
             _, _, body = self._ask("GET", "", query=query)
-            root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            try:
+                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            except ElementTree.ParseError as error:
+                raise StoreAway("a torn listing of %s: %s" % (prefix, error)) from error
             space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
             for item in root.findall(space + "Contents"):
-                found.append(
-                    Object(item.findtext(space + "Key") or "", int(item.findtext(space + "Size") or 0))
-                )
+                size = int(item.findtext(space + "Size") or 0)
+                found.append(Object(item.findtext(space + "Key") or "", size))
             token = root.findtext(space + "NextContinuationToken") or ""
             if not token:
                 return found
 
-    def _put_parts(self, key: str, path: str, size: int) -> None:
+    def _put_parts(self, key: str, file: int, size: int) -> str:
+        """Parts go out while the rest is still being hashed."""
         import re
-        from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import Future, ThreadPoolExecutor
 
-        part = max(PART, -(-size // MOST_PARTS))
+        length = max(PART, -(-size // MOST_PARTS))
         _, _, body = self._ask(
             "POST", key, query={"uploads": ""}, headers={"x-amz-checksum-algorithm": "SHA256"}
         )
@@ -182,31 +147,30 @@ class Bucket:
             raise StoreAway("no upload id")
         upload = match.group(1)
 
-        def send(number: int) -> str:
-            start = (number - 1) * part
-            length = min(part, size - start)
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                for chunk in _chunks(file, start, length):
-                    digest.update(chunk)
-            checksum = base64.b64encode(digest.digest()).decode()
-            _, headers, _ = self._ask(
-                "PUT",
-                key,
-                query={"partNumber": str(number), "uploadId": upload},
-                headers={"x-amz-checksum-sha256": checksum},
-                body=lambda: _Slice(path, start, length),
-                digest=digest.hexdigest(),
-                length=length,
-            )
+        def send(number: int, start: int, digest: Any) -> str:
+            query = {"partNumber": str(number), "uploadId": upload}
+            part_size = min(length, size - start)
+            etag, checksum = self._put_slice(key, query, file, start, part_size, digest, TRIES_OF_A_PART)
             return (
                 "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</ChecksumSHA256></Part>"
-                % (number, headers.get("etag", ""), checksum)
+                % (number, etag, checksum)
             )
 
+        whole = hashlib.sha256()
+        sent: List[Future[str]] = []
         try:
             with ThreadPoolExecutor(THREADS) as pool:
-                parts = "".join(pool.map(send, range(1, -(-size // part) + 1)))
+                try:
+                    for number, start in enumerate(range(0, size, length), 1):
+                        digest = hashlib.sha256()
+                        for chunk in _chunks(file, start, min(length, size - start)):
+                            whole.update(chunk)
+                            digest.update(chunk)
+                        sent.append(pool.submit(send, number, start, digest))
+                    parts = "".join(part.result() for part in sent)
+                finally:
+                    for part in sent:
+                        part.cancel()
             done = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % parts).encode()
             _, _, body = self._ask("POST", key, query={"uploadId": upload}, body=done)
             if b"<Error>" in body:  # S3 may answer 200 and then fail
@@ -217,6 +181,7 @@ class Bucket:
             except (StoreAway, StoreRefused):
                 pass  # the bucket's own rule removes torn uploads
             raise
+        return str(whole.hexdigest())
 
     def _ask(
         self,
@@ -229,9 +194,9 @@ class Bucket:
         length: int = 0,
         missing_is_fine: bool = False,
         into: Optional[str] = None,
+        tries: int = TRIES,
     ) -> Tuple[int, Dict[str, str], bytes]:
         """One request, repeated a few times while the store stumbles."""
-        tries = 4
         for attempt in range(tries):
             try:
                 return self._once(
@@ -240,7 +205,7 @@ class Bucket:
             except StoreAway:
                 if attempt == tries - 1:
                     raise
-                time.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311 (jitter)
+                time.sleep(random.uniform(0, min(0.2 * 2**attempt, 10.0)))  # noqa: S311 (jitter)
         raise AssertionError("unreachable")
 
     def _once(
@@ -257,13 +222,13 @@ class Bucket:
     ) -> Tuple[int, Dict[str, str], bytes]:
         import http.client
 
-        content = body() if callable(body) else body
+        content: Any = body() if callable(body) else body
         size = length or (len(content) if isinstance(content, bytes) else 0)
         payload = digest or hashlib.sha256(content).hexdigest()
         path, headers = self._signed(method, key, query, dict(extra), payload)
         headers["Content-Length"] = str(size)
-        connection = self._connection()
         try:
+            connection = self._connection()
             connection.request(method, path, body=content if size else None, headers=headers)
             answer = connection.getresponse()
             got = {name.lower(): value for name, value in answer.getheaders()}
@@ -271,17 +236,25 @@ class Bucket:
                 _save(answer, into, got.get("content-length"))
                 return answer.status, got, b""
             data = answer.read()
+        except SourceChanged:
+            self._drop()
+            raise
         except (OSError, http.client.HTTPException) as error:
             self._drop()
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise
             raise StoreAway("%s %s: %s" % (method, key, error)) from error
         if answer.status in (200, 204, 206) or (answer.status == 404 and missing_is_fine):
             return answer.status, got, data
         text = "%s %s: HTTP %d %s" % (method, key, answer.status, data[:200].decode("utf-8", "replace"))
-        if answer.status in (409, 412):
+        if answer.status == 412 or (
+            answer.status == 409 and ("If-Match" in extra or "If-None-Match" in extra)
+        ):
             raise PreconditionFailed(text)
-        if answer.status >= 500 or answer.status in (408, 429) or b"RequestTimeout" in data:
+        if answer.status >= 500 or answer.status in (408, 409, 429) or b"RequestTimeout" in data:
             raise StoreAway(text)
         if answer.status in (400, 401, 403) and (b"Expired" in data or b"InvalidToken" in data):
+            self._credentials.forget()
             raise StoreAway(text)
         raise StoreRefused(text)
 
@@ -330,7 +303,9 @@ class Bucket:
             kind: Callable[..., Any] = (
                 http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             )
-            connection = kind(self._host, self._port, timeout=TIMEOUT, blocksize=CHUNK)
+            connection = kind(self._host, self._port, timeout=CONNECT_TIMEOUT, blocksize=CHUNK)
+            connection.connect()
+            connection.sock.settimeout(TIMEOUT)
             self._local.connection = connection
         return connection
 
@@ -344,25 +319,19 @@ class Bucket:
 class _Slice:
     """A part of a file as a body that is read in pieces."""
 
-    def __init__(self, path: str, start: int, length: int) -> None:
-        self._file = open(path, "rb")
-        self._file.seek(start)
-        self._left = length
+    def __init__(self, file: int, start: int, length: int) -> None:
+        self._chunks = _chunks(file, start, length)
 
-    def read(self, size: int = CHUNK) -> bytes:
-        data = self._file.read(min(size, self._left))
-        self._left -= len(data)
-        if not data:
-            self._file.close()
-        return data
+    def read(self, _size: int = CHUNK) -> bytes:
+        return next(self._chunks, b"")
 
 
-def _chunks(file: Any, start: int, length: int) -> Iterator[bytes]:
-    file.seek(start)
+def _chunks(file: int, start: int, length: int) -> Iterator[bytes]:
     while length > 0:
-        chunk = file.read(min(CHUNK, length))
+        chunk = os.pread(file, min(CHUNK, length), start)
         if not chunk:
-            return
+            raise SourceChanged("the file ended %d bytes early" % length)
+        start += len(chunk)
         length -= len(chunk)
         yield chunk
 
@@ -378,11 +347,3 @@ def _save(answer: Any, path: str, length: Optional[str]) -> None:
             got += len(chunk)
     if length is not None and got != int(length):
         raise OSError("torn download: %d of %s bytes" % (got, length))
-
-
-def parse_time(text: str) -> Optional[float]:
-    """Seconds since the epoch of `2026-01-01T00:00:00Z`, None for what is none."""
-    try:
-        return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
-    except ValueError:
-        return None

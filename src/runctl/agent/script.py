@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,10 +13,9 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Script:
-    """A running script. Its descendants are found through the process table, even those that left its group."""
+    """A running script; its descendants are found in the process table, even those that left its group."""
 
     def __init__(self, command: List[str], workdir: str, environment: Dict[str, str], log: str) -> None:
-        become_subreaper()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._process = subprocess.Popen(
@@ -52,25 +50,91 @@ class Script:
         """The living processes of the script, without the script's first."""
         return _descendants(self._group) - {self.pid}
 
-    def kill(self) -> None:
-        """End every process of the script now and wait until none is left."""
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether a signal ended it: what it was writing then may be torn."""
+        return (self._process.returncode or 0) < 0
+
+    def reap(self) -> None:
+        """Collect orphans that ended, so that none stays a zombie."""
+        _reap(self.pid)
+
+    def kill(self) -> int:
+        """End every process of the script now and wait until none is left; answers how many were alive."""
         deadline = time.monotonic() + 10
+        alive = len(_descendants(self._group))
         while time.monotonic() < deadline:
-            _kill_group(self._group)
             left = _descendants(self._group)
+            if self.pid in left or self._process.returncode is None:
+                _kill_group(self._group)
             for pid in left:
                 _kill(pid, signal.SIGKILL)
             self._process.poll()
             _reap(self.pid)
             if not left and self._process.returncode is not None:
-                return
+                break
             time.sleep(0.02)
+        return alive
+
+
+def end_descendants() -> None:
+    """End whatever was started by us."""
+    for pid in _descendants(0):
+        _kill(pid, signal.SIGKILL)
+
+
+def end_left_behind(job: str, checkpoints: str, number: int, grace: float) -> None:
+    """End the processes of a job whose agent died before them; `grace` in real seconds."""
+    marks = {b"RUNCTL_JOB_ID=%s" % os.fsencode(job), b"RUNCTL_CHECKPOINT_DIR=%s" % os.fsencode(checkpoints)}
+    left = _processes_with(marks)
+    for pid in left:
+        _kill(pid, number)
+    until = time.monotonic() + grace
+    while left and time.monotonic() < until:
+        time.sleep(0.1)
+        left = _processes_with(marks)
+    for pid in left:
+        _kill(pid, signal.SIGKILL)
 
 
 def become_subreaper() -> None:
-    """Orphans of the script become ours, so that they can be found. Linux only; elsewhere the group must do."""
+    """Orphans of the script become ours and can be found. Linux only; elsewhere the group must do."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        import ctypes
+
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        except (OSError, AttributeError):
+            pass
+
+
+def _processes_with(marks: Set[bytes]) -> Set[int]:
+    """Living processes with these variables in their environment, but for us and those above us."""
+    found: Set[int] = set()
+    try:
+        entries = [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return set()
+    for entry in entries:
+        try:
+            with open("/proc/%s/environ" % entry, "rb") as file:
+                if marks <= set(file.read().split(b"\0")):
+                    found.add(int(entry))
+        except OSError:
+            continue
+    return found - _ourselves_and_above()
+
+
+def _ourselves_and_above() -> Set[int]:
+    above, pid = set(), os.getpid()
+    while pid > 1 and pid not in above:
+        above.add(pid)
+        try:
+            with open("/proc/%d/stat" % pid, "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            break
+    return above
 
 
 def _descendants(group: int) -> Set[int]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import sys
 from typing import Any, Dict, List, Optional, Tuple
 
+from .credentials import Credentials
+from .failures import PreconditionFailed
 from .files import write_atomically
 from .imds import Metadata
-from .s3 import Bucket, Credentials, PreconditionFailed, StoreRefused
+from .s3 import Bucket
 
+_FICLONE = 0x40049409  # linux/fs.h
 Listing = List[Tuple[str, int]]
 
 
@@ -19,7 +24,7 @@ class BucketStore:
 
     mirrors = True
     checkpoints = "checkpoints/"
-    keeps = 0  # every commit stays
+    keeps = 0  # all
 
     def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata) -> None:
         self._bucket = Bucket(bucket, region, Credentials(metadata))
@@ -56,8 +61,16 @@ class BucketStore:
             return False
         return True
 
-    def delete_folder(self, prefix: str) -> None:
-        raise StoreRefused("commits in a bucket are kept: %s" % prefix)
+    def create(self, key: str, data: bytes) -> bool:
+        """Write only what is not there yet; False where it is."""
+        try:
+            self._bucket.put(self._prefix + key, data, if_absent=True)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def keep_only(self, names: List[str]) -> None:
+        """Commits in a bucket are kept."""
 
 
 class FolderStore:
@@ -85,11 +98,11 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
-    def put_file(self, key: str, path: str, size: int) -> str:
+    def put_file(self, key: str, path: str, size: int) -> str:  # noqa: ARG002 (the bucket needs it)
         target = self._path(key)
         temporary = target + ".tmp"
         try:
-            shutil.copyfile(path, temporary)
+            _copy(path, temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             digest = file_digest(temporary)
@@ -124,8 +137,20 @@ class FolderStore:
         self.put(key, data)
         return True
 
-    def delete_folder(self, prefix: str) -> None:
-        shutil.rmtree(os.path.join(self._folder, prefix), ignore_errors=True)
+    def create(self, key: str, data: bytes) -> bool:
+        try:
+            with open(self._path(key), "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
+    def keep_only(self, names: List[str]) -> None:
+        """Remove all other commits, and what agents that died left of theirs."""
+        folder = os.path.join(self._folder, self.checkpoints)
+        for entry in os.listdir(folder):
+            if entry not in names and os.path.isdir(os.path.join(folder, entry)):
+                shutil.rmtree(os.path.join(folder, entry), ignore_errors=True)
 
 
 def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
@@ -134,6 +159,18 @@ def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
     if store["kind"] == "folder":
         return FolderStore(store["path"])
     return BucketStore(store["bucket"], store["prefix"], store["region"], metadata)
+
+
+def _copy(source: str, target: str) -> None:
+    """A copy that shares its blocks where the file system can."""
+    with open(source, "rb") as original, open(target, "wb") as copy:
+        try:
+            if sys.platform == "linux":
+                fcntl.ioctl(copy, _FICLONE, original.fileno())
+                return
+        except OSError:
+            pass
+    shutil.copyfile(source, target)
 
 
 def file_digest(path: str) -> str:

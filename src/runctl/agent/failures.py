@@ -1,0 +1,19 @@
+"""What may go wrong between the agent and the store."""
+
+from __future__ import annotations
+
+
+class StoreAway(Exception):
+    """The store does not answer, or not well; what was asked may be asked again."""
+
+
+class StoreRefused(Exception):
+    """The store says no, and will say it again."""
+
+
+class PreconditionFailed(Exception):
+    """A conditional write came second."""
+
+
+class SourceChanged(Exception):
+    """A file was cut while it was sent."""

@@ -1,0 +1,352 @@
+"""Whole attempts on a local folder: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SAVES_ON_SIGTERM = """
+    import os, pathlib, signal, time
+    folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+    came = os.environ.get("RUNCTL_RESUME_FROM")
+    step = int(pathlib.Path(came).read_text()) if came else 0
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    print("begins at", step, flush=True)
+    while not stop and step < 10_000:
+        step += 1
+        print("step", step)
+        time.sleep(0.02)
+    path = folder / f"step-{step}.txt"
+    path.with_suffix(".tmp").write_text(str(step))
+    path.with_suffix(".tmp").rename(path)
+    print("saved", step)
+"""
+
+
+def test_a_script_that_succeeds_is_finished_with_its_log_and_exit_file(machine):
+    attempt = machine.attempt("print('step 7'); print('done')")
+    state = attempt.run()
+    assert (state["phase"], state["cause"], state["exit_code"]) == ("ended", "finished", 0)
+    assert attempt.log == "step 7\ndone\n"
+    assert (attempt.folder / "exit").read_text() == "0"
+    assert state["step"] == 7
+    assert state["log_bytes"] == len(attempt.log)
+    assert not state["signalled"]
+    assert attempt.process.returncode == 0
+
+
+def test_a_script_that_fails_is_failed_with_its_exit_code(machine):
+    attempt = machine.attempt("import sys; sys.exit(7)")
+    state = attempt.run()
+    assert (state["cause"], state["exit_code"], attempt.process.returncode) == ("failed", 7, 7)
+
+
+def test_a_script_killed_with_sigkill_is_failed_with_137_and_a_whole_log(machine):
+    attempt = machine.attempt("import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
+    state = attempt.run()
+    assert (state["cause"], state["exit_code"]) == ("failed", 137)
+    assert attempt.log == "last words\n"
+
+
+def test_output_that_no_newline_ended_is_still_there(machine):
+    assert machine.attempt("import sys; sys.stdout.write('x' * 100_000)").run()["log_bytes"] == 100_000
+
+
+def test_the_script_sees_its_folders_and_its_attempt(machine):
+    attempt = machine.attempt(
+        "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('RUNCTL')}))",
+        environment={"RUNCTL_CUSTOM": "1"},
+    )
+    attempt.run()
+    seen = json.loads(attempt.log)
+    assert seen == {
+        "RUNCTL_JOB_ID": "job",
+        "RUNCTL_ATTEMPT": "1",
+        "RUNCTL_CHECKPOINT_DIR": str(machine.checkpoints),
+        "RUNCTL_OUTPUT_DIR": str(machine.job / "outputs"),
+        "RUNCTL_CUSTOM": "1",
+    }
+
+
+def test_a_script_that_cannot_be_started_is_a_failed_preparation(machine):
+    state = machine.attempt(["no-such-program"]).run()
+    assert (state["phase"], state["cause"], state["step_name"]) == ("ended", "prepare-failed", "script")
+    assert "no-such-program" in state["message"]
+
+
+def test_stop_saves_and_the_next_attempt_goes_on_there(machine):
+    first = machine.attempt(SAVES_ON_SIGTERM).start()
+    first.prints("step 5")
+    first.stop()
+    state = first.end()
+    assert (state["cause"], state["exit_code"], state["signalled"]) == ("stop", 0, True)
+    step = state["committed"]["step"]
+    assert state["committed"]["name"] == f"000001-step-{step}.txt"
+    assert f"saved {step}" in first.log
+    second = machine.attempt(SAVES_ON_SIGTERM, 2).start()
+    second.prints(f"begins at {step}")
+    second.process.send_signal(signal.SIGTERM)  # a signal to the agent asks for the same end
+    state = second.end()
+    assert (state["cause"], state["resumed_step"]) == ("stop", step)
+    assert state["committed"]["step"] > step
+    assert state["committed"]["name"].startswith("000002-")
+
+
+def test_stop_is_noticed_within_a_second(machine):
+    attempt = machine.attempt("import time; print('up', flush=True); time.sleep(60)").start()
+    attempt.prints("up")
+    begun = time.monotonic()
+    attempt.stop()
+    assert attempt.end()["exit_code"] == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 1.5
+
+
+def test_the_stop_command_asks_for_the_end(machine):
+    attempt = machine.attempt("import time; print('up', flush=True); time.sleep(60)").start()
+    attempt.prints("up")
+    subprocess.run([sys.executable, machine.agent, "stop", attempt.folder], check=True)
+    assert attempt.end()["cause"] == "stop"
+
+
+def test_a_script_that_ignores_the_signal_is_killed_and_what_is_complete_is_kept(machine):
+    machine.speed(10)
+    attempt = machine.attempt(
+        """
+        import os, pathlib, signal, time, zipfile
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        for step in range(3):
+            with zipfile.ZipFile(folder / f"step-{step}.pt", "w") as file:
+                file.writestr("a", b"x" * 1000)
+        (folder / "step-3.pt").write_bytes((folder / "step-2.pt").read_bytes()[:-30])
+        print("up", flush=True)
+        time.sleep(60)
+        """
+    ).start()
+    attempt.prints("up")
+    attempt.stop()
+    state = attempt.end()
+    assert (state["cause"], state["exit_code"]) == ("stop", 137)
+    assert state["committed"]["name"].endswith("step-2.pt")
+    assert "killed" in attempt.events
+
+
+def test_no_process_of_the_script_remains(machine, still_living):
+    attempt = machine.attempt(
+        """
+        import os, subprocess, time
+        subprocess.Popen(["sleep", "300"])
+        subprocess.Popen(["setsid", "sleep", "300"])
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(300)
+            os._exit(0)
+        time.sleep(0.3)
+        print("gone")
+        """
+    )
+    state = attempt.run()
+    assert state["cause"] == "finished"
+    assert still_living(str(machine.root)) == []
+
+
+def test_children_that_trap_the_signal_do_not_remain_after_a_stop(machine, still_living):
+    machine.speed(10)
+    attempt = machine.attempt(
+        ["bash", "-c", "trap '' TERM; setsid bash -c \"trap '' TERM; sleep 300\" & echo up; wait; sleep 300"]
+    ).start()
+    attempt.prints("up")
+    attempt.stop()
+    assert attempt.end()["exit_code"] == 137
+    assert still_living(str(machine.root)) == []
+
+
+def test_what_a_shell_started_hears_the_signal_when_the_shell_is_gone(machine):
+    script = machine.root / "child.py"
+    script.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('heard', flush=True), sys.exit(0)))\n"
+        "print('up', flush=True)\ntime.sleep(60)\n"
+    )
+    attempt = machine.attempt(["sh", "-c", f"{sys.executable} {script}; echo never"]).start()
+    attempt.prints("up")
+    attempt.stop()
+    attempt.end()
+    assert attempt.log == "up\nheard\n"
+
+
+def test_zombies_of_orphans_are_collected_while_the_script_runs(machine, wait_until):
+    machine.speed(20)
+    attempt = machine.attempt(
+        """
+        import os, time
+        for _ in range(5):
+            if os.fork() == 0:
+                if os.fork() == 0:
+                    os._exit(0)
+                time.sleep(0.1)
+                os._exit(0)
+            os.wait()
+        print("up", flush=True)
+        time.sleep(60)
+        """
+    ).start()
+    attempt.prints("up")
+    children = Path(f"/proc/{attempt.process.pid}/task/{attempt.process.pid}/children")
+    wait_until(lambda: len(children.read_text().split()) == 1)
+    attempt.stop()
+    attempt.end()
+
+
+def test_the_deadline_ends_an_attempt(machine):
+    machine.speed(20)
+    attempt = machine.attempt("import time; time.sleep(60)", deadline=machine.now() + 40)
+    state = attempt.run()
+    assert (state["cause"], state["message"]) == ("deadline", "its time is over")
+
+
+def test_the_budget_ends_an_attempt_and_says_what_was_spent(machine):
+    machine.speed(20)
+    budget = {"usd": 1.0, "spent_usd": 0.5, "usd_per_hour": 60.0, "since": machine.now()}
+    state = machine.attempt("import time; time.sleep(60)", budget=budget).run()
+    assert state["cause"] == "budget"
+    assert "of a budget of $1.00 are spent" in state["message"]
+    assert 30 <= state["ended"] - budget["since"] <= 60
+
+
+def test_the_budget_is_enforced_while_preparing_too(machine):
+    """An installation that takes for ever must not cost for ever."""
+    fake = machine.root / "bin" / "uv"
+    fake.write_text("#!/bin/sh\nsleep 300\n")
+    fake.chmod(0o755)
+    python = {"kind": "requirements", "requirements": ["no-such-thing-7"], "digest": "d"}
+    budget = {"usd": 1.0, "spent_usd": 0.99999, "usd_per_hour": 100.0, "since": time.time()}
+    state = machine.attempt("print(1)", python=python, budget=budget).run(10)
+    assert (state["cause"], state["step_name"], state["exit_code"]) == ("budget", "environment", None)
+
+
+def test_an_attempt_that_ended_or_runs_is_refused(machine):
+    attempt = machine.attempt("import time; print('up', flush=True); time.sleep(60)").start()
+    attempt.prints("up")
+    command = [sys.executable, machine.agent, "run", attempt.folder / "spec.json"]
+    assert subprocess.run(command, env=machine.environment, stderr=subprocess.DEVNULL).returncode == 3
+    attempt.stop()
+    attempt.end()
+    assert subprocess.run(command, env=machine.environment, stderr=subprocess.DEVNULL).returncode == 3
+    assert attempt.log == "up\n"
+
+
+def test_a_spec_that_cannot_be_used_is_said_so(machine):
+    attempt = machine.attempt("print(1)")
+    (attempt.folder / "spec.json").write_text("{")
+    attempt.start().process.wait(10)
+    assert attempt.process.returncode == 2
+    assert "spec" in (machine.root / "agent.out").read_text()
+
+
+def test_an_agent_that_is_killed_leaves_a_script_that_the_next_attempt_ends_first(machine, still_living):
+    first = machine.attempt(SAVES_ON_SIGTERM).start()
+    first.prints("step 5")
+    first.process.kill()
+    first.process.wait()
+    assert still_living(str(machine.root))
+    second = machine.attempt(SAVES_ON_SIGTERM, 2).start()
+    second.prints("begins at")
+    assert len(still_living(str(machine.root))) == 1
+    second.stop()
+    second.end()
+    assert "saved" in first.log  # it was asked, not shot
+
+
+@pytest.mark.parametrize("after", [0.12, 0.3, 0.55, 0.9, 1.4])
+def test_a_killed_agent_is_followed_by_one_that_resumes_from_a_whole_checkpoint(machine, after):
+    script = """
+        import os, pathlib, time, zipfile
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        came = os.environ.get("RUNCTL_RESUME_FROM")
+        step = int(zipfile.ZipFile(came).read("step")) if came else 0
+        print("begins at", step, flush=True)
+        for step in range(step + 1, step + (200 if not came else 2)):
+            with zipfile.ZipFile(folder / f"step-{step:04}.pt", "w") as file:
+                for part in range(20):
+                    file.writestr(f"{part}", os.urandom(20_000))
+                file.writestr("step", str(step))
+            time.sleep(0.005)
+        """
+    machine.speed(10)
+    first = machine.attempt(script).start()
+    first.prints("begins at")
+    time.sleep(after)
+    for pid in [first.process.pid, *([first.state["pid"]] if first.state.get("pid") else [])]:
+        os.kill(pid, signal.SIGKILL)
+    first.process.wait()
+    state = machine.attempt(script, 2).run()
+    assert state["cause"] == "finished", (machine.root / "agent.out").read_text()
+    if state["resumed_from"]:
+        assert state["resumed_step"] >= 1
+    assert state["resumed_from"] or after < 0.5
+    assert state["checkpoints_skipped"] == []
+
+
+def test_a_full_disk_neither_ends_the_agent_nor_the_script(machine):
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    machine.job.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", machine.job], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no mount is allowed here")
+    try:
+        machine.speed(10)
+        attempt = machine.attempt(
+            f"""
+            import os, pathlib, time
+            try:
+                pathlib.Path({str(machine.job / "filler")!r}).write_bytes(b"x" * 2_000_000)
+            except OSError:
+                pass
+            pathlib.Path({str(machine.root / "full")!r}).touch()
+            time.sleep(1)
+            pathlib.Path({str(machine.root / "alive")!r}).touch()
+            """
+        ).start()
+        assert attempt.process.wait(20) == 0
+        assert (machine.root / "alive").exists()
+        (machine.job / "filler").unlink()
+    finally:
+        subprocess.run(["umount", "-l", machine.job], check=True)
+
+
+def test_writing_less_than_a_state_is_a_trouble_that_the_state_tells(machine, monkeypatch):
+    """A limit on file sizes is a full disk for one process."""
+    from runctl.agent.attempt import Attempt
+
+    monkeypatch.setenv("HOME", str(machine.root))
+    attempt = Attempt(str(machine.attempt("print(1)").folder))
+    attempt.update(phase="running")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        attempt.update(step=3)
+        attempt.event("something")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    told = json.loads(attempt.snapshot())
+    assert told["step"] == 3
+    assert "could not be written" in told["message"]
+    on_disk = json.loads(Path(attempt.path("state.json")).read_text())
+    assert on_disk["step"] is None  # the old state is whole
+    attempt.beat()
+    assert json.loads(Path(attempt.path("state.json")).read_text())["step"] == 3
+    assert b"something" in attempt.events()
