@@ -79,7 +79,9 @@ def note_machine(ledger: Ledger, place: Place, job: JobRecord, attempt: int, mac
     close_machine(ledger, place, machine.id, at=machine.ended or place.clock.now(), ended_by=machine.ended_by)
 
 
-def close_machine(ledger: Ledger, place: Place, machine_id: str, *, at: datetime, ended_by: str | None) -> None:
+def close_machine(
+    ledger: Ledger, place: Place, machine_id: str, *, at: datetime, ended_by: str | None
+) -> None:
     """Close a machine and the disks that died with it, with the prices that were in force; idempotent."""
     known = _known(ledger, machine_id)
     if known is None or known.ended is not None:
@@ -148,9 +150,7 @@ def _plus_on_demand(so_far: Decimal | None, facts: InstanceFacts, seconds: Decim
 
 
 def _save_instance(ledger: Ledger, place: Place, job: JobRecord, attempt: int, machine: Machine) -> None:
-    facts = InstanceFacts(
-        instance_type=machine.instance_type, market=machine.market, region=machine.region
-    )
+    facts = InstanceFacts(instance_type=machine.instance_type, market=machine.market, region=machine.region)
     ledger.resources.save(
         ResourceRecord(
             id=machine.id,

@@ -72,7 +72,13 @@ def local_place(folder: Path) -> Place:
 
 
 def cloud_place(
-    cloud: Cloud, job: str, spec: JobSpec, settings: AwsSettings, *, bucket: str | None = None, emit: Emit = ignore
+    cloud: Cloud,
+    job: str,
+    spec: JobSpec,
+    settings: AwsSettings,
+    *,
+    bucket: str | None = None,
+    emit: Emit = ignore,
 ) -> Place:
     """AWS or the sandbox. Raises ConfigError without credentials or region."""
     session = Session(cloud, emit=emit)

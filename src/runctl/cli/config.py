@@ -1,0 +1,94 @@
+"""`runctl config`: show, set and check settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runctl import config as settings_source
+from runctl.cli.options import Context, common
+from runctl.render import output
+
+
+@click.group()
+def config() -> None:
+    """Show, set and check settings."""
+
+
+@config.command()
+@common
+def show(context: Context) -> None:
+    """Show every setting, its value and where it was set.
+
+    \b
+    Examples:
+      runctl config show
+      runctl config show --output json
+    """
+    import os
+
+    settings = settings_source.load(Path.cwd(), os.environ, context.config_file)
+    rows = {
+        key: {"value": _value(settings.values, key), "origin": settings.origin(key)}
+        for key in settings_source.keys()
+    }
+    if context.json:
+        output.write_json(rows)
+        return
+    output.write_table(
+        ["setting", "value", "from"],
+        [[key, "" if row["value"] is None else str(row["value"]), row["origin"]] for key, row in rows.items()],
+    )
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.option("--user", "for_user", is_flag=True, help="In the user's file instead of the project's.")
+@common
+def set_(context: Context, key: str, value: str, for_user: bool) -> None:
+    """Set one setting in the project's .runctl.toml, or in the user's file.
+
+    \b
+    Examples:
+      runctl config set aws.region us-east-1
+      runctl config set train.spot true --user
+    """
+    import os
+
+    if context.config_file is not None:
+        path = context.config_file
+    elif for_user:
+        path = settings_source.user_file(os.environ)
+    else:
+        path = settings_source.project_file(Path.cwd()) or Path.cwd() / settings_source.PROJECT_FILE
+    found = settings_source.set_value(path, key, value)
+    if context.json:
+        output.write_json({"key": key, "value": found, "file": str(path)})
+    else:
+        output.talk(f"{key} = {found} in {path}")
+
+
+@config.command()
+@common
+def validate(context: Context) -> None:
+    """Check every file and variable that settings come from.
+
+    \b
+    Examples:
+      runctl config validate
+      runctl config validate --config ci.toml
+    """
+    context.settings()
+    if context.json:
+        output.write_json({"valid": True})
+    else:
+        output.talk("every setting is valid")
+
+
+def _value(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = getattr(values, part)
+    return values

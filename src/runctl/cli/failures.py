@@ -1,0 +1,94 @@
+"""Errors as people and scripts read them: what, why, next; never a stack trace for a user's mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from runctl.errors import ExitCode, TrainctlError
+
+
+def render(error: BaseException, arguments: Sequence[str]) -> int:
+    """Write an error to stderr; answers the exit code."""
+    as_json = _wants_json(arguments)
+    if isinstance(error, TrainctlError):
+        _write(error.kind, error.what, error.why, error.next, error.exit_code, error.details(), as_json=as_json)
+        return int(error.exit_code)
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        _write("Interrupted", "interrupted", "", "", ExitCode.INTERRUPTED, {}, as_json=as_json)
+        return int(ExitCode.INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has left; nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if type(error).__module__.startswith("click"):
+        return _usage(error, as_json=as_json)
+    return _internal(error, as_json=as_json)
+
+
+def _usage(error: BaseException, *, as_json: bool) -> int:
+    import click
+
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "runctl"
+    _write("UsageError", message, "", f"{command} --help", ExitCode.INPUT, {}, as_json=as_json)
+    return int(ExitCode.INPUT)
+
+
+def _internal(error: BaseException, *, as_json: bool) -> int:
+    from runctl.clouds import home
+
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("RUNCTL_DEBUG"):
+        sys.stderr.write(text)
+    folder = home() / "crashes"
+    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        next_step = f"the details are in {path}"
+    except OSError:
+        next_step = "set RUNCTL_DEBUG=1 to see the details"
+    why = f"{type(error).__name__}: {error}"
+    _write("InternalError", "This is a fault of runctl", why, next_step, ExitCode.INPUT, {}, as_json=as_json)
+    return int(ExitCode.INPUT)
+
+
+def _write(
+    kind: str,
+    what: str,
+    why: str,
+    next_step: str,
+    code: ExitCode,
+    details: dict[str, object],
+    *,
+    as_json: bool,
+) -> None:
+    if as_json:
+        body = {"kind": kind, "what": what, "why": why, "next": next_step, "exit_code": int(code), **details}
+        sys.stderr.write(json.dumps({"error": body}, default=str) + "\n")
+        return
+    lines = [f"error: {what}"]
+    if why:
+        lines.append(f"  why:  {why}")
+    if next_step:
+        lines.append(f"  next: {next_step}")
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Looked up in the bare words: the error may be about the options themselves."""
+    own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    return "--output=json" in own or any(
+        pair in {("--output", "json"), ("-o", "json")} for pair in pairwise(own)
+    )

@@ -1,0 +1,119 @@
+"""What every command takes: output, configuration, cloud; and what it is handed for it."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from runctl.config import Settings, load
+
+if TYPE_CHECKING:
+    from runctl.clouds import Cloud
+    from runctl.ledger import Ledger
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The common options of one call."""
+
+    output: str
+    quiet: bool
+    config_file: Path | None
+    profile: str | None
+    region: str | None
+
+    @property
+    def json(self) -> bool:
+        return self.output == "json"
+
+    def settings(self) -> Settings:
+        return load(Path.cwd(), file=self.config_file)
+
+    def ledger(self) -> Ledger:
+        from runctl.clouds import home
+        from runctl.ledger import Ledger
+
+        return Ledger.open(home())
+
+    def cloud(self, name: str, settings: Settings) -> Cloud:
+        """The cloud of a job: the sandbox, or AWS as flags and settings say."""
+        from runctl.clouds import aws_cloud, sandbox_cloud
+
+        if name == "sandbox":
+            return sandbox_cloud()
+        aws = settings.values.aws
+        return aws_cloud(region=self.region or aws.region, profile=self.profile or aws.profile)
+
+
+FORMATS = ("text", "json")
+
+
+def common(function: F) -> F:
+    """Add the common options; the command gets a `Context` as its first argument."""
+    option = click.option(
+        "--output",
+        "-o",
+        "output_format",
+        type=click.Choice(FORMATS),
+        default="text",
+        help="Text for people, JSON for scripts.",
+    )
+    return option(without_format(function))
+
+
+def without_format(function: F) -> F:
+    """The common options but `--output`, which must then come as `output_format`."""
+
+    @click.option("--quiet", "-q", is_flag=True, help="Print ids alone.")
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="Read this configuration file instead of the usual ones.",
+    )
+    @click.option("--profile", help="The AWS profile.")
+    @click.option("--region", help="The AWS region.")
+    @functools.wraps(function)
+    def wrapper(
+        *args: Any,
+        output_format: str,
+        quiet: bool,
+        config_file: Path | None,
+        profile: str | None,
+        region: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        context = Context(output_format, quiet, config_file, profile, region)
+        return function(context, *args, **kwargs)
+
+    return cast(F, wrapper)
+
+
+def user_name(settings: Settings) -> str:
+    return settings.values.user or getpass.getuser()
+
+
+def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Job ids for shell completion; nothing where the ledger cannot be read."""
+    from runctl.clouds import home
+    from runctl.errors import TrainctlError
+    from runctl.ledger import Ledger
+
+    try:
+        with Ledger.open(home()) as ledger:
+            return [job.id for job in ledger.jobs.list(limit=100) if job.id.startswith(incomplete)]
+    except TrainctlError:
+        return []
+
+
+def job_argument(function: F) -> F:
+    """A job by its id, the beginning of it, or `last`."""
+    return cast(F, click.argument("job", default="last", shell_complete=complete_jobs)(function))

@@ -1,0 +1,152 @@
+"""Making a job: its row, its folder or its prefix, its code sent. The first attempt is the supervisor's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from runctl.clock import SystemClock
+from runctl.errors import NotFound, ValidationError
+from runctl.events import Emit, ignore
+from runctl.jobs import spec as specs
+from runctl.jobs.launch import send_code
+from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
+from runctl.jobs.plan import Plan, make_plan
+from runctl.jobs.script import Script
+from runctl.jobs.spec import JobSpec
+from runctl.ledger import JobRecord, Ledger
+from runctl.model import JobId, JobState
+from runctl.storage import bundle
+from runctl.storage.location import LocalPath, S3Location, parse
+from runctl.storage.store import upload_folder
+
+JOBS_FOLDER = Path(".runctl") / "jobs"
+
+
+def job_folder(root: Path, job: str) -> Path:
+    """Where a local job lies: beside the code, out of version control."""
+    return root / JOBS_FOLDER / job
+
+
+def place_of(
+    job: JobId,
+    spec: JobSpec,
+    settings: AwsSettings,
+    cloud: Callable[[], object],
+    *,
+    bucket: str | None = None,
+    emit: Emit = ignore,
+) -> Place:
+    """The place that a spec names. Raises ConfigError where its cloud cannot be used."""
+    from runctl.clouds import Cloud
+
+    if spec.is_local:
+        return local_place(job_folder(Path(spec.root), job))
+    chosen = cloud()
+    assert isinstance(chosen, Cloud)  # noqa: S101 (the caller's contract)
+    return cloud_place(chosen, job, spec, settings, bucket=bucket, emit=emit)
+
+
+def prepare(
+    job: JobId, spec: JobSpec, place: Place, script: Script, *, emit: Emit = ignore
+) -> tuple[Plan, bundle.BundlePlan | None]:
+    """The plan of a new job, with the code that it would send."""
+    check_data(spec)
+    code = bundle.plan(script.root) if place.session is not None else None
+    plan = make_plan(
+        job,
+        spec,
+        place,
+        code_files=len(code.files) if code else 0,
+        code_bytes=code.total_bytes if code else 0,
+        emit=emit,
+    )
+    return plan, code
+
+
+def check_data(spec: JobSpec) -> None:
+    """Local data must be there before anything is spent. Raises ValidationError, NotFound."""
+    if spec.data is None:
+        return
+    location = parse(spec.data)
+    if isinstance(location, LocalPath) and not location.path.exists():
+        raise NotFound(f"There is no data at {spec.data}", next="check --data")
+
+
+def create(
+    ledger: Ledger, plan: Plan, place: Place, code: bundle.BundlePlan | None, *, emit: Emit = ignore
+) -> JobRecord:
+    """Write the job into the ledger and bring its code to the store; it stands as planned."""
+    spec, now = plan.spec, place.clock.now()
+    folder = None
+    if place.session is None:
+        folder = job_folder(Path(spec.root), plan.job)
+        folder.mkdir(parents=True)
+        (folder.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
+    else:
+        sent = send_code(place, code, emit)
+        place.store.write("bundle.json", msgspec.json.encode(sent))
+        spec = _with_data_in_store(place, spec)
+        place.store.write("spec.json", specs.encode(spec))
+    record = JobRecord(
+        id=plan.job,
+        name=spec.name,
+        spec=specs.encode(spec),
+        state=JobState.PLANNED,
+        target=spec.on,
+        cloud=place.cloud_key,
+        folder=str(folder) if folder else None,
+        store=f"s3://{place.bucket}/{place.prefix}" if place.session else str(folder),
+        project=spec.project,
+        user=spec.user,
+        created=now,
+        updated=now,
+    )
+    ledger.jobs.add(record, "asked for")
+    return record
+
+
+def reopen(
+    ledger: Ledger, job: JobRecord, *, now: datetime, resume_from: str | None, cause: str
+) -> None:
+    """Take up a job again that ended short of success. Raises ValidationError for one that did not."""
+    from runctl.jobs import state
+
+    if job.state is JobState.SUCCEEDED or not job.state.final:
+        raise ValidationError(
+            f"Job {job.id} is {job.state}",
+            why="only a job that failed, was stopped or ran over its budget can be resumed",
+            next=f"runctl jobs wait {job.id}",
+        )
+    spec = msgspec.structs.replace(specs.decode(job.spec), resume_from=resume_from)
+    attempts = len(ledger.jobs.attempts(job.id))
+    # A new request of the user is worth as many attempts as the first one.
+    spec = msgspec.structs.replace(spec, max_attempts=max(spec.max_attempts, attempts + 1))
+    ledger.jobs.replace_spec(job.id, specs.encode(spec))
+    ledger.jobs.transition(
+        job.id,
+        JobState.RECOVERING,
+        allowed_from=state.may_come_from(JobState.RECOVERING) & {job.state},
+        at=now,
+        attempt=attempts,
+        cause=cause,
+    )
+
+
+def _with_data_in_store(place: Place, spec: JobSpec) -> JobSpec:
+    """Local data of a remote job goes to its prefix; the machine reads it from there."""
+    if spec.data is None or isinstance(location := parse(spec.data), S3Location):
+        return spec
+    assert isinstance(location, LocalPath)  # noqa: S101 (`check` refused instances)
+    if location.path.is_dir():
+        upload_folder(location.path, place.store, "data/")
+    else:
+        place.store.upload(location.path, f"data/{location.path.name}")
+    return msgspec.structs.replace(spec, data=f"s3://{place.bucket}/{place.prefix}/data/")
+
+
+def local_clock() -> SystemClock:
+    return SystemClock()

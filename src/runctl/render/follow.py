@@ -1,0 +1,72 @@
+"""A job as it happens: the script's output on stdout as it is, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import msgspec
+
+from runctl.events import Event, Heartbeat, LogOutput, Notice, Retried, Transition
+from runctl.model import JobState
+from runctl.render import figures, output
+
+_STYLES = {
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.OVER_BUDGET: "red",
+    JobState.RECOVERING: "yellow",
+    JobState.ENDING: "yellow",
+}
+_STATUS_SECONDS = 10.0
+
+
+class TextFollower:
+    """Writes events as lines for people."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._last_status = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case LogOutput(data=data):
+                output.write_bytes(data)
+            case Transition(state=state, cause=cause, cost=cost, attempt=attempt):
+                money = f"  {figures.usd(cost)} so far" if cost is not None else ""
+                number = f" {attempt}" if attempt else ""
+                self._say(f"[{state}{number}] {cause}{money}", style=_STYLES.get(state, "cyan"))
+            case Notice(text=text, warning=warning):
+                self._say(f"[{'warning' if warning else 'note'}] {text}", style="yellow" if warning else "dim")
+            case Retried(operation=operation, error=error, wait=wait):
+                self._say(f"[retry] {operation}: {error}; again in {wait:.1f} s", style="dim")
+            case Heartbeat():
+                self._status(event)
+            case _:
+                pass
+
+    def _status(self, event: Heartbeat) -> None:
+        """Now and then on a terminal: how fast and how dear."""
+        if not sys.stderr.isatty() or time.monotonic() - self._last_status < _STATUS_SECONDS:
+            return
+        self._last_status = time.monotonic()
+        parts = [f"step {event.step}" if event.step is not None else "running"]
+        if event.steps_per_second:
+            parts.append(f"{event.steps_per_second:.1f} steps/s")
+        if event.cost is not None:
+            parts.append(f"{figures.usd(event.cost)} so far")
+        self._say(f"[running {event.attempt}] {', '.join(parts)}", style="dim")
+
+    def _say(self, text: str, *, style: str) -> None:
+        if not self._quiet:
+            output.talk(text, style=style)
+
+
+class JsonFollower:
+    """Writes each event as one JSON line on stdout."""
+
+    def __call__(self, event: Event) -> None:
+        body = msgspec.to_builtins(event)
+        if isinstance(event, LogOutput):
+            body["data"] = event.data.decode("utf-8", "replace")
+        output.write_bytes(msgspec.json.encode({"event": type(event).__name__, **body}) + b"\n")

@@ -1,0 +1,83 @@
+"""Jobs, plans and reports as tables and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from runctl.jobs.plan import Plan
+from runctl.jobs.report import JobReport
+from runctl.ledger import JobRecord
+from runctl.render import figures, output
+
+_OFFERS_SHOWN = 6
+
+
+def show_plan(plan: Plan) -> None:
+    """What will be done, on stderr: it is talk, not data."""
+    spec = plan.spec
+    lines = [f"plan for {plan.job}", f"  command   {' '.join(spec.command)}"]
+    if spec.is_local:
+        lines.append(f"  machine   this one, in {spec.root}")
+    else:
+        lines.append(f"  code      {plan.code_files} files, {figures.size(plan.code_bytes)}")
+        new = " (will be created)" if plan.bucket_is_new else ""
+        lines.append(f"  bucket    {plan.bucket}{new}")
+        lines.append("  offers    type          market     zone         USD/h     price from")
+        for offer in plan.offers[:_OFFERS_SHOWN]:
+            price = figures.usd(offer.price.usd_per_hour) if offer.price else "unknown"
+            source = f"{offer.price.source}, {offer.price.as_of:%Y-%m-%d %H:%M}" if offer.price else ""
+            lines.append(
+                f"            {offer.instance_type:<13} {offer.market:<10} {offer.zone:<12} {price:<9} {source}"
+            )
+        if len(plan.offers) > _OFFERS_SHOWN:
+            lines.append(f"            and {len(plan.offers) - _OFFERS_SHOWN} more")
+        if plan.disk:
+            lines.append(f"  disk      {plan.disk_gib} GiB gp3, {figures.usd(plan.disk.usd_per_hour)}/h")
+        if plan.hours_in_budget is not None:
+            hours = timedelta(hours=float(plan.hours_in_budget))
+            lines.append(f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer")
+    lines.extend(f"  note      {warning}" for warning in plan.warnings)
+    for line in lines:
+        output.talk(line)
+
+
+def show_report(report: JobReport) -> None:
+    """What a job came to, on stdout."""
+    write = output.write_line
+    write("")
+    write(f"{report.id}: {report.state}  ({report.cause})")
+    rows = [
+        [
+            str(attempt.number),
+            attempt.machine,
+            attempt.cause or attempt.state,
+            figures.duration(attempt.ended - attempt.started) if attempt.ended and attempt.started else "",
+            "" if attempt.resumed_step is None else str(attempt.resumed_step),
+            "" if attempt.last_step is None else str(attempt.last_step),
+            "" if attempt.seconds_to_safety is None else f"{attempt.seconds_to_safety:.1f} s",
+            figures.number(attempt.steps_lost) if attempt.cause in {"notice", "lost"} else "",
+            figures.usd(attempt.cost) if report.target != "local" else "",
+        ]
+        for attempt in report.attempts
+    ]
+    columns = ["attempt", "machine", "end", "time", "from step", "to step", "notice to safety", "steps lost", "cost"]
+    output.write_table(columns, rows, right=["attempt", "from step", "to step", "steps lost", "cost"])
+    if report.interruptions:
+        plural = "s" if report.interruptions > 1 else ""
+        lost = figures.number(report.steps_lost)
+        write(f"work lost   {lost} steps lost over {report.interruptions} interruption{plural}")
+    if report.target != "local":
+        write(f"cost        {figures.usd(report.cost)}: machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}")
+        if report.saved is not None and report.saved > 0 and report.on_demand:
+            percent = report.saved / report.on_demand * 100
+            write(
+                f"saved       {figures.usd(report.saved)} ({percent:.0f}%) against"
+                f" {figures.usd(report.on_demand)} on demand"
+            )
+    write(f"kept at     {report.store}")
+
+
+def show_jobs(jobs: Sequence[JobRecord]) -> None:
+    rows = [[job.id, job.state, job.target, figures.moment(job.created), job.store] for job in jobs]
+    output.write_table(["job", "state", "on", "created", "kept at"], rows)
