@@ -98,12 +98,14 @@ def project_root(script: Path) -> Path:
 
     A home folder and `/` are no project.
     """
-    folder = script.resolve().parent
+    folder = script.parent.resolve()
     for parent in (folder, *folder.parents):
         if parent in _no_projects():
             break
         if any((parent / mark).exists() for mark in (".runctl.toml", "pyproject.toml", ".git")):
             return parent
+        if parent.name in _NEVER:
+            break  # a project leaves such a folder out, and the script with it
     return folder
 
 

@@ -195,6 +195,11 @@ def test_the_nearest_marked_folder_is_the_project(tmp_path: Path, mark: str) -> 
     assert bundle.project_root(tmp_path / "p/src/deep/train.py") == tmp_path / "p"
 
 
+def test_a_script_in_a_virtual_environment_is_no_part_of_the_project_around_it(tmp_path: Path) -> None:
+    tree(tmp_path, {"pyproject.toml": "", ".venv/lib/examples/train.py": ""})
+    assert bundle.project_root(tmp_path / ".venv/lib/examples/train.py") == tmp_path / ".venv/lib/examples"
+
+
 def test_an_unreadable_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="no folder"):
         bundle.plan(tmp_path / "absent")
