@@ -12,7 +12,7 @@ from .progress import step_of_name
 
 ZIP_SUFFIXES = (".pt", ".pth", ".ckpt", ".npz", ".keras", ".zip", ".bin")
 _ALWAYS_ZIP = (".npz", ".keras", ".zip")
-_BEING_WRITTEN = (".tmp", ".part", ".partial", ".lock", ".orbax-checkpoint-tmp")
+_BEING_WRITTEN = (".tmp", ".part", ".partial", ".lock")
 _LARGEST_HEADER = 100 * 1024 * 1024  # of safetensors; the format's own readers refuse more
 
 
@@ -91,6 +91,7 @@ def _is_being_written(name: str) -> bool:
         name.startswith(".")
         or lower.endswith(_BEING_WRITTEN)
         or ".tmp" in lower
+        or "orbax-checkpoint-tmp" in lower
         or "incomplete" in lower
         or ".corrupt-" in lower
     )

@@ -36,7 +36,7 @@ class Object(NamedTuple):
 
 
 class Bucket:
-    """One bucket. Thread-safe: each thread has its own connection."""
+    """One bucket. Thread-safe: connections that nobody uses wait for the next request."""
 
     def __init__(self, name: str, region: str, credentials: Credentials) -> None:
         from urllib.parse import urlsplit
@@ -44,7 +44,8 @@ class Bucket:
         self.name = name
         self._region = region
         self._credentials = credentials
-        self._local = threading.local()
+        self._idle: List[Any] = []
+        self._lock = threading.Lock()
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             parts = urlsplit(endpoint)
@@ -227,20 +228,23 @@ class Bucket:
         payload = digest or hashlib.sha256(content).hexdigest()
         path, headers = self._signed(method, key, query, dict(extra), payload)
         headers["Content-Length"] = str(size)
+        connection = None
         try:
-            connection = self._connection()
+            connection = self._take()
             connection.request(method, path, body=content if size else None, headers=headers)
             answer = connection.getresponse()
             got = {name.lower(): value for name, value in answer.getheaders()}
             if into is not None and answer.status == 200:
                 _save(answer, into, got.get("content-length"))
+                self._give_back(connection)
                 return answer.status, got, b""
             data = answer.read()
+            self._give_back(connection)
         except SourceChanged:
-            self._drop()
+            _close(connection)
             raise
         except (OSError, http.client.HTTPException) as error:
-            self._drop()
+            _close(connection)
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             raise StoreAway("%s %s: %s" % (method, key, error)) from error
@@ -295,25 +299,35 @@ class Bucket:
         )
         return path + ("?" + text if text else ""), headers
 
-    def _connection(self) -> Any:
+    def close(self) -> None:
+        """Close the connections that wait."""
+        with self._lock:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
+
+    def _take(self) -> Any:
         import http.client
 
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            kind: Callable[..., Any] = (
-                http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-            )
-            connection = kind(self._host, self._port, timeout=CONNECT_TIMEOUT, blocksize=CHUNK)
-            connection.connect()
-            connection.sock.settimeout(TIMEOUT)
-            self._local.connection = connection
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        kind: Callable[..., Any] = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = kind(self._host, self._port, timeout=CONNECT_TIMEOUT, blocksize=CHUNK)
+        connection.connect()
+        connection.sock.settimeout(TIMEOUT)
         return connection
 
-    def _drop(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+    def _give_back(self, connection: Any) -> None:
+        """One that the server closed has no socket any more."""
+        if connection.sock is not None:
+            with self._lock:
+                self._idle.append(connection)
+
+
+def _close(connection: Any) -> None:
+    if connection is not None:
+        connection.close()
 
 
 class _Slice:

@@ -52,12 +52,11 @@ class FakeBucket:
         self.faults: list[tuple[int, bytes]] = []  # answers for the next requests
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.aborted: list[str] = []
-        self.slow = 0.0
         self.problems: list[str] = []
         self.delay: Callable[[str, str], None] = lambda method, key: None
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _bucket_handler(self))
-        self.server.daemon_threads = True
+        self.server = _BucketServer(("127.0.0.1", 0), _BucketHandler)
+        self.server.bucket = self
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -77,134 +76,146 @@ def etag(data: bytes) -> str:
     return '"' + hashlib.md5(data).hexdigest() + '"'
 
 
-def _bucket_handler(bucket: FakeBucket) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _BucketServer(ThreadingHTTPServer):
+    daemon_threads = True
+    bucket: FakeBucket
 
-        def log_message(self, *_: Any) -> None: ...
 
-        def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+class _BucketHandler(BaseHTTPRequestHandler):
+    server: _BucketServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-        def handle_one_request(self) -> None:
-            with contextlib.suppress(ConnectionError):
-                super().handle_one_request()
+    def log_message(self, *_: Any) -> None: ...
 
-        def serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = urlsplit(self.path)
-            query = dict(parse_qsl(parts.query, keep_blank_values=True))
-            name, _, key = unquote(parts.path).lstrip("/").partition("/")
-            assert name == "bucket"
-            if bucket.away:
-                self.close_connection = True
-                self.connection.close()
-                return
-            with bucket.lock:
-                fault = bucket.faults.pop(0) if bucket.faults else None
-            if fault:
-                self.answer(*fault)
-                return
-            self.verify(body)
-            bucket.delay(self.command, key)
-            with bucket.lock:
-                getattr(self, "on_" + self.command)(key, query, body)
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = serve
+    def handle_one_request(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle_one_request()
 
-        def verify(self, body: bytes) -> None:
-            """Compute the request's signature with botocore."""
-            authorization = self.headers["Authorization"]
-            names = authorization.split("SignedHeaders=")[1].split(",")[0].split(";")
-            missing = {"host", "x-amz-content-sha256", "x-amz-date"} - set(names)
-            stamp = self.headers["x-amz-date"]
-            request = AWSRequest(
-                method=self.command,
-                url=f"http://{self.headers['Host']}{self.path}",
-                headers={item: self.headers[item] for item in names if item != "host"},
-            )
-            request.context.update({"timestamp": stamp, "payload_signing_enabled": True})
-            signer = S3SigV4Auth(BotoCredentials(ACCESS, SECRET), "s3", REGION)
-            canonical = signer.canonical_request(request)
-            expected = signer.signature(signer.string_to_sign(request, canonical), request)
-            if missing or not authorization.endswith("Signature=" + expected):
-                bucket.problems.append(f"signature of {self.command} {self.path}; missing {missing}")
-            if hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
-                bucket.problems.append(f"payload hash of {self.command} {self.path}")
+    def serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        name, _, key = unquote(parts.path).lstrip("/").partition("/")
+        assert name == "bucket"
+        if self.server.bucket.away:
+            self.close_connection = True
+            self.connection.close()
+            return
+        with self.server.bucket.lock:
+            fault = self.server.bucket.faults.pop(0) if self.server.bucket.faults else None
+        if fault:
+            self.answer(*fault)
+            return
+        self.verify(body)
+        self.server.bucket.delay(self.command, key)
+        with self.server.bucket.lock:
+            getattr(self, "on_" + self.command)(key, query, body)
 
-        def checksum_is_wrong(self, body: bytes) -> bool:
-            sent = self.headers["x-amz-checksum-sha256"]
-            if sent is None:
-                bucket.problems.append("no checksum for " + self.path)
-            return sent != base64.b64encode(hashlib.sha256(body).digest()).decode()
+    def do_GET(self) -> None:
+        self.serve()
 
-        def on_PUT(self, key: str, query: dict[str, str], body: bytes) -> None:
-            if self.checksum_is_wrong(body):
-                self.answer(400, b"<Error><Code>BadDigest</Code></Error>")
-                return
-            if "uploadId" in query:
-                bucket.uploads[query["uploadId"]][int(query["partNumber"])] = body
-                self.answer(200, etag=etag(body))
-                return
-            current = bucket.objects.get(key)
-            if self.headers["If-None-Match"] == "*" and current is not None:
-                self.answer(412)
-                return
-            wanted = self.headers["If-Match"]
-            if wanted and (current is None or etag(current) != wanted):
-                self.answer(412)
-                return
-            bucket.objects[key] = body
-            bucket.order.append(key)
+    def do_PUT(self) -> None:
+        self.serve()
+
+    def do_POST(self) -> None:
+        self.serve()
+
+    def do_DELETE(self) -> None:
+        self.serve()
+
+    def verify(self, body: bytes) -> None:
+        """Compute the request's signature with botocore."""
+        authorization = self.headers["Authorization"]
+        names = authorization.split("SignedHeaders=")[1].split(",")[0].split(";")
+        missing = {"host", "x-amz-content-sha256", "x-amz-date"} - set(names)
+        stamp = self.headers["x-amz-date"]
+        request = AWSRequest(
+            method=self.command,
+            url=f"http://{self.headers['Host']}{self.path}",
+            headers={item: self.headers[item] for item in names if item != "host"},
+        )
+        request.context.update({"timestamp": stamp, "payload_signing_enabled": True})
+        signer = S3SigV4Auth(BotoCredentials(ACCESS, SECRET), "s3", REGION)
+        canonical = signer.canonical_request(request)
+        expected = signer.signature(signer.string_to_sign(request, canonical), request)
+        if missing or not authorization.endswith("Signature=" + expected):
+            self.server.bucket.problems.append(f"signature of {self.command} {self.path}; missing {missing}")
+        if hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
+            self.server.bucket.problems.append(f"payload hash of {self.command} {self.path}")
+
+    def checksum_is_wrong(self, body: bytes) -> bool:
+        sent = self.headers["x-amz-checksum-sha256"]
+        if sent is None:
+            self.server.bucket.problems.append("no checksum for " + self.path)
+        return sent != base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+    def on_PUT(self, key: str, query: dict[str, str], body: bytes) -> None:
+        if self.checksum_is_wrong(body):
+            self.answer(400, b"<Error><Code>BadDigest</Code></Error>")
+            return
+        if "uploadId" in query:
+            self.server.bucket.uploads[query["uploadId"]][int(query["partNumber"])] = body
             self.answer(200, etag=etag(body))
+            return
+        current = self.server.bucket.objects.get(key)
+        if self.headers["If-None-Match"] == "*" and current is not None:
+            self.answer(412)
+            return
+        wanted = self.headers["If-Match"]
+        if wanted and (current is None or etag(current) != wanted):
+            self.answer(412)
+            return
+        self.server.bucket.objects[key] = body
+        self.server.bucket.order.append(key)
+        self.answer(200, etag=etag(body))
 
-        def on_POST(self, key: str, query: dict[str, str], body: bytes) -> None:
-            if "uploads" in query:
-                upload = f"upload-{len(bucket.uploads)}"
-                bucket.uploads[upload] = {}
-                self.answer(200, f"<R><UploadId>{upload}</UploadId></R>".encode())
-                return
-            parts = bucket.uploads.pop(query["uploadId"])
-            whole = b"".join(parts[number] for number in sorted(parts))
-            assert body.count(b"<Part>") == len(parts)
-            bucket.objects[key] = whole
-            bucket.order.append(key)
-            self.answer(200, b"<CompleteMultipartUploadResult/>")
+    def on_POST(self, key: str, query: dict[str, str], body: bytes) -> None:
+        if "uploads" in query:
+            upload = f"upload-{len(self.server.bucket.uploads)}"
+            self.server.bucket.uploads[upload] = {}
+            self.answer(200, f"<R><UploadId>{upload}</UploadId></R>".encode())
+            return
+        parts = self.server.bucket.uploads.pop(query["uploadId"])
+        whole = b"".join(parts[number] for number in sorted(parts))
+        assert body.count(b"<Part>") == len(parts)
+        self.server.bucket.objects[key] = whole
+        self.server.bucket.order.append(key)
+        self.answer(200, b"<CompleteMultipartUploadResult/>")
 
-        def on_DELETE(self, key: str, query: dict[str, str], body: bytes) -> None:
-            bucket.uploads.pop(query["uploadId"], None)
-            bucket.aborted.append(key)
-            self.answer(204)
+    def on_DELETE(self, key: str, query: dict[str, str], body: bytes) -> None:
+        self.server.bucket.uploads.pop(query["uploadId"], None)
+        self.server.bucket.aborted.append(key)
+        self.answer(204)
 
-        def on_GET(self, key: str, query: dict[str, str], body: bytes) -> None:
-            if "list-type" in query:
-                self.list(query)
-            elif key in bucket.objects:
-                self.answer(200, bucket.objects[key], etag=etag(bucket.objects[key]))
-            else:
-                self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+    def on_GET(self, key: str, query: dict[str, str], body: bytes) -> None:
+        if "list-type" in query:
+            self.list(query)
+        elif key in self.server.bucket.objects:
+            self.answer(200, self.server.bucket.objects[key], etag=etag(self.server.bucket.objects[key]))
+        else:
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
 
-        def list(self, query: dict[str, str]) -> None:
-            keys = sorted(key for key in bucket.objects if key.startswith(query["prefix"]))
-            keys = [key for key in keys if key > query.get("continuation-token", "")]
-            page, rest = keys[:3], keys[3:]
-            token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if rest else ""
-            items = "".join(
-                f"<Contents><Key>{escape(key)}</Key><Size>{len(bucket.objects[key])}</Size></Contents>"
-                for key in page
-            )
-            space = "http://s3.amazonaws.com/doc/2006-03-01/"
-            body = f'<ListBucketResult xmlns="{space}">{items}{token}</ListBucketResult>'
-            self.answer(200, body.encode(), **{"Content-Type": "application/xml"})
-
-    return Handler
+    def list(self, query: dict[str, str]) -> None:
+        keys = sorted(key for key in self.server.bucket.objects if key.startswith(query["prefix"]))
+        keys = [key for key in keys if key > query.get("continuation-token", "")]
+        page, rest = keys[:3], keys[3:]
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if rest else ""
+        items = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.server.bucket.objects[key])}</Size></Contents>"
+            for key in page
+        )
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        body = f'<ListBucketResult xmlns="{space}">{items}{token}</ListBucketResult>'
+        self.answer(200, body.encode(), **{"Content-Type": "application/xml"})
 
 
 class FakeMetadata:
@@ -215,8 +226,8 @@ class FakeMetadata:
         self.away = False
         self.token = 0
         self.asked: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _metadata_handler(self))
-        self.server.daemon_threads = True
+        self.server = _MetadataServer(("127.0.0.1", 0), _MetadataHandler)
+        self.server.service = self
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -232,37 +243,41 @@ class FakeMetadata:
         self.server.server_close()
 
 
-def _metadata_handler(service: FakeMetadata) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None: ...
+class _MetadataServer(ThreadingHTTPServer):
+    daemon_threads = True
+    service: FakeMetadata
 
-        def answer(self, status: int, body: str = "") -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
 
-        def do_PUT(self) -> None:
-            if service.away:
-                return
-            assert self.path == "/latest/api/token"
-            assert self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-            service.token += 1
-            self.answer(200, f"token-{service.token}")
+class _MetadataHandler(BaseHTTPRequestHandler):
+    server: _MetadataServer
 
-        def do_GET(self) -> None:
-            if service.away:
-                return
-            item = self.path.removeprefix("/latest/meta-data/")
-            service.asked.append(item)
-            if self.headers["X-aws-ec2-metadata-token"] != f"token-{service.token}":
-                self.answer(401)
-            elif item in service.items:
-                self.answer(200, service.items[item])
-            else:
-                self.answer(404)
+    def log_message(self, *_: Any) -> None: ...
 
-    return Handler
+    def answer(self, status: int, body: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_PUT(self) -> None:
+        if self.server.service.away:
+            return
+        assert self.path == "/latest/api/token"
+        assert self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        self.server.service.token += 1
+        self.answer(200, f"token-{self.server.service.token}")
+
+    def do_GET(self) -> None:
+        if self.server.service.away:
+            return
+        item = self.path.removeprefix("/latest/meta-data/")
+        self.server.service.asked.append(item)
+        if self.headers["X-aws-ec2-metadata-token"] != f"token-{self.server.service.token}":
+            self.answer(401)
+        elif item in self.server.service.items:
+            self.answer(200, self.server.service.items[item])
+        else:
+            self.answer(404)
 
 
 @dataclass

@@ -101,6 +101,79 @@ def test_stop_saves_and_the_next_attempt_goes_on_there(machine):
     assert state["committed"]["name"].startswith("000002-")
 
 
+def test_a_checkpoint_committed_after_the_end_is_final_and_takes_its_step_from_the_log(machine):
+    state = machine.attempt(
+        "import os, pathlib; print('step 41\\nstep 42'); pathlib.Path(os.environ['RUNCTL_CHECKPOINT_DIR'],"
+        " 'model.pkl').write_bytes(b'x' * 10)"
+    ).run()
+    assert state["committed"] == {
+        "name": "000001-model.pkl",
+        "step": 42,
+        "at": state["committed"]["at"],
+        "seconds_after_notice": None,
+    }
+    manifest = json.loads((machine.job / "committed/000001-model.pkl/manifest.json").read_text())
+    assert (manifest["final"], manifest["step"], manifest["attempt"]) == (True, 42, 1)
+
+
+def test_a_file_of_unknown_format_is_not_trusted_when_its_writer_was_shot(machine):
+    state = machine.attempt(
+        "import os, pathlib; p = pathlib.Path(os.environ['RUNCTL_CHECKPOINT_DIR']);"
+        "(p / 'whole.npz').write_bytes(__import__('pathlib').Path(os.environ['NPZ']).read_bytes());"
+        "(p / 'torn.pkl').write_bytes(b'x' * 10); os.kill(os.getpid(), 9)",
+        environment={"NPZ": str(_npz(machine.root))},
+    ).run()
+    assert state["committed"]["name"] == "000001-whole.npz"
+
+
+def _npz(folder: Path) -> Path:
+    import numpy as np
+
+    np.savez(folder / "a.npz", a=np.arange(10))
+    return folder / "a.npz"
+
+
+def test_only_the_newest_two_commits_stay_on_this_machine(machine):
+    machine.speed(20)
+    script = """
+        import os, pathlib, time
+        for step in range(4):
+            (pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / f"step-{step}.txt").write_text(str(step))
+            time.sleep(1)
+        """
+    machine.attempt(script).run()
+    kept = sorted(path.name for path in (machine.job / "committed").iterdir() if path.is_dir())
+    assert [name.split("-", 1)[1] for name in kept] == ["step-2.txt", "step-3.txt"]
+
+
+def test_what_lay_in_a_shared_folder_before_the_job_is_not_its_work(machine):
+    """A local script may keep its checkpoints where earlier jobs left theirs."""
+    folder = machine.root / "project"
+    folder.mkdir()
+    (folder / "old.npz").write_bytes(_npz(machine.root).read_bytes())
+    os.utime(folder / "old.npz", (1, 1))
+    first = machine.attempt("print(1)", checkpoint_dir=str(folder)).run()
+    assert first["committed"] is None
+    second = machine.attempt("print(1)", 2, checkpoint_dir=str(folder)).run()
+    assert (second["committed"], second["resumed_from"]) == (None, None)
+
+
+def test_a_local_checkpoint_that_is_torn_is_put_aside_and_restored(machine):
+    script = """
+        import os, pathlib
+        path = os.environ.get("RUNCTL_RESUME_FROM")
+        print(pathlib.Path(path).read_text() if path else None)
+        pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"], "last.txt").write_text("whole")
+        """
+    machine.attempt(script).run()
+    (machine.checkpoints / "last.txt").write_text("to")
+    os.utime(machine.checkpoints / "last.txt", (1, 1))
+    second = machine.attempt(script, 2)
+    second.run()
+    assert second.log == "whole\n"
+    assert (machine.checkpoints / "last.txt.corrupt-1").read_text() == "to"
+
+
 def test_stop_is_noticed_within_a_second(machine):
     attempt = machine.attempt("import time; print('up', flush=True); time.sleep(60)").start()
     attempt.prints("up")
@@ -239,10 +312,10 @@ def test_an_attempt_that_ended_or_runs_is_refused(machine):
     attempt = machine.attempt("import time; print('up', flush=True); time.sleep(60)").start()
     attempt.prints("up")
     command = [sys.executable, machine.agent, "run", attempt.folder / "spec.json"]
-    assert subprocess.run(command, env=machine.environment, stderr=subprocess.DEVNULL).returncode == 3
+    assert subprocess.call(command, env=machine.environment, stderr=subprocess.DEVNULL) == 3
     attempt.stop()
     attempt.end()
-    assert subprocess.run(command, env=machine.environment, stderr=subprocess.DEVNULL).returncode == 3
+    assert subprocess.call(command, env=machine.environment, stderr=subprocess.DEVNULL) == 3
     assert attempt.log == "up\n"
 
 

@@ -1,0 +1,157 @@
+"""The agent's own S3 client against a server that computes every signature with botocore."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from runctl.agent import s3
+from runctl.agent.credentials import Credentials, parse_time
+from runctl.agent.failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
+from runctl.agent.imds import Metadata
+
+
+@pytest.fixture
+def client(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    made = s3.Bucket("bucket", "us-east-1", Credentials(Metadata()))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("key", ["plain", "a b/c+d=e&f", "ünï/✓", "a~b!c(d)", "a//b", "x:y@z"])
+def test_keys_of_every_kind_are_signed_as_botocore_signs_them(client, bucket, key):
+    client.put(key, b"data")
+    assert client.get(key) == b"data"
+    assert [(item.key, item.size) for item in client.list(key)] == [(key, 4)]
+
+
+def test_a_missing_object_is_none(client, tmp_path):
+    assert client.get("no") is None
+    assert client.get_file("no", str(tmp_path / "x")) is False
+
+
+def test_a_listing_has_every_page(client, bucket):
+    bucket.objects.update({f"p/{number:02}": b"x" for number in range(8)})
+    assert [item.key for item in client.list("p/")] == [f"p/{number:02}" for number in range(8)]
+
+
+def test_conditional_writes_tell_who_came_second(client):
+    tag = client.put("a", b"1", if_absent=True)
+    with pytest.raises(PreconditionFailed):
+        client.put("a", b"2", if_absent=True)
+    client.put("a", b"2", if_match=tag)
+    with pytest.raises(PreconditionFailed):
+        client.put("a", b"3", if_match=tag)
+    assert client.get("a") == b"2"
+
+
+def test_a_refusal_is_told_apart_from_absence(client, bucket):
+    bucket.faults = [(403, b"<Code>AccessDenied</Code>")]
+    with pytest.raises(StoreRefused, match="AccessDenied"):
+        client.get("a")
+    bucket.faults = [(503, b"")] * 4
+    with pytest.raises(StoreAway):
+        client.get("a")
+
+
+def test_a_big_file_goes_in_parts_that_the_store_verifies(client, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3, "PART", 64 * 1024)
+    monkeypatch.setattr(s3, "MULTIPART_FROM", 128 * 1024)
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(300 * 1024 + 17))
+    bucket.faults = [(503, b""), (500, b"")]
+    import hashlib
+
+    assert (
+        client.put_file("big", str(path), path.stat().st_size)
+        == hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+    assert bucket.objects["big"] == path.read_bytes()
+    assert client.get_file("big", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_an_upload_in_parts_that_is_refused_is_aborted(client, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3, "PART", 64 * 1024)
+    monkeypatch.setattr(s3, "MULTIPART_FROM", 64 * 1024)
+    path = tmp_path / "big"
+    path.write_bytes(bytes(200 * 1024))
+
+    def refuse(method: str, key: str) -> None:
+        if method == "PUT":
+            bucket.faults = [(403, b"no")]
+
+    bucket.delay = refuse
+    with pytest.raises(StoreRefused):
+        client.put_file("big", str(path), path.stat().st_size)
+    assert "big" not in bucket.objects
+    assert bucket.aborted == ["big"] or bucket.uploads  # the abort itself may meet the refusal
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_told(client, bucket, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(SourceChanged):
+        client.put_file("a", str(path), 200)
+    assert bucket.objects == {}
+
+
+def test_a_file_that_is_moved_over_while_it_is_sent_is_sent_as_it_was(client, bucket, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    bucket.faults = [(503, b"")]
+
+    def swap(*_: object) -> None:
+        (tmp_path / "b").write_bytes(b"new")
+        (tmp_path / "b").rename(path)
+
+    bucket.delay = swap
+    client.put_file("a", str(path), 3)
+    assert bucket.objects["a"] == b"old"
+
+
+def test_role_credentials_are_fetched_renewed_and_forgotten_when_outdated(
+    bucket, metadata, monkeypatch, tmp_path
+):
+    import json
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.url)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+    keys = {"AccessKeyId": "AKIATEST", "SecretAccessKey": "secret", "Token": "t"}
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 1200))
+    metadata.items["iam/security-credentials/"] = "role"
+    metadata.items["iam/security-credentials/role"] = json.dumps({**keys, "Expiration": soon})
+    credentials = Credentials(Metadata())
+    client = s3.Bucket("bucket", "us-east-1", credentials)
+    client.put("a", b"1")
+    client.put("a", b"2")
+    assert metadata.asked.count("iam/security-credentials/role") == 1
+    assert credentials.get().expires == parse_time(soon)
+    bucket.faults = [(400, b"<Code>ExpiredToken</Code>")]
+    client.put("a", b"3")
+    assert metadata.asked.count("iam/security-credentials/role") == 2
+    client.close()
+
+
+def test_without_an_endpoint_the_bucket_is_a_virtual_host(monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    client = s3.Bucket("mine", "eu-west-1", Credentials(Metadata()))
+    path, headers = client._signed("GET", "k/é", {"list-type": "2"}, {}, "0")
+    assert headers["Host"] == "mine.s3.eu-west-1.amazonaws.com"
+    assert path == "/k/%C3%A9?list-type=2"
+
+
+def test_times_of_the_cloud_are_read():
+    assert parse_time("1970-01-01T00:01:00Z") == 60
+    assert parse_time("1970-01-01T00:01:00.250Z") == 60
+    assert parse_time("None") is None
