@@ -39,7 +39,10 @@ def show(context: Context) -> None:
         return
     output.write_table(
         ["setting", "value", "from"],
-        [[key, "" if row["value"] is None else str(row["value"]), row["origin"]] for key, row in rows.items()],
+        [
+            [key, "" if row["value"] is None else str(row["value"]), row["origin"]]
+            for key, row in rows.items()
+        ],
     )
 
 

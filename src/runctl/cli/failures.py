@@ -17,7 +17,9 @@ def render(error: BaseException, arguments: Sequence[str]) -> int:
     """Write an error to stderr; answers the exit code."""
     as_json = _wants_json(arguments)
     if isinstance(error, TrainctlError):
-        _write(error.kind, error.what, error.why, error.next, error.exit_code, error.details(), as_json=as_json)
+        _write(
+            error.kind, error.what, error.why, error.next, error.exit_code, error.details(), as_json=as_json
+        )
         return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         _write("Interrupted", "interrupted", "", "", ExitCode.INTERRUPTED, {}, as_json=as_json)

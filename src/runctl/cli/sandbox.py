@@ -1,0 +1,233 @@
+"""`runctl sandbox`: a cloud on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from runctl.cli.options import Context, common
+from runctl.render import figures, output
+
+
+@click.group()
+def sandbox() -> None:
+    """A cloud on this machine: EC2, EBS, S3 and SSM at another endpoint, with simulated money."""
+
+
+@sandbox.command()
+@click.option("--speed", type=float, default=1.0, show_default=True, help="How fast its clock runs.")
+@click.option("--s3", help="A real S3 server's URL in the place of the built-in one.")
+@click.option("--isolation", type=click.Choice(["auto", "namespaces", "plain"]), default="auto")
+@common
+def up(context: Context, speed: float, s3: str | None, isolation: str) -> None:
+    """Start the sandbox in the background.
+
+    \b
+    Examples:
+      runctl sandbox up
+      runctl sandbox up --speed 20
+    """
+    from runctl.sandbox import launcher
+
+    record = launcher.running()
+    was_up = record is not None
+    if record is None:
+        region = context.region or "us-east-1"
+        record = launcher.up(speed=speed, s3=s3, region=region, isolation=isolation)
+    if context.json:
+        output.write_json({"endpoint": record.endpoint, "region": record.region, "pid": record.pid})
+        return
+    verb = "is up already" if was_up else "is up"
+    output.write_line(f"the sandbox {verb} at {record.endpoint}")
+    output.talk("try it: runctl train SCRIPT --on sandbox --spot --instance-type g5.xlarge")
+
+
+@sandbox.command()
+@common
+def status(context: Context) -> None:
+    """Show its endpoint, machines, disks, faults and what was spent.
+
+    \b
+    Examples:
+      runctl sandbox status
+      runctl sandbox status --output json
+    """
+    found = control().status()
+    if context.json:
+        output.write_json(found)
+        return
+    write = output.write_line
+    write(f"endpoint   {found['endpoint']}  region {found['region']}")
+    write(f"clock      {found['speed']:g} times as fast    isolation  {found['isolation']}")
+    write(f"disks      {found['disks']}    spent  {figures.usd(_money(found['spent']))} (simulated)")
+    for fault in found["faults"]:
+        write(
+            f"fault      {fault['id']}: {fault['kind']} {fault['service']}.{fault['operation']}, {fault['hits']} hits"
+        )
+    if not found["machines"]:
+        write("machines   none")
+        return
+    rows = [
+        [row["id"], row["type"], row["zone"], row["market"], row["state"], row["job"]]
+        for row in found["machines"]
+    ]
+    output.write_table(["machine", "type", "zone", "market", "state", "job"], rows)
+
+
+@sandbox.command()
+@common
+def down(context: Context) -> None:
+    """End the sandbox and every process in it; its data is thrown away.
+
+    \b
+    Examples:
+      runctl sandbox down
+      runctl sandbox down --output json
+    """
+    from runctl.sandbox import launcher
+
+    record = launcher.running()
+    if record is not None:
+        launcher.down(record)
+    if context.json:
+        output.write_json({"was_up": record is not None})
+    else:
+        output.talk("the sandbox is down" if record else "no sandbox was up")
+
+
+@sandbox.command()
+@click.argument("instance")
+@click.option("--notice", type=float, help="Seconds of its clock between notice and end (120).")
+@click.option("--action", type=click.Choice(["terminate", "stop"]), default="terminate")
+@click.option("--rebalance-first", type=float, help="Recommend to rebalance so many seconds before.")
+@common
+def interrupt(
+    context: Context, instance: str, notice: float | None, action: str, rebalance_first: float | None
+) -> None:
+    """Take a spot machine back, after its notice.
+
+    \b
+    Examples:
+      runctl sandbox interrupt i-0123456789abcdef0
+      runctl sandbox interrupt i-0123456789abcdef0 --notice 30
+    """
+    found = control().interrupt(instance, notice=notice, action=action, rebalance_first=rebalance_first)
+    if context.json:
+        output.write_json(found)
+    else:
+        output.talk(f"{instance} has its notice")
+
+
+@sandbox.command()
+@click.option("--speed", type=float, required=True, help="How fast its clock shall run from now on.")
+@common
+def clock(context: Context, speed: float) -> None:
+    """Let time run faster, for machines, notices and prices alike.
+
+    \b
+    Examples:
+      runctl sandbox clock --speed 20
+      runctl sandbox clock --speed 1
+    """
+    found = control().set_speed(speed)
+    if context.json:
+        output.write_json(found)
+    else:
+        output.talk(f"the clock runs {speed:g} times as fast")
+
+
+@sandbox.group()
+def fault() -> None:
+    """Let calls fail, lose their answers, or lie."""
+
+
+@fault.command()
+@click.option("--service", required=True, help="ec2, ssm, s3, iam, sts, or imds for a machine's metadata.")
+@click.option("--operation", default="*", show_default=True, help="Such as CreateVolume; * for all.")
+@click.option(
+    "--kind",
+    required=True,
+    type=click.Choice(
+        ["throttle", "error", "lost-response", "latency", "no-capacity", "wrong-state", "missing", "away"]
+    ),
+)
+@click.option(
+    "--rate", type=float, default=1.0, show_default=True, help="The share of calls that it strikes."
+)
+@click.option("--count", type=int, help="How often it strikes at most.")
+@click.option("--code", help="The error's code.")
+@click.option("--status", type=int, help="The error's HTTP status.")
+@click.option("--latency", type=float, help="Real seconds to wait.")
+@click.option("--instance", help="Only calls about this machine.")
+@click.option("--type", "instance_type", help="Only this instance type (no-capacity).")
+@click.option("--zone", help="Only this zone (no-capacity).")
+@click.option("--state", help="The false state (wrong-state).")
+@common
+def add(context: Context, service: str, kind: str, **fields: Any) -> None:
+    """Add a fault.
+
+    \b
+    Examples:
+      runctl sandbox fault add --service ec2 --operation CreateVolume --kind throttle --rate 0.3 --count 5
+      runctl sandbox fault add --service ec2 --operation RunInstances --kind no-capacity --zone us-east-1a
+    """
+    found = control().add_fault(
+        service, kind, **{key: value for key, value in fields.items() if value is not None}
+    )
+    if context.json:
+        output.write_json(found)
+    else:
+        output.talk(f"fault {found['id']} is in force")
+
+
+@fault.command("list")
+@common
+def list_(context: Context) -> None:
+    """List the faults that are in force.
+
+    \b
+    Examples:
+      runctl sandbox fault list
+      runctl sandbox fault list --output json
+    """
+    faults = control().status()["faults"]
+    if context.json:
+        output.write_json(faults)
+        return
+    rows = [
+        [str(row["id"]), row["kind"], row["service"], row["operation"], str(row["rate"]), str(row["hits"])]
+        for row in faults
+    ]
+    output.write_table(["fault", "kind", "service", "operation", "rate", "hits"], rows)
+
+
+@fault.command()
+@common
+def clear(context: Context) -> None:
+    """Remove every fault.
+
+    \b
+    Examples:
+      runctl sandbox fault clear
+      runctl sandbox fault clear --output json
+    """
+    control().clear_faults()
+    if context.json:
+        output.write_json({})
+    else:
+        output.talk("no fault is in force")
+
+
+def control() -> Any:
+    """The controls of the sandbox that is up. Raises ConfigError where none is."""
+    from runctl.clouds import read_sandbox_record
+    from runctl.sandbox.control import Control
+
+    return Control(read_sandbox_record())
+
+
+def _money(text: str) -> Any:
+    from decimal import Decimal
+
+    return Decimal(text)

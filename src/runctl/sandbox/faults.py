@@ -1,0 +1,96 @@
+"""Faults on demand: what a call meets instead of, or beside, its true answer."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import random
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from runctl.errors import ValidationError
+from runctl.sandbox.timing import CloudClock
+
+KINDS = ("throttle", "error", "lost-response", "latency", "no-capacity", "wrong-state", "missing", "away")
+THROTTLES = {"ec2": ("RequestLimitExceeded", 503), "s3": ("SlowDown", 503)}
+
+
+@dataclass(slots=True)
+class Fault:
+    """A rule. `operation` may hold wildcards; `count` None is until it is cleared; latency in real seconds."""
+
+    service: str
+    kind: str
+    operation: str = "*"
+    rate: float = 1.0
+    count: int | None = None
+    code: str | None = None
+    status: int | None = None
+    latency: float = 0.0
+    instance: str | None = None
+    instance_type: str | None = None
+    zone: str | None = None
+    market: str | None = None
+    state: str = "terminated"
+    id: int = field(default=0)
+    hits: int = 0
+
+
+class Faults:
+    """The rules that are in force. Seeded, so that a rate gives the same story twice."""
+
+    def __init__(self, clock: CloudClock, seed: int) -> None:
+        self._clock = clock
+        self._random = random.Random(seed)  # noqa: S311 (a seeded simulation)
+        self._rules: list[Fault] = []
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def add(self, fields: dict[str, Any]) -> Fault:
+        """Raises ValidationError for an unknown kind or a rate that is none."""
+        fault = Fault(**fields)
+        if fault.kind not in KINDS:
+            raise ValidationError(f"Unknown fault {fault.kind!r}", next=f"one of {', '.join(KINDS)}")
+        if not 0 < fault.rate <= 1:
+            raise ValidationError(f"A rate lies above 0 and at most 1, not {fault.rate}")
+        with self._lock:
+            fault.id = next(self._numbers)
+            self._rules.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rules.clear()
+
+    def list(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [asdict(rule) for rule in self._rules]
+
+    def meet(self, service: str, operation: str, text: str = "", **facts: str) -> list[Fault]:
+        """The rules that strike this call; counts them down."""
+        struck: list[Fault] = []
+        with self._lock:
+            for rule in self._rules:
+                if rule.count == 0 or rule.service != service:
+                    continue
+                if not fnmatch.fnmatchcase(operation, rule.operation):
+                    continue
+                if rule.instance and rule.instance not in text and rule.instance != facts.get("instance"):
+                    continue
+                if any(
+                    wanted and wanted != facts.get(name)
+                    for name, wanted in (
+                        ("instance_type", rule.instance_type),
+                        ("zone", rule.zone),
+                        ("market", rule.market),
+                    )
+                ):
+                    continue
+                if self._random.random() >= rule.rate:
+                    continue
+                rule.hits += 1
+                if rule.count:
+                    rule.count -= 1
+                struck.append(rule)
+        return struck

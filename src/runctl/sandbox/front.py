@@ -1,0 +1,178 @@
+"""Before moto: our controls, faults, ids that are not visible yet, services that moto lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+from runctl.errors import TrainctlError
+from runctl.sandbox import s3_truths, services
+from runctl.sandbox.control import TOKEN_HEADER
+from runctl.sandbox.faults import THROTTLES, Fault
+from runctl.sandbox.state import SandboxCloud
+
+Environ = dict[str, Any]
+Start = Callable[..., Any]
+Controls = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+_SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
+_IDS = re.compile(r"\b(?:i|vol|snap)-[0-9a-f]{17}\b")
+_NOT_FOUND = {
+    "i": ("InvalidInstanceID.NotFound", "The instance ID '{}' does not exist"),
+    "vol": ("InvalidVolume.NotFound", "The volume '{}' does not exist."),
+    "snap": ("InvalidSnapshot.NotFound", "The snapshot '{}' does not exist."),
+}
+_S3_OPERATIONS = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
+
+log = logging.getLogger(__name__)
+
+
+class LostResponse(Exception):
+    """The call was carried out, and its answer shall never arrive."""
+
+
+class Front:
+    """A WSGI application around moto's."""
+
+    def __init__(
+        self, cloud: SandboxCloud, moto: Callable[..., Iterable[bytes]], controls: Controls, token: str
+    ) -> None:
+        self._cloud = cloud
+        self._moto = moto
+        self._controls = controls
+        self._token = token
+
+    def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if path.startswith("/_sandbox/"):
+            return self._control(environ, start, path.removeprefix("/_sandbox/"))
+        scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+        service = scope[2] if scope else "s3"
+        text, operation = self._read(environ, service, path)
+        lost = False
+        for fault in self._cloud.faults.meet(service, operation, text):
+            if fault.kind == "latency":
+                time.sleep(fault.latency)
+            elif fault.kind in {"throttle", "error"}:
+                return self._fail(start, service, fault)
+            elif fault.kind == "lost-response":
+                lost = True
+        answer = self._answer(environ, start if not lost else _nobody, service, operation, text)
+        if lost:
+            b"".join(answer)
+            raise LostResponse(operation)
+        return answer
+
+    def _read(self, environ: Environ, service: str, path: str) -> tuple[str, str]:
+        """The request's text and operation; the body of S3's stays unread."""
+        if service == "s3":
+            query = environ.get("QUERY_STRING", "")
+            operation = _S3_OPERATIONS.get(environ["REQUEST_METHOD"], "PostObject")
+            return f"{path}?{query}", "ListObjectsV2" if "list-type=2" in query else operation
+        body = _body(environ)
+        text = body.decode(errors="replace")
+        target = environ.get("HTTP_X_AMZ_TARGET", "").split(".")[-1]
+        return text, target or parse_qs(text).get("Action", [""])[0]
+
+    def _answer(
+        self, environ: Environ, start: Start, service: str, operation: str, text: str
+    ) -> Iterable[bytes]:
+        if service in {"pricing", "servicequotas"}:
+            return self._plain(start, service, operation, text)
+        if service == "ec2":
+            for resource_id in _IDS.findall(text):
+                if not self._cloud.is_visible(resource_id) and "Filter." not in text:
+                    code, message = _NOT_FOUND[resource_id.split("-")[0]]
+                    return self._error(start, service, 400, code, message.format(resource_id))
+        if service == "s3" and environ["REQUEST_METHOD"] == "PUT" and s3_truths.carries_checksum(environ):
+            if wrong := s3_truths.wrong_checksum(environ, _body(environ)):
+                return self._error(start, service, 400, *wrong)
+        s3_truths.ranged.on = bool(
+            service == "s3"
+            and environ["REQUEST_METHOD"] == "GET"
+            and re.fullmatch(r"bytes=\d+-\d*", environ.get("HTTP_RANGE", ""))
+        )
+        try:
+            with self._cloud.lock if service == "ec2" else contextlib.nullcontext():
+                return list(self._moto(environ, start))
+        except NotImplementedError as error:
+            message = f"{service}:{operation} is not simulated ({error})"
+            return self._error(start, service, 400, "InvalidAction", message)
+        except Exception as error:
+            log.exception("%s:%s", service, operation)
+            return self._error(start, service, 500, "InternalError", f"sandbox: {error}")
+        finally:
+            s3_truths.ranged.on = False
+
+    def _plain(self, start: Start, service: str, operation: str, text: str) -> Iterable[bytes]:
+        answer = services.pricing if service == "pricing" else services.quotas
+        found = answer(operation, json.loads(text or "{}"))
+        if found is None:
+            return self._error(
+                start, service, 400, "InvalidAction", f"{service}:{operation} is not simulated"
+            )
+        return _reply(start, 200, json.dumps(found), "application/x-amz-json-1.1")
+
+    def _fail(self, start: Start, service: str, fault: Fault) -> Iterable[bytes]:
+        code, status = "InternalError", 500
+        if fault.kind == "throttle":
+            code, status = THROTTLES.get(service, ("ThrottlingException", 400))
+        return self._error(
+            start, service, fault.status or status, fault.code or code, "A fault of the sandbox cloud."
+        )
+
+    def _error(self, start: Start, service: str, status: int, code: str, message: str) -> Iterable[bytes]:
+        """An error in the protocol of the service."""
+        text = escape(message)
+        inner = f"<Error><Code>{code}</Code><Message>{text}</Message></Error>"
+        if service == "ec2":
+            body = f"<Response><Errors>{inner}</Errors><RequestID>{uuid.uuid4()}</RequestID></Response>"
+            return _reply(start, status, body, "text/xml")
+        if service == "s3":
+            return _reply(start, status, inner, "application/xml")
+        if service in {"iam", "sts"}:
+            return _reply(start, status, f"<ErrorResponse>{inner}</ErrorResponse>", "text/xml")
+        body = json.dumps({"__type": code, "message": message})
+        return _reply(start, status, body, "application/x-amz-json-1.1")
+
+    def _control(self, environ: Environ, start: Start, what: str) -> Iterable[bytes]:
+        header = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
+        if environ.get(header) != self._token:
+            return _reply(start, 403, json.dumps({"what": "wrong token"}), "application/json")
+        try:
+            found = self._controls(what, json.loads(_body(environ) or b"{}"))
+        except TrainctlError as error:
+            refusal = {"what": error.what, "why": error.why, "next": error.next}
+            return _reply(start, 400, json.dumps(refusal), "application/json")
+        return _reply(start, 200, json.dumps(found, default=str), "application/json")
+
+
+def _body(environ: Environ) -> bytes:
+    """The whole body, left in place for whoever reads it after us."""
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
+
+
+def _reply(start: Start, status: int, text: str, kind: str) -> list[bytes]:
+    body = text.encode()
+    headers = [
+        ("Content-Type", kind),
+        ("Content-Length", str(len(body))),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
+    ]
+    start(f"{status} Sandbox", headers)
+    return [body]
+
+
+def _nobody(*_: Any, **__: Any) -> Callable[[bytes], None]:
+    return lambda data: None

@@ -1,0 +1,86 @@
+"""Bringing the sandbox's process up and down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from runctl.clouds import SandboxRecord, home, read_sandbox_record, sandbox_record_path
+from runctl.errors import CloudError, ConfigError
+from runctl.sandbox.control import Control
+
+_READY_SECONDS = 60.0
+_DOWN_SECONDS = 30.0
+
+
+def running() -> SandboxRecord | None:
+    """The sandbox that is up, None where none is; the record of a crashed one is cleared away."""
+    try:
+        return read_sandbox_record()
+    except ConfigError:
+        sandbox_record_path().unlink(missing_ok=True)
+        return None
+
+
+def up(
+    *, speed: float = 1.0, s3: str | None = None, region: str = "us-east-1", isolation: str = "auto"
+) -> SandboxRecord:
+    """Start a sandbox in the background and wait until it serves. Raises ConfigError without its extra."""
+    folder = home() / "sandbox"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "runctl.sandbox.server", "--speed", str(speed)]
+    command += ["--region", region, "--isolation", isolation, *(["--s3", s3] if s3 else [])]
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        record = running()
+        if record is not None and record.pid == process.pid:
+            process.returncode = 0  # it outlives us by design
+            return record
+        time.sleep(0.05)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "No module named" in text:
+        raise ConfigError(
+            "The sandbox cloud is not installed",
+            why=text.strip().splitlines()[-1],
+            next="pip install 'runctl[sandbox]'",
+        )
+    process.kill()
+    raise CloudError(
+        "The sandbox cloud did not come up",
+        service="sandbox",
+        operation="up",
+        code="NotReady",
+        why=text.strip().splitlines()[-1] if text.strip() else "it says nothing",
+        next=f"see {log}",
+    )
+
+
+def down(record: SandboxRecord) -> None:
+    """End a sandbox and every process in it, and wait for that."""
+    try:
+        Control(record).down()
+    except CloudError:
+        os.kill(record.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _DOWN_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            os.kill(record.pid, 0)
+        except ProcessLookupError:
+            return
+        # A child of ours would stay as a zombie: collect it.
+        try:
+            os.waitpid(record.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+        time.sleep(0.05)
+    os.kill(record.pid, signal.SIGKILL)

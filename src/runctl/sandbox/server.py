@@ -1,0 +1,256 @@
+# pyright: basic
+"""The sandbox's one process: `python -m runctl.sandbox.server`, started by `runctl sandbox up`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runctl.clouds import SandboxRecord, sandbox_record_path
+from runctl.errors import TrainctlError, ValidationError
+from runctl.sandbox.isolation import choose
+from runctl.sandbox.state import ACCOUNT, SandboxCloud
+from runctl.sandbox.timing import CloudClock
+
+log = logging.getLogger("runctl.sandbox")
+
+
+def main() -> None:
+    options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    record_path = sandbox_record_path()
+    folder = record_path.parent / "state"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    listener = socket.create_server(("127.0.0.1", 0))
+    endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    _set_up_moto(listener.getsockname()[1])
+    shutil.rmtree(record_path.parent / "clock", ignore_errors=True)
+    clock = CloudClock(record_path.parent / "clock", options.speed)
+    cloud = SandboxCloud(
+        folder=folder,
+        region=options.region,
+        isolation=options.isolation if options.isolation != "auto" else choose(),
+        endpoint=endpoint,
+        s3_endpoint=options.s3 or endpoint,
+        image=[Path(sys.prefix)],
+        clock=clock,
+        seed=options.seed,
+    )
+    _serve(cloud, listener, record_path)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="runctl sandbox server")
+    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--s3")
+    parser.add_argument("--region", default="us-east-1")
+    parser.add_argument("--isolation", choices=["auto", "namespaces", "plain"], default="auto")
+    parser.add_argument("--seed", type=int, default=7)
+    return parser.parse_args()
+
+
+def _set_up_moto(port: int) -> None:
+    """moto reads its settings when it is imported."""
+    os.environ.update(
+        MOTO_ENABLE_AMI_VALIDATION="true",
+        MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="true",
+        MOTO_PORT=str(port),
+        AWS_ACCESS_KEY_ID="sandbox",
+        AWS_SECRET_ACCESS_KEY="sandbox",  # noqa: S106 (of no account)
+    )
+
+
+def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> None:
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    from runctl.sandbox import instances, overlay, services, ssm_api, volumes
+    from runctl.sandbox.front import Front, LostResponse
+
+    assert instances and volumes  # noqa: PT018, S101 (imported for what they replace in moto)
+
+    class Handler(MotoRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def run_wsgi(self) -> None:
+            try:
+                super().run_wsgi()
+            except LostResponse:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    overlay.use(cloud)
+    ssm_api.install(cloud)
+    services.seed(cloud.region)
+    token = secrets.token_urlsafe(24)
+    controls = Controls(cloud)
+    app = Front(cloud, DomainDispatcherApplication(create_backend_app), controls, token)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Handler, fd=listener.fileno())
+    # An exception of ours ends a connection: werkzeug must hand it on.
+    server.passthrough_errors = True
+    controls.stop = lambda: threading.Thread(target=server.shutdown).start()
+    signal.signal(signal.SIGTERM, lambda *_: controls.stop())
+    signal.signal(signal.SIGINT, lambda *_: controls.stop())
+    record = SandboxRecord(
+        id=secrets.token_hex(4),
+        endpoint=cloud.endpoint,
+        s3_endpoint=cloud.s3_endpoint,
+        region=cloud.region,
+        account=ACCOUNT,
+        access_key="sandbox",
+        secret_key="sandbox",  # noqa: S106 (of no account)
+        clock=str(cloud.clock.path),
+        pid=os.getpid(),
+        control_token=token,
+    )
+    temporary = record_path.with_suffix(".tmp")
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(msgspec.json.encode(record))
+    temporary.replace(record_path)
+    log.info("serving on %s, isolation %s, speed %s", cloud.endpoint, cloud.isolation, cloud.clock.speed)
+    try:
+        server.serve_forever(poll_interval=0.1)
+    finally:
+        record_path.unlink(missing_ok=True)
+        for machine in list(cloud.machines.values()):
+            machine.off(grace=5)
+        cloud.schedule.close()
+        shutil.rmtree(cloud.folder, ignore_errors=True)
+        os._exit(0)  # moto's threads have nothing to say any more
+
+
+class Controls:
+    """What `runctl sandbox ...` and tests ask of the process."""
+
+    def __init__(self, cloud: SandboxCloud) -> None:
+        self._cloud = cloud
+        self.stop: Any = lambda: None
+
+    def __call__(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        handlers = {
+            "status": self._status,
+            "interrupt": self._interrupt,
+            "clock": self._clock,
+            "fault-add": self._add_fault,
+            "fault-clear": self._clear_faults,
+            "bill": self._bill,
+            "history": self._history,
+            "down": self._down,
+        }
+        if what not in handlers:
+            raise ValidationError(f"Unknown control {what!r}")
+        return handlers[what](body)
+
+    def _status(self, _: dict[str, Any]) -> dict[str, Any]:
+        from runctl.sandbox import instances
+        from runctl.sandbox.overlay import tag_of
+
+        cloud = self._cloud
+        with cloud.lock:
+            machines = [
+                {
+                    "id": record.id,
+                    "type": record.instance_type,
+                    "zone": record.availability_zone,
+                    "market": record.lifecycle or "on-demand",
+                    "state": record._state.name,
+                    "job": tag_of(record, "runctl:job"),
+                    "launched": record.launch_time.isoformat(),
+                    "ssm": cloud.online(record.id),
+                }
+                for backend in instances._backends()
+                for record in backend.all_instances()
+            ]
+        disks = [line for line in cloud.usage.volumes.values() if line.deleted is None]
+        return {
+            "endpoint": cloud.endpoint,
+            "s3_endpoint": cloud.s3_endpoint,
+            "region": cloud.region,
+            "isolation": cloud.isolation,
+            "speed": cloud.clock.speed,
+            "now": cloud.clock.now(),
+            "machines": machines,
+            "disks": len(disks),
+            "faults": cloud.faults.list(),
+            "spent": str(cloud.usage.spent()),
+        }
+
+    def _interrupt(self, body: dict[str, Any]) -> dict[str, Any]:
+        from runctl.sandbox import spot
+
+        with self._cloud.lock:
+            spot.interrupt(
+                body["instance"],
+                action=body.get("action") or "terminate",
+                notice=body.get("notice"),
+                rebalance_first=body.get("rebalance_first"),
+            )
+        return {"instance": body["instance"]}
+
+    def _clock(self, body: dict[str, Any]) -> dict[str, Any]:
+        speed = float(body["speed"])
+        if not 0 < speed <= 10_000:
+            raise ValidationError(f"A clock cannot run {speed} times as fast", next="try 20")
+        self._cloud.clock.set_speed(speed)
+        return {"speed": speed}
+
+    def _add_fault(self, body: dict[str, Any]) -> dict[str, Any]:
+        if body.get("service") == "imds":
+            machine = self._cloud.machines.get(body.get("instance") or "")
+            if machine is None:
+                raise ValidationError("A metadata fault needs a running machine", next="--instance i-...")
+            machine.metadata_fault("away")
+        wanted = {key: value for key, value in body.items() if value is not None}
+        if wanted.get("kind") in {"wrong-state", "missing"}:
+            wanted["operation"] = f"{wanted.get('operation', 'DescribeInstances')}:answer"
+        return {"id": self._cloud.faults.add(wanted).id}
+
+    def _clear_faults(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._cloud.faults.clear()
+        for machine in list(self._cloud.machines.values()):
+            machine.metadata_fault("none")
+        return {}
+
+    def _bill(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"lines": self._cloud.usage.bill(), "total": str(self._cloud.usage.spent())}
+
+    def _history(self, _: dict[str, Any]) -> dict[str, Any]:
+        changes = [
+            {
+                "at": change.at,
+                "instance": change.instance,
+                "state": change.state,
+                "cause": change.cause,
+                "job": change.job,
+            }
+            for change in list(self._cloud.usage.history)
+        ]
+        return {"changes": changes}
+
+    def _down(self, _: dict[str, Any]) -> dict[str, Any]:
+        self.stop()
+        return {}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TrainctlError as error:
+        sys.exit(f"{error.what}: {error.why}")

@@ -1,0 +1,182 @@
+# pyright: basic
+"""The smaller services: prices, quotas, simulated policies; and what an account has from the start."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.ec2.responses import EC2Response
+from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.iam.models import iam_backends
+from moto.iam.responses import IamResponse
+from moto.ssm.models import ssm_backends
+
+from runctl.sandbox.overlay import cloud, now
+from runctl.sandbox.state import ACCOUNT
+
+PROFILE = "runctl-instance"
+_ASSUME = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        ],
+    }
+)
+_RIGHTS = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": ["s3:*", "ssm:*", "ssmmessages:*"], "Resource": "*"}],
+    }
+)
+_DEEP_LEARNING = "/aws/service/deeplearning/ami/{arch}/{name}/latest/ami-id"
+_DEEP_LEARNING_NAMES = (
+    "base-oss-nvidia-driver-gpu-amazon-linux-2023",
+    "base-oss-nvidia-driver-gpu-ubuntu-22.04",
+    "oss-nvidia-driver-gpu-pytorch-2.7-amazon-linux-2023",
+)
+_PLAIN = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}"
+
+
+def seed(region: str) -> None:
+    """The machines' role, and images under AWS's public parameters that exist to be launched."""
+    iam = iam_backends[ACCOUNT]["aws"]
+    role = iam.create_role(
+        role_name=PROFILE,
+        assume_role_policy_document=_ASSUME,
+        path="/",
+        permissions_boundary="",
+        description="Machines of runctl",
+        tags=[],
+        max_session_duration="3600",
+    )
+    iam.put_role_policy(role.name, "machines", _RIGHTS)
+    iam.create_instance_profile(name=PROFILE, path="/", role_names=[role.name], tags=[])
+    _seed_images(region)
+
+
+def _seed_images(region: str) -> None:
+    from moto.ec2.models import ec2_backends
+
+    ec2, ssm = ec2_backends[ACCOUNT][region], ssm_backends[ACCOUNT][region]
+    names = {_PLAIN.format(arch=arch): arch for arch in ("x86_64", "arm64")}
+    for arch in ("x86_64", "arm64"):
+        names.update({_DEEP_LEARNING.format(arch=arch, name=name): arch for name in _DEEP_LEARNING_NAMES})
+    for number, (parameter, architecture) in enumerate(names.items()):
+        image_id = f"ami-{0x5A9D000000000000 + number:017x}"
+        template = next(iter(ec2.amis.values()))
+        image = template.__class__.__new__(template.__class__)
+        image.__dict__.update(template.__dict__)
+        image.__dict__.update(
+            id=image_id,
+            name=parameter.removeprefix("/aws/service/").replace("/", "-"),
+            architecture=architecture,
+            root_device_name="/dev/xvda",
+            owner_id="137112412989",
+        )
+        ec2.amis[image_id] = image
+        # Touching the name first lets moto load its own, older value, which ours then follows.
+        ssm._parameters[parameter].clear()
+        _put_public(ssm, parameter, image_id)
+
+
+def _put_public(ssm: Any, name: str, value: str) -> None:
+    """moto refuses PutParameter under /aws: the record is made as its own loader makes it."""
+    from moto.ssm.models import Parameter
+
+    ssm._parameters[name].append(
+        Parameter(
+            account_id=ACCOUNT,
+            name=name,
+            value=value,
+            parameter_type="String",
+            description=None,
+            allowed_pattern=None,
+            keyid=None,
+            last_modified_date=now(),
+            version=1,
+            data_type="aws:ec2:image",
+        )
+    )
+
+
+def _simulate(self: Any) -> Any:
+    backend, arn = iam_backends[self.current_account][self.partition], self._get_param("PolicySourceArn")
+    name = arn.split("/")[-1]
+    who = backend.get_role(name) if ":role/" in arn else backend.get_user(name)
+    documents = list(who.policies.values())
+    for managed in who.managed_policies.values():
+        documents.extend(version.document for version in managed.versions if version.is_default)
+    results = []
+    for action in self._get_param("ActionNames", []):
+        found = [IAMPolicy(document).is_action_permitted(action, "*") for document in documents]
+        decision = "implicitDeny"
+        if PermissionResult.DENIED in found:
+            decision = "explicitDeny"
+        elif PermissionResult.PERMITTED in found:
+            decision = "allowed"
+        results.append({"EvalActionName": action, "EvalResourceName": "*", "EvalDecision": decision})
+    return ActionResult({"EvaluationResults": results, "IsTruncated": False})
+
+
+IamResponse.simulate_principal_policy = _simulate
+
+
+def _placement_scores(self: Any) -> Any:
+    zones = self.ec2_backend.describe_availability_zones()
+    rows = [
+        {"Region": self.region, "AvailabilityZoneId": zone.zone_id, "Score": 9 - number % 5}
+        for number, zone in enumerate(zones)
+    ]
+    return ActionResult({"SpotPlacementScores": rows})
+
+
+EC2Response.get_spot_placement_scores = _placement_scores
+
+
+def pricing(operation: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """GetProducts for instance types; None for what is not simulated."""
+    if operation != "GetProducts":
+        return None
+    wanted = {row["Field"]: row["Value"] for row in body.get("Filters", [])}
+    names = [wanted["instanceType"]] if "instanceType" in wanted else cloud().prices.known_types()
+    region = wanted.get("regionCode", "us-east-1")
+    known = set(cloud().prices.known_types())
+    return {
+        "FormatVersion": "aws_v1",
+        "PriceList": [json.dumps(_product(name, region)) for name in names if name in known],
+    }
+
+
+def _product(name: str, region: str) -> dict[str, Any]:
+    attributes = {
+        "instanceType": name,
+        "operatingSystem": "Linux",
+        "tenancy": "Shared",
+        "capacitystatus": "Used",
+        "marketoption": "OnDemand",
+        "preInstalledSw": "NA",
+        "regionCode": region,
+    }
+    price = {"unit": "Hrs", "pricePerUnit": {"USD": f"{cloud().prices.on_demand(name):.10f}"}}
+    return {
+        "product": {"productFamily": "Compute Instance", "sku": name, "attributes": attributes},
+        "terms": {"OnDemand": {f"{name}.JRT": {"priceDimensions": {f"{name}.JRT.6YS": price}}}},
+    }
+
+
+def quotas(operation: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """GetServiceQuota for EC2's vCPUs; None for what is not simulated."""
+    if operation != "GetServiceQuota" or body.get("ServiceCode") != "ec2":
+        return None
+    return {
+        "Quota": {
+            "ServiceCode": "ec2",
+            "QuotaCode": body.get("QuotaCode", ""),
+            "QuotaName": "Running instances, in vCPUs",
+            "Value": float(cloud().vcpu_limit),
+            "Unit": "None",
+        }
+    }

@@ -1,0 +1,232 @@
+# pyright: basic
+"""SSM's calls on the sandbox's command center: commands that really run, with AWS's refusals."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.core.responses import ActionResult, EmptyResult
+from moto.ssm.responses import SimpleSystemManagerResponse
+
+from runctl.sandbox import instances
+from runctl.sandbox.commands import Command, CommandCenter, Invocation, clipped
+from runctl.sandbox.overlay import AwsError, cloud
+from runctl.sandbox.state import SandboxCloud
+
+DOCUMENTS = ("AWS-RunShellScript", "arn:aws:ssm:::document/AWS-RunShellScript")
+LISTED_OUTPUT = 2_500
+_centers: list[CommandCenter] = []
+
+
+def install(sandbox: SandboxCloud) -> None:
+    """Let SSM serve this cloud's machines."""
+    _centers[:] = [
+        CommandCenter(
+            clock=sandbox.clock,
+            schedule=sandbox.schedule,
+            machine_of=sandbox.machines.get,
+            online=sandbox.online,
+            upload=_upload,
+        )
+    ]
+
+
+def _center() -> CommandCenter:
+    return _centers[0]
+
+
+def _upload(bucket: str, key: str, data: bytes) -> None:
+    from moto.s3.models import s3_backends
+
+    from runctl.sandbox.state import ACCOUNT
+
+    s3_backends[ACCOUNT]["aws"].put_object(bucket, key, data)
+
+
+def _send_command(self: Any) -> Any:
+    get = self._get_param
+    document = get("DocumentName")
+    if document not in DOCUMENTS:
+        raise AwsError("InvalidDocument", f"Document with name {document} does not exist.")
+    ids = [*get("InstanceIds", []), *_targets(get("Targets", []))]
+    bad = [one for one in ids if not _is_valid(one)]
+    if bad or not ids:
+        raise AwsError(
+            "InvalidInstanceId",
+            f"Instances [[{', '.join(bad)}]] not in a valid state for account {self.current_account}",
+        )
+    parameters = get("Parameters", {})
+    if not parameters.get("commands"):
+        raise AwsError("InvalidParameters", "Parameter commands is required")
+    command = _center().send(
+        instance_ids=ids,
+        commands=parameters["commands"],
+        working_directory=(parameters.get("workingDirectory") or [""])[0],
+        execution_timeout=float((parameters.get("executionTimeout") or ["3600"])[0]),
+        delivery_timeout=float(get("TimeoutSeconds", 3600)),
+        comment=get("Comment", ""),
+        document="AWS-RunShellScript",
+        output_bucket=get("OutputS3BucketName", ""),
+        output_prefix=get("OutputS3KeyPrefix", ""),
+        parameters=parameters,
+    )
+    return ActionResult({"Command": {**_command(command), "Status": "Pending", "StatusDetails": "Pending"}})
+
+
+def _is_valid(instance_id: str) -> bool:
+    record = instances.find(instance_id)
+    return record is not None and record._state.name == "running" and cloud().online(instance_id)
+
+
+def _targets(targets: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for target in targets:
+        key, values = target["Key"], target["Values"]
+        for instance_id in cloud().machines:
+            record = instances.find(instance_id)
+            tags = {tag["key"]: tag["value"] for tag in record.get_tags()} if record is not None else {}
+            if (key.lower() == "instanceids" and instance_id in values) or (
+                key.startswith("tag:") and tags.get(key[4:]) in values
+            ):
+                found.append(instance_id)
+    return found
+
+
+def _get_command_invocation(self: Any) -> Any:
+    try:
+        invocation = _center().invocation(self._get_param("CommandId"), self._get_param("InstanceId"))
+    except KeyError:
+        raise AwsError("InvocationDoesNotExist", "") from None
+    return ActionResult(
+        {
+            **_invocation(invocation),
+            "PluginName": "aws:runShellScript",
+            "ResponseCode": invocation.code,
+            "ExecutionStartDateTime": _text(invocation.started),
+            "ExecutionEndDateTime": _text(invocation.ended),
+            "StandardOutputContent": invocation.stdout,
+            "StandardErrorContent": invocation.stderr,
+            "StandardOutputUrl": "",
+            "StandardErrorUrl": "",
+        }
+    )
+
+
+def _list_command_invocations(self: Any) -> Any:
+    found = _center().invocations(self._get_param("CommandId"), self._get_param("InstanceId"))
+    details = self._get_param("Details")
+    rows = []
+    for invocation in found:
+        output = invocation.stdout
+        if invocation.stderr:
+            output += f"\n----------ERROR-------\n{invocation.stderr}"
+        plugin = {
+            "Name": "aws:runShellScript",
+            "Status": invocation.status,
+            "StatusDetails": invocation.details,
+            "ResponseCode": invocation.code,
+            "Output": clipped(output, LISTED_OUTPUT),
+        }
+        rows.append(
+            {
+                **_invocation(invocation),
+                "RequestedDateTime": _time(invocation.order.requested),
+                "CommandPlugins": [plugin] if details else [],
+            }
+        )
+    return ActionResult({"CommandInvocations": rows})
+
+
+def _list_commands(self: Any) -> Any:
+    wanted, machine = self._get_param("CommandId"), self._get_param("InstanceId")
+    found = [
+        command
+        for command in _center().commands()
+        if wanted in (None, command.id) and (machine is None or machine in command.order.instance_ids)
+    ]
+    return ActionResult({"Commands": [_command(command) for command in found]})
+
+
+def _cancel_command(self: Any) -> Any:
+    command_id = self._get_param("CommandId")
+    try:
+        command = _center().command(command_id)
+    except KeyError:
+        raise AwsError("InvalidCommandId", "") from None
+    _center().cancel(command_id, self._get_param("InstanceIds", []) or list(command.order.instance_ids))
+    return EmptyResult()
+
+
+def _describe_instance_information(self: Any) -> Any:
+    """Machines that registered; a stopped or ended one is no error but an absence."""
+    filters = [*self._get_param("Filters", []), *self._get_param("InstanceInformationFilterList", [])]
+    wanted = {
+        value
+        for row in filters
+        if row.get("Key", row.get("key")) == "InstanceIds"
+        for value in row.get("Values", row.get("valueSet", []))
+    }
+    rows = [
+        {
+            "InstanceId": instance_id,
+            "PingStatus": "Online",
+            "LastPingDateTime": _time(cloud().clock.now()),
+            "AgentVersion": "3.3.0.0",
+            "PlatformType": "Linux",
+            "PlatformName": "Sandbox Linux",
+            "ResourceType": "EC2Instance",
+        }
+        for instance_id in list(cloud().machines)
+        if cloud().online(instance_id) and (not wanted or instance_id in wanted)
+    ]
+    return ActionResult({"InstanceInformationList": rows})
+
+
+def _invocation(invocation: Invocation) -> dict[str, Any]:
+    return {
+        "CommandId": invocation.command_id,
+        "InstanceId": invocation.instance_id,
+        "Comment": invocation.order.comment,
+        "DocumentName": invocation.order.document,
+        "Status": invocation.status,
+        "StatusDetails": invocation.details,
+    }
+
+
+def _command(command: Command) -> dict[str, Any]:
+    order = command.order
+    return {
+        "CommandId": command.id,
+        "DocumentName": order.document,
+        "Comment": order.comment,
+        "Parameters": dict(order.parameters),
+        "InstanceIds": list(order.instance_ids),
+        "RequestedDateTime": _time(order.requested),
+        "ExpiresAfter": _time(order.expires_after),
+        "Status": command.status,
+        "StatusDetails": command.status,
+        "TargetCount": len(command.invocations),
+        "CompletedCount": command.completed,
+        "ErrorCount": command.errors,
+        "TimeoutSeconds": int(order.delivery_timeout),
+    }
+
+
+def _time(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
+def _text(at: float | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+for _name, _function in {
+    "send_command": _send_command,
+    "get_command_invocation": _get_command_invocation,
+    "list_command_invocations": _list_command_invocations,
+    "list_commands": _list_commands,
+    "cancel_command": _cancel_command,
+    "describe_instance_information": _describe_instance_information,
+}.items():
+    setattr(SimpleSystemManagerResponse, _name, _function)

@@ -1,0 +1,99 @@
+"""The sandbox cloud's shared state: its clock, machines, faults, usage, and what happened when."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runctl.sandbox.disks import Disks
+from runctl.sandbox.faults import Faults
+from runctl.sandbox.machine import Machine
+from runctl.sandbox.prices import PriceBook
+from runctl.sandbox.timing import CloudClock, Schedule
+from runctl.sandbox.usage import Usage
+
+ACCOUNT = "123456789012"
+CONSISTENCY_SECONDS = 1.5
+"""For how long, at most, a new id may be unknown to calls that name it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long states take, in cloud seconds; about as on EC2."""
+
+    boot: float = 12.0
+    agent: float = 15.0
+    stop: float = 20.0
+    terminate: float = 25.0
+    volume: float = 2.0
+    attach: float = 3.0
+    detach: float = 3.0
+    snapshot: float = 10.0
+    spot_notice: float = 120.0
+
+
+@dataclass(slots=True)
+class SandboxCloud:
+    """One cloud. `lock` guards moto's EC2 records, which have no lock of their own."""
+
+    folder: Path
+    region: str
+    isolation: str
+    endpoint: str
+    s3_endpoint: str
+    image: list[Path]
+    clock: CloudClock
+    seed: int = 7
+    timing: Timing = field(default_factory=Timing)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    schedule: Schedule = field(init=False)
+    disks: Disks = field(init=False)
+    faults: Faults = field(init=False)
+    usage: Usage = field(init=False)
+    prices: PriceBook = field(init=False)
+    machines: dict[str, Machine] = field(default_factory=dict[str, Machine])
+    online_from: dict[str, float] = field(default_factory=dict[str, float])
+    visible_from: dict[str, float] = field(default_factory=dict[str, float])
+    vcpu_limit: int = 10_000
+    _random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.clock)
+        self.disks = Disks(self.folder)
+        self.faults = Faults(self.clock, self.seed)
+        self.prices = PriceBook(self.seed, self.clock.now())
+        self.usage = Usage(self.clock, self.prices)
+        self._random = random.Random(self.seed)  # noqa: S311 (a seeded simulation)
+
+    @property
+    def started(self) -> float:
+        return self.prices.since
+
+    def born(self, *ids: str) -> None:
+        """Calls that name these ids do not find them yet, as on EC2 for a moment after a create."""
+        seconds = self._random.uniform(0, CONSISTENCY_SECONDS)
+        until = time.monotonic() + max(0.02, self.clock.real(seconds))
+        self.visible_from.update(dict.fromkeys(ids, until))
+
+    def is_visible(self, resource_id: str) -> bool:
+        return self.visible_from.get(resource_id, 0.0) <= time.monotonic()
+
+    def after(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
+        """Call under the cloud's lock after some cloud seconds."""
+
+        def locked() -> None:
+            with self.lock:
+                call(*arguments)
+
+        self.schedule.after(seconds, locked)
+
+    def online(self, instance_id: str) -> bool:
+        """Whether the machine's SSM agent has registered."""
+        machine = self.machines.get(instance_id)
+        since = self.online_from.get(instance_id)
+        return bool(machine and machine.running and since is not None and since <= self.clock.now())
