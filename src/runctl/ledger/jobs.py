@@ -35,7 +35,10 @@ class Jobs:
         self._database = database
 
     def add(self, job: JobRecord, cause: str) -> None:
+        """Raises Conflict where there is a job of this id."""
         with self._database.write() as connection:
+            if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
+                raise Conflict(f"There is a job {job.id} already", next=f"runctl jobs show {job.id}")
             connection.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -62,8 +65,14 @@ class Jobs:
             if not newest:
                 raise NotFound("There is no job yet", next="runctl train SCRIPT")
             return newest[0]
+        if not reference:
+            # An unset variable in a shell, never "the only job".
+            raise ValidationError("No job is named", why="its id is empty", next="runctl jobs list")
         pattern = reference.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        rows = self._database.read("SELECT * FROM jobs WHERE id LIKE ? ESCAPE '\\' LIMIT 5", (pattern,))
+        rows = self._database.read(
+            "SELECT * FROM jobs WHERE id LIKE ? ESCAPE '\\' ORDER BY id <> ?, id LIMIT 5",
+            (pattern, reference),
+        )
         exact = [row for row in rows if row["id"] == reference]
         if len(rows) == 1 or exact:
             return _job((exact or rows)[0])

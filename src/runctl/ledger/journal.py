@@ -70,6 +70,13 @@ class Journal:
             raise NotFound(f"There is no transaction {tx}")
         return self._transaction(rows[0])
 
+    def list(self, *, limit: int = 50) -> list[TransactionRecord]:
+        """The newest first, whatever became of them."""
+        rows = self._database.read(
+            "SELECT * FROM transactions ORDER BY begun DESC, rowid DESC LIMIT ?", (limit,)
+        )
+        return [self._transaction(row) for row in rows]
+
     def unfinished(
         self, *, operation: str | None = None, subject: str | None = None
     ) -> list[TransactionRecord]:

@@ -122,6 +122,8 @@ class Resources:
     def close(self, resource_id: str, *, at: datetime, ended_by: str | None) -> None:
         """Note that a resource has ended; idempotent. Raises as `observe`."""
         with self._database.write() as connection:
+            if not connection.execute("SELECT 1 FROM resources WHERE id = ?", (resource_id,)).fetchone():
+                raise NotFound(f"The ledger knows no {resource_id}")
             if last := _open(connection, resource_id):
                 _end(connection, last, at)
             connection.execute(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from runctl.errors import ConfigError
+from runctl.errors import ConfigError, Conflict
 from runctl.ledger.jobs import Jobs
 from runctl.ledger.journal import Journal
 from runctl.ledger.migrations import MIGRATIONS
@@ -17,6 +17,7 @@ from runctl.ledger.resources import Resources
 
 FILE_NAME = "ledger.sqlite3"
 _BUSY_SECONDS = 30.0
+_PRIMARY_CODE = 0xFF  # the rest of an extended error code says where it happened
 
 
 class Database:
@@ -28,24 +29,44 @@ class Database:
 
     @contextmanager
     def write(self) -> Generator[sqlite3.Connection]:
-        """A transaction; one inside another joins it."""
+        """A transaction; one inside another joins it. Raises Conflict where others write for too long."""
         if self._depth:
             yield self._connection
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._depth += 1
-        try:
-            yield self._connection
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        else:
-            self._connection.execute("COMMIT")
-        finally:
-            self._depth -= 1
+        with _named_failures():
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite rolls back by itself where the disk is full or broken.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
 
     def read(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        return self._connection.execute(query, parameters).fetchall()
+        with _named_failures():
+            return self._connection.execute(query, parameters).fetchall()
+
+
+@contextmanager
+def _named_failures() -> Generator[None]:
+    """What a disk or other processes do to the ledger; a broken constraint is a fault of ours and stays."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            raise Conflict(
+                "The ledger is busy",
+                why=f"another process has been writing for {_BUSY_SECONDS:.0f} s",
+                next="try again; `fuser` names who has the file open",
+            ) from error
+        raise ConfigError(
+            "The ledger cannot be read or written", why=str(error), next="check the disk and its permissions"
+        ) from error
 
 
 class Ledger:
@@ -61,20 +82,27 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open or create the ledger in `folder`. Raises ConfigError for a file that is none of ours."""
+        """Open or create the ledger in `folder`.
+
+        Raises ConfigError for a file that is none of ours and for a folder that cannot be written,
+        Conflict where another process keeps it busy.
+        """
         path = folder / FILE_NAME
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA foreign_keys = ON")
-            _migrate(connection, path)
-        except sqlite3.DatabaseError as error:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
             raise ConfigError(
-                f"The ledger {path} cannot be opened",
+                f"The ledger's folder {folder} cannot be made",
                 why=str(error),
-                next="move the file away; resources are found again by their tags",
+                next="set RUNCTL_HOME to a folder that can be written",
             ) from error
+        with _named_failures():
+            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
         return cls(connection)
 
     def close(self) -> None:
@@ -85,6 +113,20 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.row_factory = sqlite3.Row
+    try:
+        with _named_failures():
+            connection.execute("PRAGMA foreign_keys = ON")
+            _migrate(connection, path)
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(
+            f"The ledger {path} cannot be opened",
+            why=str(error),
+            next="move the file away; resources are found again by their tags",
+        ) from error
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -116,7 +158,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _statements(script: str) -> list[str]:
-    """Split a script at complete statements: `executescript` would commit our transaction."""
+    """Split a script where a line ends a statement: `executescript` would commit our transaction."""
     statements: list[str] = []
     pending = ""
     for line in script.splitlines():
@@ -124,4 +166,4 @@ def _statements(script: str) -> list[str]:
         if sqlite3.complete_statement(pending):
             statements.append(pending)
             pending = ""
-    return statements
+    return [*statements, pending] if pending.strip() else statements
