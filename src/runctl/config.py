@@ -115,7 +115,10 @@ def load(folder: Path, environment: Mapping[str, str] | None = None, file: Path 
         if name.startswith("RUNCTL_") and name not in _OWN_VARIABLES:
             key = _key_of_variable(name)
             if key is not None:
-                merged[key], origins[key] = _check(key, text, f"environment {name}", strict=False), f"env {name}"
+                merged[key], origins[key] = (
+                    _check(key, text, f"environment {name}", strict=False),
+                    f"env {name}",
+                )
     values = msgspec.convert(_nest(merged), type=Values, strict=False)
     return Settings(values, origins)
 
@@ -156,7 +159,7 @@ def _is_money(key: str) -> bool:
 
 
 def _key_of_variable(name: str) -> str | None:
-    """RUNCTL_AWS_REGION is `aws.region`; a name that is no setting is somebody else's, such as a job's own."""
+    """RUNCTL_AWS_REGION is `aws.region`; a name that is no setting is a job's own, or nobody's."""
     known = {"RUNCTL_" + key.upper().replace(".", "_"): key for key in keys()}
     return known.get(name)
 

@@ -6,7 +6,6 @@ moves by a conditional write and never back.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -216,6 +215,8 @@ class Committer:
 
     def _move_latest(self, manifest: Dict[str, Any]) -> None:
         key, name = self._store.checkpoints + "latest.json", str(manifest["name"])
+        import hashlib
+
         digest = hashlib.sha256(to_json(manifest)).hexdigest()
         latest = to_json({"name": name, "step": manifest["step"], "manifest_sha256": digest})
         for _ in range(5):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import os
 import threading
 import time
@@ -68,6 +67,8 @@ class Credentials:
 
 def parse_time(text: str) -> Optional[float]:
     """Seconds since the epoch of `2026-01-01T00:00:00Z`, None for what is none."""
+    import calendar
+
     try:
         text = text.partition(".")[0] + "Z" if "." in text else text
         return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))

@@ -14,7 +14,6 @@ from .failures import StoreAway, StoreRefused
 from .files import read_json, write_atomically
 from .imds import Metadata
 from .run import Run
-from .store import BucketStore
 
 REFUSED = 3
 UNUSABLE = 2
@@ -67,6 +66,8 @@ def run_attempt(folder: str) -> int:
 
 def fetch_spec(bucket: str, prefix: str, number: int, region: str) -> str:
     """The folder of an attempt whose spec was fetched. A machine that cannot have it ends itself."""
+    from .bucket_store import BucketStore
+
     store = BucketStore(bucket, prefix, region, Metadata())
     folder = os.path.join(runctl_home(), "jobs", os.path.basename(prefix.rstrip("/")), "attempt-%d" % number)
     os.makedirs(folder, exist_ok=True)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from . import clock
 from .attempt import Attempt
 from .commit import CorruptCheckpoint, commit_names, restore
-from .credentials import Credentials
 from .environment import EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
-from .files import write_atomically
-from .imds import Metadata
-from .s3 import Bucket
-from .store import file_digest
 
 PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
-DOWNLOADS = 8
 
 
 class PreparationFailed(Exception):
@@ -37,11 +30,18 @@ class Prepared(NamedTuple):
 def prepare_attempt(attempt: Attempt, store: Any, home: str) -> Prepared:
     """Run every step; each is named in the state before it begins. Raises PreparationFailed."""
     spec = attempt.spec
-    _step(attempt, "bundle", lambda: _unpack_bundle(attempt, store))
+    if spec.get("bundle"):
+        from .bundle import unpack_bundle  # what a local job does not need is not loaded
+
+        _step(attempt, "bundle", lambda: unpack_bundle(attempt, store))
     python = _step(
         attempt, "environment", lambda: prepare(spec.get("python") or {}, home, attempt.path("agent.log"))
     )
-    data = _step(attempt, "data", lambda: _fetch_data(attempt))
+    data = None
+    if (spec.get("data") or {}).get("location"):
+        from .dataset import fetch_data
+
+        data = _step(attempt, "data", lambda: fetch_data(attempt))
     folder = attempt.in_job(spec["checkpoint_dir"])
     output = attempt.in_job(spec["output_dir"])
     os.makedirs(folder, exist_ok=True)
@@ -71,104 +71,9 @@ def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:
             EnvironmentFailed,
             CorruptCheckpoint,
             OSError,
-            tarfile.TarError,
             ValueError,
         ) as error:
             raise PreparationFailed("%s: %s" % (name, error)) from error
-
-
-def _unpack_bundle(attempt: Attempt, store: Any) -> None:
-    bundle = attempt.spec.get("bundle")
-    if not bundle:
-        return
-    code = attempt.in_job("code")
-    mark = os.path.join(code, ".runctl-bundle")
-    if _text_of(mark) == bundle["sha256"]:
-        return
-    archive = attempt.in_job("bundle.tar.gz")
-    if not store.get_shared(bundle["key"], archive):
-        raise StoreRefused("there is no %s" % bundle["key"])
-    if file_digest(archive) != bundle["sha256"]:
-        raise StoreRefused("the code bundle is not what was sent: its checksum differs")
-    shutil.rmtree(code, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        _extract(tar, code)
-    os.unlink(archive)
-    write_atomically(mark, str(bundle["sha256"]).encode())
-
-
-def _extract(tar: tarfile.TarFile, folder: str) -> None:
-    members = tar.getmembers()
-    links = {os.path.normpath(member.name) for member in members if member.issym()}
-    for member in members:
-        _refuse_escape(member)
-        parts = os.path.normpath(member.name).split(os.sep)
-        if any(os.sep.join(parts[:depth]) in links for depth in range(1, len(parts))):
-            raise StoreRefused("the code bundle holds %r, which lies behind a link" % member.name)
-    os.makedirs(folder, exist_ok=True)
-    own_filter: Dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-    tar.extractall(folder, members, **own_filter)  # noqa: S202 (every member was looked at)
-
-
-def _text_of(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _refuse_escape(member: tarfile.TarInfo) -> None:
-    inside = os.path.normpath(
-        os.path.join(os.path.dirname(member.name), member.linkname if member.issym() else "")
-    )
-    paths = (os.path.normpath(member.name), inside)
-    if not (member.isfile() or member.isdir() or member.issym()) or any(
-        os.path.isabs(path) or path.split(os.sep)[0] == ".." for path in paths
-    ):
-        raise StoreRefused("the code bundle holds %r, which would leave its folder" % member.name)
-
-
-def _fetch_data(attempt: Attempt) -> Optional[str]:
-    location = (attempt.spec.get("data") or {}).get("location")
-    if not location:
-        return None
-    if not location.startswith("s3://"):
-        if not os.path.exists(location):
-            raise StoreRefused("there is no data at %s" % location)
-        return str(location)
-    from concurrent.futures import ThreadPoolExecutor
-
-    bucket_name, _, prefix = location[len("s3://") :].partition("/")
-    region = str(attempt.spec["store"].get("region") or os.environ.get("AWS_REGION", "us-east-1"))
-    bucket = Bucket(bucket_name, region, Credentials(Metadata()))
-    folder = attempt.in_job("data")
-    root = prefix if prefix.endswith("/") or not prefix else prefix + "/"
-    objects = [item for item in bucket.list(prefix) if item.key == prefix or item.key.startswith(root)]
-    if not objects:
-        raise StoreRefused("there is nothing at %s" % location)
-    wanted: List[Tuple[str, str]] = []
-    for item in objects:
-        relative = item.key[len(root) :] if item.key.startswith(root) else item.key.rpartition("/")[2]
-        path = os.path.join(folder, relative)
-        if relative.endswith("/") or not relative:
-            continue
-        if os.path.isabs(relative) or ".." in relative.split("/"):
-            raise StoreRefused("%r would leave the data folder" % item.key)
-        if not os.path.exists(path) or os.path.getsize(path) != item.size:
-            wanted.append((item.key, path))
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        for done in [pool.submit(_download, bucket, key, path) for key, path in wanted]:
-            done.result()
-    return folder
-
-
-def _download(bucket: Bucket, key: str, path: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = path + ".part"
-    if not bucket.get_file(key, temporary):
-        raise StoreRefused("%s vanished" % key)
-    os.replace(temporary, path)
 
 
 def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:

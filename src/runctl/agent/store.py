@@ -1,76 +1,18 @@
-"""The job's store as the agent uses it: a prefix of a bucket, or the job's folder on this machine."""
+"""The job's store as the agent uses it: the job's folder on this machine, or what `bucket_store` offers."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
-from .credentials import Credentials
-from .failures import PreconditionFailed
 from .files import write_atomically
 from .imds import Metadata
-from .s3 import Bucket
 
 _FICLONE = 0x40049409  # linux/fs.h
 Listing = List[Tuple[str, int]]
-
-
-class BucketStore:
-    """Keys are relative to the job's prefix; `shared` ones to the bucket."""
-
-    mirrors = True
-    checkpoints = "checkpoints/"
-    keeps = 0  # all
-
-    def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata) -> None:
-        self._bucket = Bucket(bucket, region, Credentials(metadata))
-        self._prefix = prefix.strip("/") + "/"
-
-    def put(self, key: str, data: bytes) -> None:
-        self._bucket.put(self._prefix + key, data)
-
-    def get(self, key: str) -> Optional[bytes]:
-        return self._bucket.get(self._prefix + key)
-
-    def put_file(self, key: str, path: str, size: int) -> str:
-        """Answers the SHA-256 of what was sent."""
-        return self._bucket.put_file(self._prefix + key, path, size)
-
-    def get_file(self, key: str, path: str) -> bool:
-        return self._bucket.get_file(self._prefix + key, path)
-
-    def get_shared(self, key: str, path: str) -> bool:
-        return self._bucket.get_file(key, path)
-
-    def list(self, prefix: str) -> Listing:
-        whole = self._prefix + prefix
-        return [(item.key[len(self._prefix) :], item.size) for item in self._bucket.list(whole)]
-
-    def replace(self, key: str, data: bytes, expected: Optional[bytes]) -> bool:
-        """Write only where the object still is what was read (None: absent); False where it is not."""
-        try:
-            current, etag = self._bucket.get_with_etag(self._prefix + key)
-            if current != expected:
-                return False
-            self._bucket.put(self._prefix + key, data, if_match=etag or None, if_absent=expected is None)
-        except PreconditionFailed:
-            return False
-        return True
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Write only what is not there yet; False where it is."""
-        try:
-            self._bucket.put(self._prefix + key, data, if_absent=True)
-        except PreconditionFailed:
-            return False
-        return True
-
-    def keep_only(self, names: List[str]) -> None:
-        """Commits in a bucket are kept."""
 
 
 class FolderStore:
@@ -158,6 +100,8 @@ def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
     store = spec["store"]
     if store["kind"] == "folder":
         return FolderStore(store["path"])
+    from .bucket_store import BucketStore  # a local job needs none of it
+
     return BucketStore(store["bucket"], store["prefix"], store["region"], metadata)
 
 
@@ -174,6 +118,8 @@ def _copy(source: str, target: str) -> None:
 
 
 def file_digest(path: str) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for chunk in iter(lambda: file.read(1024 * 1024), b""):

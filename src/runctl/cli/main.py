@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
 
     try:
         result: Any = _root().main(args=arguments, prog_name="runctl", standalone_mode=False)
-    except BaseException as error:  # noqa: BLE001 (the one place where errors become text)
+    except BaseException as error:
         return failures.render(error, arguments)
     return result if isinstance(result, int) else 0
 

@@ -42,9 +42,7 @@ OPERATION = "launch-attempt"
 _PRESIGNED_SECONDS = 3600
 
 
-def send_code(
-    place: Place, spec: JobSpec, plan: bundle.BundlePlan | None, emit: Emit
-) -> dict[str, str] | None:
+def send_code(place: Place, plan: bundle.BundlePlan | None, emit: Emit) -> dict[str, str] | None:
     """Send the code bundle and the agent to the bucket, where they are not there yet."""
     if place.session is None or place.bucket is None or plan is None:
         return None

@@ -64,7 +64,9 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
     saved = None
     if spent.on_demand is not None and machine is not None:
         saved = spent.on_demand - machine
-    cut_short = [row for row, attempt in zip(rows, attempts, strict=True) if attempt.cause in {"notice", "lost"}]
+    cut_short = [
+        row for row, attempt in zip(rows, attempts, strict=True) if attempt.cause in {"notice", "lost"}
+    ]
     lost = [row.steps_lost for row in cut_short]
     events = ledger.jobs.events(job.id)
     return JobReport(

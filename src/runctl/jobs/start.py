@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
 
-from runctl.clock import SystemClock
+from runctl.clouds import Cloud
 from runctl.errors import NotFound, ValidationError
 from runctl.events import Emit, ignore
 from runctl.jobs import spec as specs
+from runctl.jobs import state
 from runctl.jobs.launch import send_code
 from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
 from runctl.jobs.plan import Plan, make_plan
@@ -35,19 +37,15 @@ def place_of(
     job: JobId,
     spec: JobSpec,
     settings: AwsSettings,
-    cloud: Callable[[], object],
+    cloud: Callable[[], Cloud],
     *,
     bucket: str | None = None,
     emit: Emit = ignore,
 ) -> Place:
     """The place that a spec names. Raises ConfigError where its cloud cannot be used."""
-    from runctl.clouds import Cloud
-
     if spec.is_local:
         return local_place(job_folder(Path(spec.root), job))
-    chosen = cloud()
-    assert isinstance(chosen, Cloud)  # noqa: S101 (the caller's contract)
-    return cloud_place(chosen, job, spec, settings, bucket=bucket, emit=emit)
+    return cloud_place(cloud(), job, spec, settings, bucket=bucket, emit=emit)
 
 
 def prepare(
@@ -110,11 +108,15 @@ def create(
 
 
 def reopen(
-    ledger: Ledger, job: JobRecord, *, now: datetime, resume_from: str | None, cause: str
+    ledger: Ledger,
+    job: JobRecord,
+    *,
+    now: datetime,
+    resume_from: str | None,
+    cause: str,
+    budget: Decimal | None = None,
 ) -> None:
     """Take up a job again that ended short of success. Raises ValidationError for one that did not."""
-    from runctl.jobs import state
-
     if job.state is JobState.SUCCEEDED or not job.state.final:
         raise ValidationError(
             f"Job {job.id} is {job.state}",
@@ -124,7 +126,9 @@ def reopen(
     spec = msgspec.structs.replace(specs.decode(job.spec), resume_from=resume_from)
     attempts = len(ledger.jobs.attempts(job.id))
     # A new request of the user is worth as many attempts as the first one.
-    spec = msgspec.structs.replace(spec, max_attempts=max(spec.max_attempts, attempts + 1))
+    spec = msgspec.structs.replace(
+        spec, max_attempts=attempts + spec.max_attempts, budget=budget or spec.budget
+    )
     ledger.jobs.replace_spec(job.id, specs.encode(spec))
     ledger.jobs.transition(
         job.id,
@@ -146,7 +150,3 @@ def _with_data_in_store(place: Place, spec: JobSpec) -> JobSpec:
     else:
         place.store.upload(location.path, f"data/{location.path.name}")
     return msgspec.structs.replace(spec, data=f"s3://{place.bucket}/{place.prefix}/data/")
-
-
-def local_clock() -> SystemClock:
-    return SystemClock()

@@ -299,7 +299,7 @@ class Supervisor:
     def _machine_is_over(
         self, job: JobRecord, attempt: AttemptRecord, watch: _Watch, agent: AgentState
     ) -> bool:
-        """Whether the machine costs nothing any more, or is to be kept; ends it where it does not end itself."""
+        """Whether the machine costs nothing any more, or is kept; ends it where it does not end itself."""
         spec = decode(job.spec)
         if self._place.session is None or spec.instance:
             return True
@@ -413,7 +413,7 @@ class Supervisor:
 
     def _doubt(self, watch: _Watch, text: str) -> None:
         """Say each doubt once, its figures aside."""
-        kind = text.split(";")[0].split(" for ")[0]
+        kind = text.split(";", maxsplit=1)[0].split(" for ", maxsplit=1)[0]
         if watch.doubt != kind:
             watch.doubt = kind
             self._emit(Notice(text=text, warning=True))

@@ -37,7 +37,9 @@ class TextFollower:
                 number = f" {attempt}" if attempt else ""
                 self._say(f"[{state}{number}] {cause}{money}", style=_STYLES.get(state, "cyan"))
             case Notice(text=text, warning=warning):
-                self._say(f"[{'warning' if warning else 'note'}] {text}", style="yellow" if warning else "dim")
+                self._say(
+                    f"[{'warning' if warning else 'note'}] {text}", style="yellow" if warning else "dim"
+                )
             case Retried(operation=operation, error=error, wait=wait):
                 self._say(f"[retry] {operation}: {error}; again in {wait:.1f} s", style="dim")
             case Heartbeat():

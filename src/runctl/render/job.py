@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from runctl.jobs.plan import Plan
 from runctl.jobs.report import JobReport
-from runctl.ledger import JobRecord
+from runctl.ledger import JobEvent, JobRecord
 from runctl.render import figures, output
 
 _OFFERS_SHOWN = 6
@@ -36,14 +36,19 @@ def show_plan(plan: Plan) -> None:
             lines.append(f"  disk      {plan.disk_gib} GiB gp3, {figures.usd(plan.disk.usd_per_hour)}/h")
         if plan.hours_in_budget is not None:
             hours = timedelta(hours=float(plan.hours_in_budget))
-            lines.append(f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer")
+            lines.append(
+                f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer"
+            )
     lines.extend(f"  note      {warning}" for warning in plan.warnings)
     for line in lines:
         output.talk(line)
 
 
-def show_report(report: JobReport) -> None:
-    """What a job came to, on stdout."""
+def show_report(report: JobReport, *, brief: bool = False) -> None:
+    """What a job came to, on stdout; `brief` is one line on stderr for a local job without trouble."""
+    if brief:
+        output.talk(f"{report.id}: {report.state}; outputs and checkpoints are in {report.store}")
+        return
     write = output.write_line
     write("")
     write(f"{report.id}: {report.state}  ({report.cause})")
@@ -61,14 +66,26 @@ def show_report(report: JobReport) -> None:
         ]
         for attempt in report.attempts
     ]
-    columns = ["attempt", "machine", "end", "time", "from step", "to step", "notice to safety", "steps lost", "cost"]
+    columns = [
+        "attempt",
+        "machine",
+        "end",
+        "time",
+        "from step",
+        "to step",
+        "notice to safety",
+        "steps lost",
+        "cost",
+    ]
     output.write_table(columns, rows, right=["attempt", "from step", "to step", "steps lost", "cost"])
     if report.interruptions:
         plural = "s" if report.interruptions > 1 else ""
         lost = figures.number(report.steps_lost)
         write(f"work lost   {lost} steps lost over {report.interruptions} interruption{plural}")
     if report.target != "local":
-        write(f"cost        {figures.usd(report.cost)}: machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}")
+        write(
+            f"cost        {figures.usd(report.cost)}: machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}"
+        )
         if report.saved is not None and report.saved > 0 and report.on_demand:
             percent = report.saved / report.on_demand * 100
             write(
@@ -76,6 +93,24 @@ def show_report(report: JobReport) -> None:
                 f" {figures.usd(report.on_demand)} on demand"
             )
     write(f"kept at     {report.store}")
+
+
+def show_events(events: Sequence[JobEvent]) -> None:
+    """Every change of state, with its cause and the cost so far."""
+    rows = [
+        [
+            figures.moment(event.at),
+            str(event.attempt),
+            event.state,
+            event.cause,
+            figures.usd(event.cost) if event.cost is not None else "",
+        ]
+        for event in events
+    ]
+    output.write_line("")
+    output.write_table(
+        ["time (UTC)", "attempt", "state", "cause", "cost so far"], rows, right=["cost so far"]
+    )
 
 
 def show_jobs(jobs: Sequence[JobRecord]) -> None:

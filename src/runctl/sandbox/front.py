@@ -93,9 +93,11 @@ class Front:
                 if not self._cloud.is_visible(resource_id) and "Filter." not in text:
                     code, message = _NOT_FOUND[resource_id.split("-")[0]]
                     return self._error(start, service, 400, code, message.format(resource_id))
-        if service == "s3" and environ["REQUEST_METHOD"] == "PUT" and s3_truths.carries_checksum(environ):
-            if wrong := s3_truths.wrong_checksum(environ, _body(environ)):
-                return self._error(start, service, 400, *wrong)
+        checked = (
+            service == "s3" and environ["REQUEST_METHOD"] == "PUT" and s3_truths.carries_checksum(environ)
+        )
+        if checked and (wrong := s3_truths.wrong_checksum(environ, _body(environ))):
+            return self._error(start, service, 400, *wrong)
         s3_truths.ranged.on = bool(
             service == "s3"
             and environ["REQUEST_METHOD"] == "GET"
@@ -175,4 +177,4 @@ def _reply(start: Start, status: int, text: str, kind: str) -> list[bytes]:
 
 
 def _nobody(*_: Any, **__: Any) -> Callable[[bytes], None]:
-    return lambda data: None
+    return lambda _: None

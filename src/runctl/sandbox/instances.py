@@ -1,5 +1,5 @@
-# pyright: basic
-"""EC2 instances over moto's records: tokens, states that take time, machines that run, ends that have causes."""
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
+"""EC2 instances over moto's records: tokens, states that take time, real machines, ends with causes."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def _check_capacity(kind: str, zone: str, market: str, count: int) -> None:
     if used + vcpus(kind) * count > cloud().vcpu_limit:
         raise AwsError(
             "VcpuLimitExceeded",
-            f"You have requested more vCPU capacity than your current vCPU limit of {cloud().vcpu_limit} allows "
-            "for the instance bucket that the specified instance type belongs to.",
+            f"You have requested more vCPU capacity than your current vCPU limit of {cloud().vcpu_limit} "
+            "allows for the instance bucket that the specified instance type belongs to.",
         )
 
 
@@ -229,7 +229,7 @@ def _boot_machine(instance: Any, machine: Machine) -> None:
         cloud().online_from[instance.id] = cloud().clock.now() + cloud().timing.agent
     machine.boot()
     with cloud().lock:
-        gone = instance._state.name not in {"running"}
+        gone = instance._state.name != "running"
     if gone:
         machine.off(grace=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -78,9 +79,7 @@ def down(record: SandboxRecord) -> None:
         except ProcessLookupError:
             return
         # A child of ours would stay as a zombie: collect it.
-        try:
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(record.pid, os.WNOHANG)
-        except ChildProcessError:
-            pass
         time.sleep(0.05)
     os.kill(record.pid, signal.SIGKILL)

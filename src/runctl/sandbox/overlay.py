@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
 # moto carries no types; what we take from it is narrowed where it leaves the overlay.
 """How ours stands over moto's: replaced methods, errors in the caller's protocol, the cloud in force."""
 

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
 """What S3 checks and moto does not: checksums of uploads; and ranges read without the whole object."""
 
 from __future__ import annotations

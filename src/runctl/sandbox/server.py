@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
 """The sandbox's one process: `python -m runctl.sandbox.server`, started by `runctl sandbox up`."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
 """The smaller services: prices, quotas, simulated policies; and what an account has from the start."""
 
 from __future__ import annotations

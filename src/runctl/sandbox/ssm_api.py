@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
 """SSM's calls on the sandbox's command center: commands that really run, with AWS's refusals."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-# pyright: basic
-"""EBS over moto's records: limits by type, zones, attachments that exclude each other, states that take time."""
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
+"""EBS over moto's records: limits by type, zones, exclusive attachments, states that take time."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _attached(attachment: Any, volume_id: str, instance_id: str, device: str) ->
 
 
 @replaces(EC2Backend, "detach_volume")
-def _detach(original: Any, self: Any, volume_id: str, instance_id: Any, device_path: Any) -> Any:
+def _detach(original: Any, self: Any, volume_id: str, instance_id: Any, *_: Any) -> Any:
     volume = self.get_volume(volume_id)
     attachment = volume.attachment
     if not attachment:

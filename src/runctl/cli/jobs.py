@@ -1,0 +1,190 @@
+"""`runctl jobs`."""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import click
+
+from runctl.cli import running
+from runctl.cli.options import Context, common, job_argument
+from runctl.render import output
+
+if TYPE_CHECKING:
+    from runctl.ledger import JobRecord
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, follow, stop and resume jobs."""
+
+
+@jobs.command("list")
+@click.option("--limit", type=int, default=20, show_default=True)
+@common
+def list_(context: Context, limit: int) -> None:
+    """List jobs, the newest first, from the ledger alone.
+
+    \b
+    Examples:
+      runctl jobs list
+      runctl jobs list --quiet --limit 5
+    """
+    with context.ledger() as ledger:
+        found = ledger.jobs.list(limit=limit)
+    if context.json:
+        output.write_json([_summary(job) for job in found])
+    elif context.quiet:
+        for job in found:
+            output.write_line(job.id)
+    elif not found:
+        output.talk("there is no job yet: runctl train SCRIPT")
+    else:
+        from runctl.render.job import show_jobs
+
+        show_jobs(found)
+
+
+@jobs.command()
+@job_argument
+@common
+def show(context: Context, job: str) -> None:
+    """Show a job's attempts, cost, saving and lost work.
+
+    \b
+    Examples:
+      runctl jobs show last
+      runctl jobs show digits-7f3a2c --output json
+    """
+    from runctl.clock import SystemClock
+    from runctl.jobs.report import report
+    from runctl.render.job import show_events, show_report
+
+    with context.ledger() as ledger:
+        record = ledger.jobs.get(job)
+        now = SystemClock().now()
+        if not record.state.final and record.cloud.startswith("sandbox"):
+            now = running.place_of_job(context, context.settings(), record).clock.now()
+        found = report(ledger, record, now)
+        events = ledger.jobs.events(record.id)
+    if context.json:
+        output.write_json({"report": found, "events": events})
+        return
+    show_report(found)
+    show_events(events)
+
+
+@jobs.command()
+@job_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
+@click.option("--attempt", type=int, help="Of this attempt instead of the last.")
+@common
+def logs(context: Context, job: str, follow: bool, attempt: int | None) -> None:
+    """Print what the script wrote.
+
+    \b
+    Examples:
+      runctl jobs logs last
+      runctl jobs logs digits-7f3a2c -f
+    """
+    with context.ledger() as ledger:
+        record = ledger.jobs.get(job)
+        place = running.place_of_job(context, context.settings(), record)
+        offset, number = 0, attempt
+        while True:
+            attempts = ledger.jobs.attempts(record.id)
+            newest = attempt or (attempts[-1].number if attempts else 1)
+            if newest != number:
+                offset, number = 0, newest
+            ended = ledger.jobs.get(record.id).state.final
+            data = place.view(newest).log(offset)
+            offset += len(data)
+            output.write_bytes(data)
+            if not follow or ended:
+                return
+            time.sleep(1.0)
+
+
+@jobs.command()
+@job_argument
+@common
+def wait(context: Context, job: str) -> int:
+    """Follow a job to its end; take over its supervision where nobody has it.
+
+    \b
+    Examples:
+      runctl jobs wait last
+      runctl jobs wait digits-7f3a2c --output json
+    """
+    with context.ledger() as ledger:
+        record = ledger.jobs.get(job)
+        place = running.place_of_job(context, context.settings(), record)
+        emit = running.follower(context)
+        return running.follow(context, ledger, place, record, emit, log_from_start=False)
+
+
+@jobs.command()
+@job_argument
+@common
+def stop(context: Context, job: str) -> None:
+    """Let a job save, upload and end; it can be resumed.
+
+    \b
+    Examples:
+      runctl jobs stop last
+      runctl jobs stop digits-7f3a2c
+    """
+    from runctl.jobs import control
+    from runctl.jobs.supervise import Supervisor
+
+    with context.ledger() as ledger:
+        record = ledger.jobs.get(job)
+        place = running.place_of_job(context, context.settings(), record)
+        control.stop(ledger, place, record)
+        final = Supervisor(ledger, place, record.id, running.follower(context), log_from_start=False).run()
+    if context.json:
+        output.write_json(_summary(final))
+    else:
+        output.talk(f"job {final.id} is {final.state}; resume it: runctl jobs resume {final.id}")
+
+
+@jobs.command()
+@job_argument
+@click.option("--from", "checkpoint", help="A committed checkpoint instead of the newest.")
+@click.option("--budget", help="A new budget in USD.")
+@click.option("--detach", is_flag=True, help="Leave the job alone once it is launched.")
+@common
+def resume(context: Context, job: str, checkpoint: str | None, budget: str | None, detach: bool) -> int:
+    """Take up a job again that failed, was stopped or ran over its budget.
+
+    \b
+    Examples:
+      runctl jobs resume last
+      runctl jobs resume digits-7f3a2c --from 000012-epoch-00007.npz
+    """
+    from runctl.jobs import checkpoints, start
+
+    amount: Decimal | None = running.money(budget) if budget else None
+    with context.ledger() as ledger:
+        record = ledger.jobs.get(job)
+        place = running.place_of_job(context, context.settings(), record)
+        if checkpoint is not None:
+            checkpoint = checkpoints.verify(place, checkpoint)
+        start.reopen(
+            ledger, record, now=place.clock.now(), resume_from=checkpoint, budget=amount, cause="resumed"
+        )
+        emit = running.follower(context)
+        return running.follow(context, ledger, place, ledger.jobs.get(record.id), emit, detach=detach)
+
+
+def _summary(job: JobRecord) -> dict[str, object]:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "state": job.state,
+        "on": job.target,
+        "created": job.created,
+        "store": job.store,
+    }

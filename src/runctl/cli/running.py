@@ -1,0 +1,279 @@
+"""What `train`, `jobs wait` and their kin share: from a request to a job that is followed to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runctl.cli.options import Context
+from runctl.config import Settings
+from runctl.errors import BudgetExceeded, Interrupted, JobFailed, TrainctlError, ValidationError
+from runctl.events import Event, ignore
+from runctl.model import JobState
+
+if TYPE_CHECKING:
+    from runctl.jobs.place import AwsSettings, Place
+    from runctl.jobs.plan import Plan
+    from runctl.jobs.script import Script
+    from runctl.jobs.spec import JobSpec
+    from runctl.ledger import JobRecord, Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that a call of `train` said, over the settings."""
+
+    script: str | None
+    arguments: tuple[str, ...]
+    on: str
+    instance_type: str | None
+    gpus: int | None
+    spot: bool
+    fallback: bool
+    data: str | None
+    output: str | None
+    checkpoints: str | None
+    resume_arg: str | None
+    max_attempts: int
+    budget: Decimal | None
+    max_hours: float | None
+    name: str | None
+    detach: bool
+    keep: bool
+    dry_run: bool
+    project: str | None
+    user: str
+    cwd: Path
+
+
+def money(text: str) -> Decimal:
+    """Raises ValidationError for what is no amount."""
+    try:
+        amount = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        raise ValidationError(f"{text!r} is no amount of USD", next="such as --budget 20") from None
+    if not amount.is_finite():
+        raise ValidationError(f"{text!r} is no amount of USD", next="such as --budget 20")
+    return amount
+
+
+def train(context: Context, settings: Settings, request: Request) -> int:
+    """Plan, create and follow a job; answers the exit code."""
+    from runctl.jobs import start
+    from runctl.jobs.spec import new_job_id
+
+    spec, script = to_spec(request)
+    job_id = new_job_id(spec.name)
+    emit = follower(context)
+    place = start.place_of(
+        job_id,
+        spec,
+        aws_settings(settings),
+        lambda: context.cloud("sandbox" if spec.on == "sandbox" else "aws", settings),
+        emit=emit,
+    )
+    plan, code = start.prepare(job_id, spec, place, script, emit=emit)
+    if request.dry_run or not spec.is_local:
+        show_plan(context, plan, as_data=request.dry_run)
+    if request.dry_run:
+        return 0
+    with context.ledger() as ledger:
+        job = start.create(ledger, plan, place, code, emit=emit)
+        if context.quiet or request.detach:
+            from runctl.render import output
+
+            output.write_line(job.id)
+        return follow(context, ledger, place, job, emit, detach=request.detach)
+
+
+def to_spec(request: Request) -> tuple[JobSpec, Script]:
+    """The job's spec and its script. Raises ValidationError for what cannot be run."""
+    from runctl.jobs.script import inspect
+    from runctl.jobs.spec import JobSpec, PythonSpec, check
+
+    script = inspect(request.script, request.arguments, cwd=request.cwd)
+    checkpoints = request.checkpoints
+    spec = JobSpec(
+        name=request.name or Path(request.script or script.command[0]).stem,
+        on=request.on,
+        root=str(script.root),
+        workdir=script.workdir_in_root,
+        command=script.command,
+        python=PythonSpec(
+            kind=script.python.kind,
+            requirements=tuple(script.python.requirements),
+            requires_python=script.python.requires_python,
+            digest=script.python.digest,
+        ),
+        instance_type=request.instance_type,
+        gpus=request.gpus,
+        spot=request.spot,
+        fallback=request.fallback,
+        data=_absolute(request.data, request.cwd),
+        output=_absolute(request.output, request.cwd),
+        checkpoints=checkpoints,
+        resume_arg=request.resume_arg,
+        max_attempts=request.max_attempts,
+        budget=request.budget,
+        max_hours=request.max_hours,
+        keep=request.keep,
+        project=request.project or script.root.name,
+        user=request.user,
+    )
+    return check(spec), script
+
+
+def follow(
+    context: Context,
+    ledger: Ledger,
+    place: Place,
+    job: JobRecord,
+    emit: Callable[[Event], None],
+    *,
+    detach: bool = False,
+    log_from_start: bool = True,
+) -> int:
+    """Supervise or follow a job to its end, and report; answers the exit code."""
+    from runctl.jobs.supervise import Supervisor
+
+    supervisor = Supervisor(ledger, place, job.id, emit, log_from_start=log_from_start)
+    try:
+        final = supervisor.run(detach_after_launch=detach)
+    except KeyboardInterrupt:
+        raise _interrupted(ledger, place, job) from None
+    if not final.state.final:
+        return 0
+    return conclude(context, ledger, place, final)
+
+
+def conclude(context: Context, ledger: Ledger, place: Place, job: JobRecord) -> int:
+    """Bring outputs home, show the report, and answer the exit code of a job that has ended."""
+    from runctl.jobs import outputs
+    from runctl.jobs.report import report
+    from runctl.jobs.spec import decode
+
+    spec = decode(job.spec)
+    if job.state is JobState.SUCCEEDED:
+        outputs.deliver(place, spec, job)
+    found = report(ledger, job, place.clock.now())
+    if context.json:
+        from runctl.render import output
+
+        output.write_json({"report": found})
+    elif not context.quiet:
+        from runctl.render.job import show_report
+
+        show_report(found, brief=spec.is_local and not found.interruptions)
+    if job.state is JobState.SUCCEEDED:
+        return 0
+    raise _failure(ledger, job, found.cause)
+
+
+def follower(context: Context) -> Callable[[Event], None]:
+    from runctl.render.follow import JsonFollower, TextFollower
+
+    return JsonFollower() if context.json else TextFollower(quiet=context.quiet)
+
+
+def show_plan(context: Context, plan: Plan, *, as_data: bool) -> None:
+    if context.json:
+        from runctl.render import output
+
+        if as_data:
+            output.write_json({"plan": plan})
+        return
+    if not context.quiet:
+        from runctl.render.job import show_plan as show
+
+        show(plan)
+
+
+def aws_settings(settings: Settings) -> AwsSettings:
+    from runctl.jobs.place import AwsSettings
+
+    aws = settings.values.aws
+    return AwsSettings(
+        bucket=aws.bucket,
+        instance_profile=aws.instance_profile,
+        subnet=aws.subnet,
+        security_group=aws.security_group,
+        image=aws.image,
+        root_volume_gib=aws.root_volume_gib,
+        lease_minutes=aws.lease_minutes,
+    )
+
+
+def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
+    """The place of a job that exists. Raises ConfigError where its sandbox is gone."""
+    from runctl.errors import ConfigError
+    from runctl.jobs.place import cloud_place, local_place
+    from runctl.jobs.spec import decode
+    from runctl.storage.location import S3Location, parse
+
+    if job.folder is not None:
+        return local_place(Path(job.folder))
+    store = parse(job.store)
+    assert isinstance(store, S3Location)  # noqa: S101 (remote jobs live in buckets)
+    cloud = context.cloud("sandbox" if job.cloud.startswith("sandbox") else "aws", settings)
+    if cloud.key != job.cloud:
+        raise ConfigError(
+            f"The sandbox of job {job.id} is gone",
+            why="the one that is up was started after it",
+            next="runctl jobs list shows what it came to",
+        )
+    return cloud_place(
+        cloud, job.id, decode(job.spec), aws_settings(settings), bucket=store.bucket, emit=follower(context)
+    )
+
+
+def _absolute(location: str | None, cwd: Path) -> str | None:
+    """Local paths as they stand here; S3's as they are."""
+    from runctl.storage.location import LocalPath, parse
+
+    if location is None:
+        return None
+    found = parse(location)
+    return str(Path(os.path.normpath(cwd / found.path))) if isinstance(found, LocalPath) else location
+
+
+def _interrupted(ledger: Ledger, place: Place, job: JobRecord) -> TrainctlError:
+    """Ctrl-C: a local job is saved and stopped, a remote one goes on without us."""
+    state = ledger.jobs.get(job.id).state
+    if state.final:
+        return Interrupted(f"Job {job.id} is {state}", next=f"runctl jobs resume {job.id}")
+    if place.session is not None:
+        return Interrupted(
+            f"Job {job.id} goes on without this command",
+            why="its machine needs nobody; after an interruption, somebody must wait for it again",
+            next=f"runctl jobs wait {job.id}, or runctl jobs stop {job.id}",
+        )
+    from runctl.jobs.control import stop
+    from runctl.jobs.supervise import Supervisor
+
+    stop(ledger, place, ledger.jobs.get(job.id))
+    final = Supervisor(ledger, place, job.id, ignore).run()
+    return Interrupted(
+        f"Job {job.id} is {final.state}; its work is kept", next=f"runctl jobs resume {job.id}"
+    )
+
+
+def _failure(ledger: Ledger, job: JobRecord, cause: str) -> TrainctlError:
+    attempts = ledger.jobs.attempts(job.id)
+    code = attempts[-1].exit_code if attempts else None
+    if job.state is JobState.OVER_BUDGET:
+        return BudgetExceeded(
+            f"Job {job.id} was saved and ended: {cause}",
+            next=f"runctl jobs resume {job.id} --budget USD",
+        )
+    if job.state is JobState.STOPPED:
+        return Interrupted(f"Job {job.id} was stopped", why=cause, next=f"runctl jobs resume {job.id}")
+    return JobFailed(
+        f"Job {job.id} failed",
+        script_exit_code=code,
+        why=cause,
+        next=f"runctl jobs logs {job.id}",
+    )
