@@ -16,9 +16,9 @@ import pytest
 
 import runctl.agent
 from runctl.agent import archive
+from runctl.agent.bundle import _extract
 from runctl.agent.environment import prepare
 from runctl.agent.failures import StoreRefused
-from runctl.agent.preparation import _extract
 
 MODULES = sorted(Path(runctl.agent.__file__).parent.glob("*.py"))
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]

@@ -139,7 +139,7 @@ def test_only_the_newest_two_commits_stay_on_this_machine(machine):
         import os, pathlib, time
         for step in range(4):
             (pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"]) / f"step-{step}.txt").write_text(str(step))
-            time.sleep(1)
+            time.sleep(0.8)
         """
     machine.attempt(script).run()
     kept = sorted(path.name for path in (machine.job / "committed").iterdir() if path.is_dir())
@@ -191,7 +191,7 @@ def test_the_stop_command_asks_for_the_end(machine):
 
 
 def test_a_script_that_ignores_the_signal_is_killed_and_what_is_complete_is_kept(machine):
-    machine.speed(10)
+    machine.speed(25)
     attempt = machine.attempt(
         """
         import os, pathlib, signal, time, zipfile
@@ -234,7 +234,7 @@ def test_no_process_of_the_script_remains(machine, still_living):
 
 
 def test_children_that_trap_the_signal_do_not_remain_after_a_stop(machine, still_living):
-    machine.speed(10)
+    machine.speed(40)
     attempt = machine.attempt(
         ["bash", "-c", "trap '' TERM; setsid bash -c \"trap '' TERM; sleep 300\" & echo up; wait; sleep 300"]
     ).start()
@@ -282,19 +282,19 @@ def test_zombies_of_orphans_are_collected_while_the_script_runs(machine, wait_un
 
 
 def test_the_deadline_ends_an_attempt(machine):
-    machine.speed(20)
+    machine.speed(40)
     attempt = machine.attempt("import time; time.sleep(60)", deadline=machine.now() + 40)
     state = attempt.run()
     assert (state["cause"], state["message"]) == ("deadline", "its time is over")
 
 
 def test_the_budget_ends_an_attempt_and_says_what_was_spent(machine):
-    machine.speed(20)
+    machine.speed(40)
     budget = {"usd": 1.0, "spent_usd": 0.5, "usd_per_hour": 60.0, "since": machine.now()}
     state = machine.attempt("import time; time.sleep(60)", budget=budget).run()
     assert state["cause"] == "budget"
     assert "of a budget of $1.00 are spent" in state["message"]
-    assert 30 <= state["ended"] - budget["since"] <= 60
+    assert 30 <= state["ended"] - budget["since"] <= 90
 
 
 def test_the_budget_is_enforced_while_preparing_too(machine):

@@ -1,0 +1,1 @@
+"""Measurements of runctl beside what it is measured against."""
