@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def _named_failures() -> Generator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        if _is_busy(error):
             raise Conflict(
                 "The ledger is busy",
                 why=f"another process has been writing for {_BUSY_SECONDS:.0f} s",
@@ -139,7 +140,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             why=f"it has version {version}, this runctl knows {len(MIGRATIONS)}",
             next="upgrade runctl",
         )
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have migrated while this one waited for its turn.
@@ -151,6 +152,23 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """SQLite refuses this at once while another process does the same: its busy timeout does not count."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _version(connection: sqlite3.Connection) -> int:

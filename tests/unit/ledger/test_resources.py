@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -194,7 +195,7 @@ def test_whatever_is_observed_the_intervals_tile_the_time(
             if accepted != (state, usd):
                 now, accepted = second, (state, usd)
     found = ledger.resources.intervals(name)
-    assert all(a.end == b.start for a, b in zip(found, found[1:], strict=False))
+    assert all(a.end == b.start for a, b in pairwise(found))
     assert all(a.end is not None and a.start <= a.end for a in found[:-1])
     if accepted is not None:
         last = found[-1]

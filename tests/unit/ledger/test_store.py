@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -142,8 +143,8 @@ def test_every_earlier_version_is_brought_up_to_date(
         monkeypatch.setattr(store, "MIGRATIONS", released[:version])
         with Ledger.open(folder) as ledger:
             ledger._connection.execute(
-                "INSERT INTO jobs (id, name, spec, state, target, cloud, store, project, user, created, updated)"
-                " VALUES ('digits', 'digits', x'7b7d', 'running', 'aws', 'aws', 's', 'p', 'u', 1, 1)"
+                "INSERT INTO jobs VALUES"
+                " ('digits', 'digits', x'7b7d', 'running', 'aws', 'aws', NULL, 's', 'p', 'u', 1, 1)"
             )
         monkeypatch.setattr(store, "MIGRATIONS", coming)
         with Ledger.open(folder) as ledger:
@@ -183,7 +184,8 @@ WRITER = """
                 updated=now), "asked for")
             ledger.jobs.transition(f"{name}-{number}", JobState.PROVISIONING, allowed_from={JobState.PLANNED},
                 at=now, attempt=1, cause="attempt 1")
-            tx = ledger.journal.begin("launch", subject=name, payload=b"", owner=Owner(pid=1, started=1.0, host="host"), at=now)
+            owner = Owner(pid=1, started=1.0, host="host")
+            tx = ledger.journal.begin("launch", subject=name, payload=b"", owner=owner, at=now)
             step = ledger.journal.intend(tx, "run", token=tx, request=b"r")
             ledger.journal.done(tx, step, b"i-1")
             print(number, flush=True)
@@ -209,6 +211,18 @@ def test_eight_processes_create_and_write_one_ledger(tmp_path: Path) -> None:
         assert {job.state for job in jobs} == {"provisioning"}
         assert all(len(record.steps) == 1 for record in ledger.journal.unfinished())
     assert integrity(tmp_path) == "ok"
+
+
+def test_opening_waits_for_a_process_that_is_making_the_ledger(tmp_path: Path) -> None:
+    """SQLite's own timeout does not count when a database is switched to WAL: it refuses at once."""
+    with closing(
+        sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.3, other.execute, ("ROLLBACK",))
+        release.start()
+        Ledger.open(tmp_path).close()
+        release.join()
 
 
 def test_a_killed_writer_leaves_a_sound_ledger_with_all_that_it_reported(tmp_path: Path) -> None:
