@@ -77,7 +77,7 @@ class Settings:
         return self.origins.get(key, "default")
 
 
-def keys() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
     """Every key with its default, in order."""
     return dict(_flatten(msgspec.to_builtins(Values())))
 
@@ -134,8 +134,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
 def _check(key: str, value: Any, where: str, *, strict: bool = True) -> Any:
     """One key and value against the settings' own types; answers the value as its type."""
-    if key not in keys():
-        near = difflib.get_close_matches(key, keys(), n=1, cutoff=0.4)
+    if key not in defaults():
+        near = difflib.get_close_matches(key, defaults(), n=1, cutoff=0.4)
         raise ConfigError(
             f"Unknown setting {key!r}",
             why=where,
@@ -160,7 +160,7 @@ def _is_money(key: str) -> bool:
 
 def _key_of_variable(name: str) -> str | None:
     """RUNCTL_AWS_REGION is `aws.region`; a name that is no setting is a job's own, or nobody's."""
-    known = {"RUNCTL_" + key.upper().replace(".", "_"): key for key in keys()}
+    known = {"RUNCTL_" + key.upper().replace(".", "_"): key for key in defaults()}
     return known.get(name)
 
 

@@ -86,7 +86,8 @@ class BudgetExceeded(TrainctlError):
 class CloudError(TrainctlError):
     """A cloud call failed for good.
 
-    `service` and `operation` name the call, `code` is the cloud's own error code.
+    `service` and `operation` name the call, `code` is the cloud's own error code. `lost_answer`: no answer
+    came, so that it is unknown whether the call was carried out.
     """
 
     exit_code = ExitCode.CLOUD
@@ -100,10 +101,12 @@ class CloudError(TrainctlError):
         code: str,
         request_id: str = "",
         retryable: bool = False,
+        lost_answer: bool = False,
         why: str = "",
         next: str = "",  # noqa: A002
     ) -> None:
         super().__init__(what, why=why, next=next)
+        self.lost_answer = lost_answer
         self.service = service
         self.operation = operation
         self.code = code

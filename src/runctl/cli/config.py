@@ -32,7 +32,7 @@ def show(context: Context) -> None:
     settings = settings_source.load(Path.cwd(), os.environ, context.config_file)
     rows = {
         key: {"value": _value(settings.values, key), "origin": settings.origin(key)}
-        for key in settings_source.keys()
+        for key in settings_source.defaults()
     }
     if context.json:
         output.write_json(rows)

@@ -116,4 +116,4 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def job_argument(function: F) -> F:
     """A job by its id, the beginning of it, or `last`."""
-    return cast(F, click.argument("job", default="last", shell_complete=complete_jobs)(function))
+    return click.argument("job", default="last", shell_complete=complete_jobs)(function)

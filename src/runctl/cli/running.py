@@ -61,14 +61,16 @@ def money(text: str) -> Decimal:
     return amount
 
 
-def train(context: Context, settings: Settings, request: Request) -> int:
+def train(
+    context: Context, settings: Settings, request: Request, *, emit: Callable[[Event], None] | None = None
+) -> int:
     """Plan, create and follow a job; answers the exit code."""
     from runctl.jobs import start
     from runctl.jobs.spec import new_job_id
 
     spec, script = to_spec(request)
     job_id = new_job_id(spec.name)
-    emit = follower(context)
+    emit = emit or follower(context)
     place = start.place_of(
         job_id,
         spec,

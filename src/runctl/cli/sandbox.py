@@ -61,10 +61,9 @@ def status(context: Context) -> None:
     write(f"endpoint   {found['endpoint']}  region {found['region']}")
     write(f"clock      {found['speed']:g} times as fast    isolation  {found['isolation']}")
     write(f"disks      {found['disks']}    spent  {figures.usd(_money(found['spent']))} (simulated)")
-    for fault in found["faults"]:
-        write(
-            f"fault      {fault['id']}: {fault['kind']} {fault['service']}.{fault['operation']}, {fault['hits']} hits"
-        )
+    for row in found["faults"]:
+        what = f"{row['kind']} {row['service']}.{row['operation']}"
+        write(f"fault      {row['id']}: {what}, {row['hits']} hits")
     if not found["machines"]:
         write("machines   none")
         return
@@ -231,3 +230,16 @@ def _money(text: str) -> Any:
     from decimal import Decimal
 
     return Decimal(text)
+
+
+class SandboxNotice:
+    """Takes machines of the sandbox away; the next one is another machine and needs no lifting."""
+
+    def __init__(self, notice_seconds: float) -> None:
+        self._seconds = notice_seconds
+
+    def notice(self, machine_id: str) -> None:
+        control().interrupt(machine_id, notice=self._seconds)
+
+    def lift(self) -> None:
+        pass

@@ -7,7 +7,7 @@ import sqlite3
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from runctl.errors import NotFound
+from runctl.errors import Conflict, NotFound
 from runctl.ledger.columns import from_time, to_time
 from runctl.ledger.records import Owner, StepRecord, TransactionRecord
 
@@ -30,9 +30,19 @@ class Journal:
             )
         return tx
 
-    def adopt(self, tx: str, owner: Owner) -> None:
-        """Another process goes on with an unfinished transaction."""
+    def adopt(self, tx: str, owner: Owner, *, formerly: Owner | None = None) -> None:
+        """Another process goes on with an unfinished transaction.
+
+        Raises Conflict where it has ended by now, or where it is not `formerly`'s any more.
+        """
         with self._database.write() as connection:
+            row = connection.execute("SELECT * FROM transactions WHERE id = ?", (tx,)).fetchone()
+            if row is None:
+                raise NotFound(f"There is no transaction {tx}")
+            if row["outcome"] is not None:
+                raise Conflict(f"Transaction {tx} cannot be taken up", why=f"it is {row['outcome']} by now")
+            if formerly not in {None, _owner(row)}:
+                raise Conflict(f"Transaction {tx} cannot be taken up", why="another process has done so")
             connection.execute(
                 "UPDATE transactions SET pid = ?, process_started = ?, host = ? WHERE id = ?",
                 (owner.pid, owner.started, owner.host, tx),
@@ -105,7 +115,7 @@ class Journal:
             operation=row["operation"],
             subject=row["subject"],
             payload=row["payload"],
-            owner=Owner(pid=row["pid"], started=row["process_started"], host=row["host"]),
+            owner=_owner(row),
             begun=to_time(row["begun"]),
             outcome=row["outcome"],
             steps=tuple(
@@ -113,3 +123,7 @@ class Journal:
                 for step in steps
             ),
         )
+
+
+def _owner(row: sqlite3.Row) -> Owner:
+    return Owner(pid=row["pid"], started=row["process_started"], host=row["host"])

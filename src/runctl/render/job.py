@@ -8,6 +8,7 @@ from datetime import timedelta
 from runctl.jobs.plan import Plan
 from runctl.jobs.report import JobReport
 from runctl.ledger import JobEvent, JobRecord
+from runctl.model import Offer
 from runctl.render import figures, output
 
 _OFFERS_SHOWN = 6
@@ -25,11 +26,7 @@ def show_plan(plan: Plan) -> None:
         lines.append(f"  bucket    {plan.bucket}{new}")
         lines.append("  offers    type          market     zone         USD/h     price from")
         for offer in plan.offers[:_OFFERS_SHOWN]:
-            price = figures.usd(offer.price.usd_per_hour) if offer.price else "unknown"
-            source = f"{offer.price.source}, {offer.price.as_of:%Y-%m-%d %H:%M}" if offer.price else ""
-            lines.append(
-                f"            {offer.instance_type:<13} {offer.market:<10} {offer.zone:<12} {price:<9} {source}"
-            )
+            lines.append(_offer_line(offer))
         if len(plan.offers) > _OFFERS_SHOWN:
             lines.append(f"            and {len(plan.offers) - _OFFERS_SHOWN} more")
         if plan.disk:
@@ -42,6 +39,15 @@ def show_plan(plan: Plan) -> None:
     lines.extend(f"  note      {warning}" for warning in plan.warnings)
     for line in lines:
         output.talk(line)
+
+
+def _offer_line(offer: Offer) -> str:
+    price, source = "unknown", ""
+    if offer.price:
+        price = figures.usd(offer.price.usd_per_hour)
+        source = f"{offer.price.source}, {offer.price.as_of:%Y-%m-%d %H:%M}"
+    place = f"{offer.instance_type:<13} {offer.market:<10} {offer.zone:<12}"
+    return f"            {place} {price:<9} {source}"
 
 
 def show_report(report: JobReport, *, brief: bool = False) -> None:
@@ -83,9 +89,8 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
         lost = figures.number(report.steps_lost)
         write(f"work lost   {lost} steps lost over {report.interruptions} interruption{plural}")
     if report.target != "local":
-        write(
-            f"cost        {figures.usd(report.cost)}: machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}"
-        )
+        parts = f"machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}"
+        write(f"cost        {figures.usd(report.cost)}: {parts}")
         if report.saved is not None and report.saved > 0 and report.on_demand:
             percent = report.saved / report.on_demand * 100
             write(

@@ -5,23 +5,29 @@ from __future__ import annotations
 import platform
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from types import FrameType
 
-from runctl.errors import CloudError, TrainctlError
-from runctl.ledger import Ledger, Owner, TransactionRecord
+from runctl.errors import CloudError, Conflict, TrainctlError, TransferError
+from runctl.ledger import Ledger, Owner, StepRecord, TransactionRecord
+
+_under_way: set[str] = set()  # by `begin` in this very process
+
+
+class LeftAtOnce(KeyboardInterrupt):
+    """The second Ctrl-C: nothing more was done, the journal says what may be left."""
 
 
 @dataclass(slots=True)
 class Transaction:
-    """A journalled operation that is under way; made by `begin` or `take_up`."""
+    """A journalled operation that is under way; made by `begin`."""
 
     ledger: Ledger
     id: str
-    _unknown: int | None = None
+    _unknown: set[int] = field(default_factory=set[int])
     _undo: list[tuple[int, Callable[[], None]]] = field(default_factory=list[tuple[int, Callable[[], None]]])
 
     def step(
@@ -33,91 +39,133 @@ class Transaction:
         do: Callable[[], bytes],
         undo: Callable[[bytes], None],
     ) -> bytes:
-        """Journal the intent, make the call, journal its result.
+        """Journal the intent, make the call, journal its result. `do` makes this one call and no other.
 
         A refusal by the cloud means that the step left nothing. An answer that was lost leaves the
         intent without an outcome and the transaction unfinished, for recovery to look into.
         """
         with _finishing_first():
             number = self.ledger.journal.intend(self.id, name, token=token, request=request)
-            self._unknown = number
+            self._unknown.add(number)
             try:
                 result = do()
-            except CloudError as error:
-                # An answer that never came proves nothing; a refusal proves that nothing was made.
-                if not error.retryable:
-                    self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
-                    self._unknown = None
-                raise
             except TrainctlError as error:
-                self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
-                self._unknown = None
+                if _was_refused(error):
+                    self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
+                    self._unknown.discard(number)
                 raise
-            self.ledger.journal.done(self.id, number, result)
-            self._unknown = None
             self._undo.append((number, lambda: undo(result)))
+            self.ledger.journal.done(self.id, number, result)
+            self._unknown.discard(number)
         return result
 
     def roll_back(self) -> None:
-        """Undo what was done, the last first."""
+        """Undo what was done, the last first. Raises as the undo that failed; the journal keeps the rest."""
         while self._undo:
             number, undo = self._undo[-1]
             undo()
             self.ledger.journal.undone(self.id, number)
+            self._unknown.discard(number)
             self._undo.pop()
-        if self._unknown is None:
-            self.ledger.journal.end(self.id, "rolled-back")
+        self.end("rolled-back")
+
+    def end(self, outcome: str) -> None:
+        """End it, unless it is unknown what became of a step: then recovery has to."""
+        if not self._unknown:
+            self.ledger.journal.end(self.id, outcome)
 
 
-@contextmanager
-def _finishing_first() -> Generator[None]:
-    """The first Ctrl-C waits for the end of the step, the second leaves at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
+@dataclass(frozen=True, slots=True)
+class Undoing:
+    """How recovery undoes a kind of step, of which it knows no more than the journal does.
 
-    def hear(number: int, frame: object) -> None:  # noqa: ARG001 (the signal module's form)
-        heard.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    `find` says what became of an intent without an outcome: its result, or None where it is certain that
+    nothing was made and that no call is on its way any more (calling again with the same token is the
+    surest way to find out). It raises where it cannot be known. `undo` is idempotent.
+    """
 
-    signal.signal(signal.SIGINT, hear)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
-        raise KeyboardInterrupt
+    find: Callable[[StepRecord], bytes | None]
+    undo: Callable[[StepRecord, bytes], None]
 
 
 @contextmanager
 def begin(
     ledger: Ledger, operation: str, *, subject: str, payload: bytes, at: datetime
 ) -> Generator[Transaction]:
-    """Run an operation: finished at the end of the block, rolled back when it raises."""
+    """Run an operation: finished at the end of the block, rolled back when it raises.
+
+    The first Ctrl-C finishes the step and rolls back, the second leaves at once (LeftAtOnce). An undo that
+    fails, too, leaves the transaction unfinished; what the block raised is raised all the same.
+    """
     tx = ledger.journal.begin(operation, subject=subject, payload=payload, owner=this_process(), at=at)
+    _under_way.add(tx)
     transaction = Transaction(ledger, tx)
     try:
         yield transaction
-    except BaseException:
-        transaction.roll_back()
+    except LeftAtOnce:
         raise
-    ledger.journal.end(tx, "finished")
+    except KeyboardInterrupt as error:
+        # This was the first Ctrl-C: one more must not be held back.
+        try:
+            _roll_back_for(transaction, error)
+        except KeyboardInterrupt:
+            raise LeftAtOnce from None
+        raise
+    except BaseException as error:
+        with _finishing_first():
+            _roll_back_for(transaction, error)
+        raise
+    else:
+        transaction.end("finished")
+    finally:
+        _under_way.discard(tx)
+
+
+def roll_back(ledger: Ledger, record: TransactionRecord, undoings: Mapping[str, Undoing]) -> None:
+    """Undo an abandoned transaction, the last step first; `undoings` by name of step.
+
+    May be repeated after a crash of its own. Raises Conflict where another process took it up, and as
+    `find` and `undo` raise: it stays unfinished then.
+    """
+    if missing := {step.name for step in record.steps} - undoings.keys():
+        raise Conflict(
+            f"Transaction {record.id} cannot be rolled back",
+            why=f"nothing is known of undoing {', '.join(sorted(missing))} of {record.operation}",
+        )
+    take_up(ledger, record)
+    journal = ledger.journal
+    for step in reversed(journal.get(record.id).steps):
+        if step.outcome in {"failed", "undone"}:
+            continue
+        undoing = undoings[step.name]
+        result = step.result if step.outcome == "done" else undoing.find(step)
+        if result is None:
+            journal.failed(record.id, step.number, "it was never carried out")
+            continue
+        if step.outcome is None:
+            journal.done(record.id, step.number, result)
+        undoing.undo(step, result)
+        journal.undone(record.id, step.number)
+    journal.end(record.id, "rolled-back")
+
+
+def take_up(ledger: Ledger, record: TransactionRecord) -> None:
+    """Make an abandoned transaction this process's own. Raises Conflict where another was faster."""
+    ledger.journal.adopt(record.id, this_process(), formerly=record.owner)
 
 
 def abandoned(
     ledger: Ledger, *, operation: str | None = None, subject: str | None = None
 ) -> list[TransactionRecord]:
-    """Unfinished transactions whose process is dead."""
+    """Unfinished transactions that nobody works on: their process is dead, or this one has given them up."""
+    me = this_process()
     return [
         record
         for record in ledger.journal.unfinished(operation=operation, subject=subject)
-        if not is_alive(record.owner)
+        if (record.id not in _under_way if record.owner == me else not is_alive(record.owner))
     ]
 
 
-@cache
 def this_process() -> Owner:
     import psutil
 
@@ -132,6 +180,55 @@ def is_alive(owner: Owner) -> bool:
     if owner.host != platform.node():
         return True
     try:
-        return abs(psutil.Process(owner.pid).create_time() - owner.started) < 1.0
+        process = psutil.Process(owner.pid)
+        same = abs(process.create_time() - owner.started) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _was_refused(error: TrainctlError) -> bool:
+    """Whether an error proves that nothing was made: an answer that never came proves nothing."""
+    if isinstance(error, CloudError):
+        return not (error.retryable or error.lost_answer)
+    return not isinstance(error, TransferError)
+
+
+def _roll_back_for(transaction: Transaction, error: BaseException) -> None:
+    """Roll back; where that fails, `error` says so and the journal keeps what is left to undo."""
+    try:
+        transaction.roll_back()
+    except TrainctlError as failure:
+        error.add_note(f"{transaction.id} could not be rolled back: {failure}")
+
+
+@contextmanager
+def _finishing_first() -> Generator[None]:
+    """The first Ctrl-C waits for the end of the block, the second leaves at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in {signal.SIG_IGN, None}:
+        yield
+        return
+    heard = False
+
+    def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signal module's form)
+        nonlocal heard
+        heard = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if heard:
+            raise LeftAtOnce from None
+        raise
+    except Exception as error:
+        # What the block raised does not swallow the Ctrl-C.
+        if heard:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt

@@ -18,7 +18,7 @@ THROTTLES = {"ec2": ("RequestLimitExceeded", 503), "s3": ("SlowDown", 503)}
 
 @dataclass(slots=True)
 class Fault:
-    """A rule. `operation` may hold wildcards; `count` None is until it is cleared; latency in real seconds."""
+    """A rule. `operation` may hold wildcards; `count` None means until cleared; latency in real seconds."""
 
     service: str
     kind: str

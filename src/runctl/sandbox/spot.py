@@ -217,8 +217,5 @@ EC2Response.describe_spot_price_history = _history
 def _seconds(value: Any) -> float | None:
     if value is None or value == "":
         return None
-    if isinstance(value, datetime):
-        found = value
-    else:
-        found = datetime.fromisoformat(str(value))
+    found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

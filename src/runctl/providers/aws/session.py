@@ -218,6 +218,7 @@ def _translate(error: Exception, service: str, operation: str, *, repeatable: bo
             operation=operation,
             code=type(error).__name__,
             retryable=repeatable or never_sent,
+            lost_answer=not never_sent,
             why=str(error),
         )
     if isinstance(error, exceptions.ParamValidationError | exceptions.BotoCoreError):
@@ -226,6 +227,8 @@ def _translate(error: Exception, service: str, operation: str, *, repeatable: bo
             service=service,
             operation=operation,
             code=type(error).__name__,
+            # An answer that came and cannot be read proves as little as none.
+            lost_answer=not isinstance(error, exceptions.ParamValidationError),
             why=str(error),
         )
     raise error

@@ -1,0 +1,229 @@
+"""`runctl demo`: the main job on a sandbox cloud, through a spot interruption, in one sitting."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runctl.cli import running
+from runctl.cli.options import Context, common
+from runctl.events import Event, LogOutput, Transition
+from runctl.model import JobState
+from runctl.render import figures, output
+
+SPEED = 20.0
+EPOCHS = 240
+INTERRUPT_AFTER_EPOCH = 80
+SHOWN_EVERY = 20
+_EPOCH = re.compile(rb"epoch (\d+)/")
+
+
+@click.command()
+@click.option("--epochs", type=int, default=EPOCHS, show_default=True)
+@common
+def demo(context: Context, epochs: int) -> int:
+    """Watch a job survive a spot interruption on the sandbox cloud.
+
+    Trains a small network on the handwritten digits that ship with scikit-learn, takes its machine away
+    in the middle, and shows that the result is the same as without.
+
+    \b
+    Examples:
+      runctl demo
+      runctl demo --epochs 400
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="runctl-demo-") as name:
+        folder = Path(name)
+        # A ledger and a sandbox of its own: the user's are left alone.
+        os.environ["RUNCTL_HOME"] = str(folder / "home")
+        project = folder / "digits"
+        shutil.copytree(example(), project)
+        code = _act(context, project, epochs)
+    output.talk(f"\nthe demo took {time.monotonic() - begun:.0f} s")
+    return code
+
+
+def example() -> Path:
+    """The digits example: in the package, or beside it in a checkout."""
+    import runctl
+
+    package = Path(runctl.__file__).parent
+    inside = package / "examples" / "digits"
+    return inside if inside.is_dir() else package.parents[1] / "examples" / "digits"
+
+
+def _act(context: Context, project: Path, epochs: int) -> int:
+    from runctl.sandbox import launcher
+
+    _title("1. a cloud on this machine, whose clock runs 20 times as fast")
+    record = launcher.up(speed=SPEED)
+    output.talk(f"the sandbox serves EC2, S3 and SSM at {record.endpoint}")
+    try:
+        return _train(context, project, epochs)
+    finally:
+        launcher.down(record)
+
+
+def _train(context: Context, project: Path, epochs: int) -> int:
+    _title("2. train on a spot machine; its notice comes in the middle of the work")
+    settings = context.settings()
+    request = running.Request(
+        script="train.py",
+        arguments=("--epochs", str(epochs)),
+        on="sandbox",
+        instance_type="g5.xlarge",
+        gpus=None,
+        spot=True,
+        fallback=True,
+        data=None,
+        output=str(project.parent / "result"),
+        checkpoints=None,
+        resume_arg=None,
+        max_attempts=5,
+        budget=running.money("5"),
+        max_hours=None,
+        name="digits",
+        detach=False,
+        keep=False,
+        dry_run=False,
+        project="demo",
+        user="demo",
+        cwd=project,
+    )
+    story = _Story(running.follower(replace(context, output="text")))
+    code = running.train(context, settings, request, emit=story)
+    story.close()
+    _title("3. is it the same? the same script once more, in peace, on this machine")
+    same = _compare(project, epochs)
+    _title("4. what is left?")
+    _show_rest()
+    return code if same else 4
+
+
+class _Story:
+    """Thins the log, and plays the cloud that takes its machine back."""
+
+    def __init__(self, show: Any) -> None:
+        self._show = show
+        self._rest = b""
+        self._interrupted = False
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, LogOutput):
+            self._lines(event)
+            return
+        self._show(event)
+        if isinstance(event, Transition) and event.state is JobState.RECOVERING:
+            _verify(event)
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _lines(self, event: LogOutput) -> None:
+        *lines, self._rest = (self._rest + event.data).split(b"\n")
+        for line in lines:
+            epoch = _EPOCH.match(line)
+            if epoch is None or int(epoch[1]) % SHOWN_EVERY == 0 or int(epoch[1]) == 1:
+                output.write_bytes(b"  | " + line + b"\n")
+            if epoch is not None and int(epoch[1]) >= INTERRUPT_AFTER_EPOCH and not self._interrupted:
+                self._interrupted = True
+                thread = threading.Thread(target=_interrupt)
+                thread.start()
+                self._threads.append(thread)
+
+
+def _interrupt() -> None:
+    from runctl.cli.sandbox import control
+
+    running_now = [row for row in control().status()["machines"] if row["state"] == "running"]
+    for machine in running_now:
+        output.talk(f"[cloud] {machine['id']} gets its spot notice: two minutes to live", style="magenta")
+        control().interrupt(machine["id"], notice=120)
+
+
+def _verify(event: Transition) -> None:
+    """Check in S3, byte by byte, the checkpoint that the next attempt will start from."""
+    from runctl.clouds import home, sandbox_cloud
+    from runctl.jobs import checkpoints
+    from runctl.jobs.place import AwsSettings, cloud_place
+    from runctl.jobs.spec import decode
+    from runctl.ledger import Ledger
+
+    with Ledger.open(home()) as ledger:
+        job = ledger.jobs.get(event.job)
+        place = cloud_place(sandbox_cloud(), job.id, decode(job.spec), AwsSettings())
+        committed = ledger.jobs.attempts(job.id)[-1].committed_name
+    if committed:
+        checkpoints.verify(place, committed)
+        output.talk(f"[check] {committed} was read back from S3 and is what its manifest says", style="green")
+
+
+def _compare(project: Path, epochs: int) -> bool:
+    peaceful = project.parent / "in-peace"
+    environment = {
+        **os.environ,
+        "RUNCTL_CHECKPOINT_DIR": str(peaceful / "checkpoints"),
+        "RUNCTL_OUTPUT_DIR": str(peaceful / "outputs"),
+    }
+    for folder in ("checkpoints", "outputs"):
+        (peaceful / folder).mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, "train.py", "--epochs", str(epochs)],
+        cwd=project,
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    ours = (project.parent / "result" / "weights.npz").read_bytes()
+    theirs = (peaceful / "outputs" / "weights.npz").read_bytes()
+    with_cut = (project.parent / "result" / "result.json").read_text(encoding="utf-8")
+    without = (peaceful / "outputs" / "result.json").read_text(encoding="utf-8")
+    same = ours == theirs and with_cut == without
+    output.write_line(f"interrupted   {_facts(with_cut)}")
+    output.write_line(f"in peace      {_facts(without)}")
+    verdict = "the final weights are identical, bit by bit" if same else "THE RESULTS DIFFER"
+    output.talk(verdict, style="green" if same else "red")
+    return same
+
+
+def _facts(text: str) -> str:
+    import json
+
+    result = json.loads(text)
+    return f"accuracy {result['accuracy']:.4f}  weights {result['weights_sha256'][:16]}..."
+
+
+def _show_rest() -> None:
+    from decimal import Decimal
+
+    from runctl.cli.sandbox import control
+    from runctl.clouds import home
+    from runctl.ledger import Ledger
+
+    alive = [
+        row for row in control().status()["machines"] if row["state"] not in {"terminated", "shutting-down"}
+    ]
+    bill = Decimal(control().bill()["total"])
+    with Ledger.open(home()) as ledger:
+        open_resources = ledger.resources.list(live_only=True)
+    output.write_line(f"machines running   {len(alive) or 'none'}")
+    output.write_line(f"open in the ledger {len(open_resources) or 'nothing'}")
+    output.write_line(f"the cloud's bill   {figures.usd(bill)}")
+
+
+def _title(text: str) -> None:
+    output.talk(f"\n=== {text}", style="bold")
