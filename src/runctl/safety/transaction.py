@@ -206,7 +206,7 @@ def _roll_back_for(transaction: Transaction, error: BaseException) -> None:
 def _finishing_first() -> Generator[None]:
     """The first Ctrl-C waits for the end of the block, the second leaves at once."""
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in {signal.SIG_IGN, None}:
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield
         return
     heard = False
