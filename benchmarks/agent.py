@@ -1,7 +1,8 @@
 """What the agent costs a machine, and how soon a script starts under it.
 
 `python -m benchmarks.agent [seconds]` runs attempts at real speed: a script prints and saves while the
-agent's own CPU time and memory are read from /proc. Targets: under 1% of a core, 40 MB, 250 ms to the first line.
+agent's own CPU time and memory are read from /proc. Targets: under 1% of a core, under 40 MB, and less
+than 250 ms more until the script's first line.
 """
 
 from __future__ import annotations

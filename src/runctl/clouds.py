@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import platformdirs
 
 from runctl.clock import Clock, FileClock, SystemClock
 from runctl.errors import ConfigError
@@ -16,7 +15,11 @@ from runctl.errors import ConfigError
 def home() -> Path:
     """The folder of the ledger, the sandbox and caches; `RUNCTL_HOME` overrides the user data folder."""
     override = os.environ.get("RUNCTL_HOME")
-    return Path(override).expanduser() if override else Path(platformdirs.user_data_dir("runctl"))
+    if override:
+        return Path(override).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("runctl"))
 
 
 class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 
 from runctl.errors import ConfigError
 
@@ -84,7 +83,11 @@ def defaults() -> dict[str, Any]:
 
 def user_file(environment: Mapping[str, str]) -> Path:
     named = environment.get("RUNCTL_CONFIG")
-    return Path(named) if named else Path(platformdirs.user_config_dir("runctl")) / "config.toml"
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("runctl")) / "config.toml"
 
 
 def project_file(folder: Path) -> Path | None:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import stamina
-
 from runctl.events import Emit, Retried, ignore
 
 T = TypeVar("T")
@@ -34,6 +32,8 @@ class RetryPolicy:
 
         Raises the last error as it came. Each retry is an event.
         """
+        import stamina
+
         tries = 0
         for attempt in stamina.retry_context(
             on=retryable,

@@ -314,6 +314,7 @@ class Run:
         self._attempt.event("ended", cause=cause, exit_code=code)
         self._mirror.stop()
         self._patiently(self._mirror.flush)
+        self._attempt.beat()
         try:
             write_atomically(self._attempt.path("exit"), str(1 if code is None else code).encode())
         except OSError:

@@ -13,7 +13,6 @@ from runctl.jobs.place import Place, pool
 from runctl.ledger import JobRecord, Ledger, ResourceRecord
 from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter
-from runctl.providers.aws import instances, market
 from runctl.providers.base import Disk, Machine, MachineState
 
 
@@ -102,6 +101,8 @@ def note_prices(
 ) -> None:
     """Bring the spot prices of a pool into the ledger for a stretch of time."""
     if place.session is not None:
+        from runctl.providers.aws import market
+
         history = market.spot_history(
             place.session, instance_type, start=start, end=end + timedelta(seconds=1), zones=[zone]
         )
@@ -173,6 +174,8 @@ def _note_disks(ledger: Ledger, place: Place, job: JobRecord, attempt: int, mach
     """Note the disks once, when the cloud shows them."""
     if place.session is None or all(_known(ledger, disk.id) for disk in machine.disks):
         return
+    from runctl.providers.aws import instances
+
     for disk in instances.describe_disks(place.session, machine.id):
         if disk.id in {mine.id for mine in machine.disks}:
             _save_disk(ledger, place, job, attempt, machine, disk)

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from runctl.errors import NotFound
-from runctl.storage.store import Store
+from runctl.storage.objects import Store
 
 STATE_FORMAT = 1
 

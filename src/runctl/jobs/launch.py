@@ -9,14 +9,13 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runctl.agent import archive
 from runctl.errors import CapacityError, CloudError, TrainctlError
 from runctl.events import Emit, Notice
-from runctl.jobs import accounting, bootstrap
+from runctl.jobs import accounting
 from runctl.jobs.place import Place, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -31,21 +30,26 @@ from runctl.model import (
     Offer,
 )
 from runctl.pricing import catalog
-from runctl.providers.aws import account, instances, market
 from runctl.providers.base import LaunchRequest, Machine
 from runctl.providers.local import LocalLaunch
-from runctl.safety import destroy, transaction
-from runctl.storage import bundle
-from runctl.storage.store import FolderStore, S3Store
+from runctl.safety import transaction
+from runctl.storage.folder import FolderStore
+
+if TYPE_CHECKING:
+    from runctl.storage.bundle import BundlePlan
+    from runctl.storage.store import S3Store
 
 OPERATION = "launch-attempt"
 _PRESIGNED_SECONDS = 3600
 
 
-def send_code(place: Place, plan: bundle.BundlePlan | None, emit: Emit) -> dict[str, str] | None:
+def send_code(place: Place, plan: BundlePlan | None, emit: Emit) -> dict[str, str] | None:
     """Send the code bundle and the agent to the bucket, where they are not there yet."""
     if place.session is None or place.bucket is None or plan is None:
         return None
+    from runctl.providers.aws import account
+    from runctl.storage import bundle
+
     if account.ensure_bucket(place.session, place.bucket):
         emit(Notice(text=f"created the bucket {place.bucket}"))
     shared = shared_store(place)
@@ -64,6 +68,8 @@ def send_code(place: Place, plan: bundle.BundlePlan | None, emit: Emit) -> dict[
 
 def shared_store(place: Place) -> S3Store:
     """The whole job bucket: bundles and agents are shared by its jobs."""
+    from runctl.storage.store import S3Store
+
     assert place.session is not None and place.bucket is not None  # noqa: PT018, S101 (only called for clouds)
     return S3Store(place.bucket, "", s3_access(place.session))
 
@@ -150,6 +156,8 @@ class Launcher:
         if self._place.session is None:
             self._place.provider.ask_to_stop(machine_id, self._job.id, 0)
         elif not self._spec.instance:
+            from runctl.safety import destroy
+
             destroy.terminate_job_instance(self._place.session, machine_id, job=self._job.id)
 
     def _request(self, number: int, offer: Offer, tx: str, now: datetime) -> LaunchRequest:
@@ -157,6 +165,8 @@ class Launcher:
             folder = Path(self._job.folder or "") / f"attempt-{number}"
             launch = LocalLaunch(spec=str(folder / "spec.json"))
             return LaunchRequest(f"{tx}-1", offer, msgspec.json.encode(launch).decode())
+        from runctl.providers.aws import instances, market
+
         script = self._bootstrap(number)
         if self._spec.instance:
             return LaunchRequest(f"{tx}-1", offer, script)
@@ -192,6 +202,9 @@ class Launcher:
         }
 
     def _bootstrap(self, number: int) -> str:
+        from runctl.agent import archive
+        from runctl.jobs import bootstrap
+
         place = self._place
         assert place.session is not None and place.bucket is not None  # noqa: PT018, S101 (clouds only)
         agent = archive.build()

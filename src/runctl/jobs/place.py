@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runctl.clock import Clock, SystemClock
 from runctl.clouds import Cloud
@@ -16,12 +17,14 @@ from runctl.jobs.attempt import AttemptView, LocalAttempt, StoredAttempt
 from runctl.jobs.spec import JobSpec
 from runctl.model import InstanceType, Market, Offer, Price, PricePoint
 from runctl.pricing import catalog
-from runctl.providers.aws import account, market
-from runctl.providers.aws.provider import AwsProvider, NamedInstance
-from runctl.providers.aws.session import Session
 from runctl.providers.base import Provider
 from runctl.providers.local import INSTANCE_TYPE, LocalProvider
-from runctl.storage.store import FolderStore, S3Access, S3Store, Store
+from runctl.storage.folder import FolderStore
+from runctl.storage.objects import Store
+
+if TYPE_CHECKING:
+    from runctl.providers.aws.session import Session
+    from runctl.storage.s3 import S3Access
 
 PREFIX = "runctl/jobs"
 
@@ -81,6 +84,11 @@ def cloud_place(
     emit: Emit = ignore,
 ) -> Place:
     """AWS or the sandbox. Raises ConfigError without credentials or region."""
+    from runctl.providers.aws import account
+    from runctl.providers.aws.provider import AwsProvider, NamedInstance
+    from runctl.providers.aws.session import Session
+    from runctl.storage.s3 import S3Store
+
     session = Session(cloud, emit=emit)
     name = bucket or settings.bucket or account.default_bucket(session)
     prefix = f"{PREFIX}/{job}"
@@ -98,6 +106,9 @@ def cloud_place(
 
 
 def s3_access(session: Session) -> S3Access:
+    """How storage reaches the bucket with a session's credentials."""
+    from runctl.storage.s3 import S3Access
+
     return S3Access(
         region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
     )
@@ -151,6 +162,8 @@ def wanted_types(spec: JobSpec) -> list[InstanceType]:
 
 
 def _offers_of(session: Session, place: Place, spec: JobSpec, kind: InstanceType, emit: Emit) -> list[Offer]:
+    from runctl.providers.aws import market
+
     zones = market.zones_offering(session, kind.name)
     found: list[Offer] = []
     if spec.spot:
@@ -168,6 +181,8 @@ def _offers_of(session: Session, place: Place, spec: JobSpec, kind: InstanceType
 
 def spot_prices(session: Session, clock: Clock, instance_type: str) -> dict[str, Price]:
     """The price in force now, by zone."""
+    from runctl.providers.aws import market
+
     now = clock.now()
     history = market.spot_history(session, instance_type, start=now - timedelta(seconds=1), end=now)
     return {zone: _price(points[-1]) for zone, points in history.items()}
@@ -193,10 +208,3 @@ def _named_offer(session: Session, place: Place, instance_id: str) -> Offer:
 
 def _free(clock: Clock) -> Price:
     return Price(usd_per_hour=Decimal(0), source="this machine", as_of=clock.now())
-
-
-def with_store(place: Place, store: Store) -> Place:
-    return replace(place, store=store)
-
-
-PlaceOf = Callable[[str, JobSpec], Place]

@@ -10,7 +10,6 @@ from runctl.jobs.place import Place, offers
 from runctl.jobs.spec import JobSpec
 from runctl.model import JobId, Market, Offer, Price
 from runctl.pricing import catalog
-from runctl.providers.aws import account
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ def make_plan(
     new_bucket = False
     disk = None
     if place.session is not None and place.bucket is not None:
+        from runctl.providers.aws import account
+
         new_bucket = not account.bucket_exists(place.session, place.bucket)
         if not spec.instance:
             account.require_profile(place.session, place.settings.instance_profile)

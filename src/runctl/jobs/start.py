@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,9 +22,10 @@ from runctl.jobs.script import Script
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord, Ledger
 from runctl.model import JobId, JobState
-from runctl.storage import bundle
 from runctl.storage.location import LocalPath, S3Location, parse
-from runctl.storage.store import upload_folder
+
+if TYPE_CHECKING:
+    from runctl.storage.bundle import BundlePlan
 
 JOBS_FOLDER = Path(".runctl") / "jobs"
 
@@ -50,8 +52,10 @@ def place_of(
 
 def prepare(
     job: JobId, spec: JobSpec, place: Place, script: Script, *, emit: Emit = ignore
-) -> tuple[Plan, bundle.BundlePlan | None]:
+) -> tuple[Plan, BundlePlan | None]:
     """The plan of a new job, with the code that it would send."""
+    from runctl.storage import bundle
+
     check_data(spec)
     code = bundle.plan(script.root) if place.session is not None else None
     plan = make_plan(
@@ -75,7 +79,7 @@ def check_data(spec: JobSpec) -> None:
 
 
 def create(
-    ledger: Ledger, plan: Plan, place: Place, code: bundle.BundlePlan | None, *, emit: Emit = ignore
+    ledger: Ledger, plan: Plan, place: Place, code: BundlePlan | None, *, emit: Emit = ignore
 ) -> JobRecord:
     """Write the job into the ledger and bring its code to the store; it stands as planned."""
     spec, now = plan.spec, place.clock.now()
@@ -145,6 +149,8 @@ def _with_data_in_store(place: Place, spec: JobSpec) -> JobSpec:
     if spec.data is None or isinstance(location := parse(spec.data), S3Location):
         return spec
     assert isinstance(location, LocalPath)  # noqa: S101 (`check` refused instances)
+    from runctl.storage.store import upload_folder
+
     if location.path.is_dir():
         upload_folder(location.path, place.store, "data/")
     else:

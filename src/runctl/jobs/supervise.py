@@ -26,7 +26,6 @@ from runctl.jobs.spec import JobSpec, decode
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState, Offer
 from runctl.providers.base import Machine, MachineState
-from runctl.safety import destroy
 
 LEASE_SECONDS = 15.0
 """How long a supervisor that does not renew keeps others out, in real seconds."""
@@ -314,6 +313,8 @@ class Supervisor:
         patience = END_PATIENCE + (timedelta(minutes=2) if agent.cause == "notice" else timedelta(0))
         waited = self._place.clock.now().timestamp() - (agent.ended or 0.0)
         if waited > patience.total_seconds():
+            from runctl.safety import destroy
+
             self._emit(Notice(text=f"{attempt.instance_id} did not end itself and is terminated"))
             destroy.terminate_job_instance(self._place.session, attempt.instance_id, job=job.id)
         return False

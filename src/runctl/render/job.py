@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from runctl.jobs.plan import Plan
-from runctl.jobs.report import JobReport
-from runctl.ledger import JobEvent, JobRecord
 from runctl.model import Offer
 from runctl.render import figures, output
+
+if TYPE_CHECKING:
+    from runctl.jobs.plan import Plan
+    from runctl.jobs.report import JobReport
+    from runctl.ledger import JobEvent, JobRecord
 
 _OFFERS_SHOWN = 6
 
@@ -25,8 +28,7 @@ def show_plan(plan: Plan) -> None:
         new = " (will be created)" if plan.bucket_is_new else ""
         lines.append(f"  bucket    {plan.bucket}{new}")
         lines.append("  offers    type          market     zone         USD/h     price from")
-        for offer in plan.offers[:_OFFERS_SHOWN]:
-            lines.append(_offer_line(offer))
+        lines.extend(_offer_line(offer) for offer in plan.offers[:_OFFERS_SHOWN])
         if len(plan.offers) > _OFFERS_SHOWN:
             lines.append(f"            and {len(plan.offers) - _OFFERS_SHOWN} more")
         if plan.disk:
