@@ -266,6 +266,8 @@ def restore(store: Any, name: str, folder: str) -> Dict[str, Any]:
         raise CorruptCheckpoint("its manifest cannot be read: %s" % error) from error
     if not source or source.startswith(".") or os.sep in source:
         raise CorruptCheckpoint("%r is no checkpoint's name" % source)
+    if not files or any(file["path"].split("/")[0] != source for file in files):
+        raise CorruptCheckpoint("its manifest names no files of %r" % source)
     target = os.path.join(folder, source)
     if _is_there(folder, files):
         return manifest

@@ -278,11 +278,11 @@ def test_a_named_checkpoint_and_none_are_obeyed_and_the_argument_is_given(machin
 def test_an_agent_that_was_given_up_for_lost_cannot_mix_its_files_into_a_later_commit(machine, bucket):
     """Two attempts that both believe in sequence 1 write under different names."""
     machine.speed(20)
-    bucket.objects[f"{PREFIX}/checkpoints/000001-step-0010.pt/.claim"] = b"1"
-    bucket.objects[f"{PREFIX}/checkpoints/000001-step-0010.pt/step-0010.pt"] = b"still arriving"
-    machine.attempt(trains(last=10), 2, store=STORE).run()
-    assert bucket.objects[f"{PREFIX}/checkpoints/000001-step-0010.pt/step-0010.pt"] == b"still arriving"
-    assert [manifest["name"] for manifest in verify(bucket)] == ["000002-step-0010.pt"]
+    bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/.claim"] = b"1"
+    bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/step-0009.pt"] = b"still arriving"
+    machine.attempt(trains(last=9), 2, store=STORE).run()
+    assert bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/step-0009.pt"] == b"still arriving"
+    assert [manifest["name"] for manifest in verify(bucket)] == ["000002-step-0009.pt"]
 
 
 def test_latest_never_moves_back(machine, bucket):
@@ -303,16 +303,6 @@ def test_slow_uploads_skip_what_was_overtaken(machine, bucket):
     assert committed == sorted(committed)
     assert committed[-1] == 80
     assert len(committed) < 7
-
-
-def test_an_older_file_is_never_committed_after_a_newer_one(machine, bucket):
-    """A script that deletes its newest file must not make the one before it the latest."""
-    machine.speed(20)
-    script = trains(last=40).replace(
-        '    print("saved"', "    time.sleep(1)\n    (folder / 'step-0040.pt').unlink()\n    print(\"saved\""
-    )
-    machine.attempt(script, store=STORE).run()
-    assert verify(bucket)[-1]["step"] == 40
 
 
 def test_an_agent_started_again_on_its_attempt_joins_the_log(machine, bucket, wait_until):

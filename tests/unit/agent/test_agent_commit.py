@@ -1,0 +1,189 @@
+"""Single commits on a folder, where each moment can be chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from runctl.agent.commit import Committer, CorruptCheckpoint, commit_names, restore
+from runctl.agent.failures import StoreAway, StoreRefused
+from runctl.agent.store import FolderStore
+
+
+class Watched(FolderStore):
+    """A folder store that lets something happen after each file that it took."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.meanwhile = lambda: None
+
+    def put_file(self, key: str, path: str, size: int) -> str:
+        digest = super().put_file(key, path, size)
+        self.meanwhile()
+        return digest
+
+
+@pytest.fixture
+def store(tmp_path) -> Watched:
+    return Watched(str(tmp_path / "job"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = tmp_path / "checkpoints"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def committer(store, folder) -> Committer:
+    return Committer(store, str(folder), 1, lambda commit: None, lambda text: None)
+
+
+def save(folder: Path, step: int, content: str = "x", at: int = 0) -> Path:
+    path = folder / f"step-{step}.pt"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("weights", content)
+    when = at or 1_000 + step
+    os.utime(path, (when, when))
+    return path
+
+
+def committed(committer: Committer, final: bool = False) -> str | None:
+    commit = committer.commit_newest(final=final)
+    return None if commit is None else commit.manifest["source"]
+
+
+def test_only_the_newest_is_committed_and_only_once(committer, folder):
+    for step in (1, 2, 3):
+        save(folder, step)
+    assert committed(committer) == "step-3.pt"
+    assert committed(committer) is None
+
+
+def test_an_older_one_never_follows_a_newer_one(committer, folder):
+    save(folder, 1)
+    newest = save(folder, 2)
+    assert committed(committer) == "step-2.pt"
+    newest.unlink()
+    assert committed(committer) is None
+
+
+def test_a_new_version_under_an_old_name_is_a_new_commit(committer, folder, store):
+    save(folder, 1)
+    assert committed(committer) == "step-1.pt"
+    save(folder, 1, "other", at=5_000)
+    assert committed(committer) == "step-1.pt"
+    assert commit_names(store) == ["000001-step-1.pt", "000002-step-1.pt"]
+
+
+def test_a_torn_one_gives_way_to_the_one_before(committer, folder):
+    save(folder, 1)
+    torn = save(folder, 2)
+    torn.write_bytes(torn.read_bytes()[:-5])
+    assert committed(committer) == "step-1.pt"
+
+
+def test_one_that_is_written_to_while_it_is_read_is_not_committed(committer, folder, store):
+    path = save(folder, 1)
+    store.meanwhile = lambda: path.write_bytes(path.read_bytes() + b"more")
+    assert committed(committer) is None
+    assert commit_names(store) == []
+
+
+def test_one_that_is_removed_after_it_was_read_is_committed(committer, folder, store):
+    path = save(folder, 1)
+    store.meanwhile = path.unlink
+    assert committed(committer) == "step-1.pt"
+
+
+def test_a_refusal_by_the_store_of_a_file_that_changed_is_no_refusal(committer, folder, store):
+    path = save(folder, 1)
+
+    def refuse() -> None:
+        path.write_bytes(b"PK")
+        raise StoreRefused("BadDigest")
+
+    store.meanwhile = refuse
+    assert committed(committer) is None
+
+
+def test_a_refusal_of_a_file_that_did_not_change_is_told(committer, folder, store):
+    save(folder, 1)
+
+    def refuse() -> None:
+        raise StoreRefused("AccessDenied")
+
+    store.meanwhile = refuse
+    with pytest.raises(StoreRefused):
+        committed(committer)
+
+
+def test_an_upload_that_broke_off_goes_on_under_its_name(committer, folder, store):
+    save(folder, 1)
+
+    def break_off() -> None:
+        raise StoreAway("gone")
+
+    store.meanwhile = break_off
+    with pytest.raises(StoreAway):
+        committed(committer)
+    store.meanwhile = lambda: None
+    assert committed(committer) == "step-1.pt"
+    assert commit_names(store) == ["000001-step-1.pt"]
+
+
+def test_a_file_of_unknown_format_must_stand_still_for_two_polls(committer, folder):
+    (folder / "a.pkl").write_bytes(b"x")
+    assert [committed(committer) for _ in range(2)] == [None, None]
+    (folder / "a.pkl").write_bytes(b"xy")
+    assert [committed(committer) for _ in range(3)] == [None, None, "a.pkl"]
+
+
+def test_a_folder_is_committed_and_restored_whole(committer, folder, store, tmp_path):
+    inside = folder / "checkpoint-7" / "deep"
+    inside.mkdir(parents=True)
+    (inside / "rng.txt").write_text("r")
+    (folder / "checkpoint-7" / "trainer_state.json").write_text(json.dumps({"global_step": 7}))
+    commit = committer.commit_newest(final=True, whole=True)
+    assert commit is not None
+    assert (commit.step, commit.manifest["kind"]) == (7, "folder")
+    back = tmp_path / "back"
+    back.mkdir()
+    restore(store, commit.name, str(back))
+    assert (back / "checkpoint-7/deep/rng.txt").read_text() == "r"
+    assert [path.name for path in back.iterdir()] == ["checkpoint-7"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda manifest: manifest["files"][0].update(sha256="0"),
+        lambda manifest: manifest["files"][0].update(size=1),
+        lambda manifest: manifest["files"][0].update(path="../../evil"),
+        lambda manifest: manifest["files"][0].update(path="/tmp/evil"),
+        lambda manifest: manifest["files"][0].pop("sha256"),
+        lambda manifest: manifest.update(source="../evil"),
+        lambda manifest: manifest.update(files=None),
+        lambda manifest: manifest.update(files=[]),
+        lambda manifest: manifest.update(source="another.pt"),
+        lambda manifest: manifest.clear(),
+    ],
+)
+def test_a_manifest_that_lies_is_a_corrupt_checkpoint(committer, folder, store, tmp_path, damage):
+    save(folder, 1)
+    commit = committer.commit_newest(final=False)
+    assert commit is not None
+    key = f"committed/{commit.name}/manifest.json"
+    manifest = json.loads(store.get(key))
+    damage(manifest)
+    store.put(key, json.dumps(manifest).encode())
+    back = tmp_path / "back"
+    back.mkdir()
+    with pytest.raises(CorruptCheckpoint):
+        restore(store, commit.name, str(back))
+    assert list(back.iterdir()) == []
