@@ -70,6 +70,11 @@ def test_runctlignore_has_the_last_word(tmp_path: Path) -> None:
     assert paths(root) == [".gitignore", ".runctlignore", "a.py", "data/small.csv", "keep.log"]
 
 
+def test_a_folder_that_is_named_comes_back_whole(tmp_path: Path) -> None:
+    files = {".gitignore": "data\n*.log\n", ".runctlignore": "!data/\n", "data/a/b.csv": "", "data/c.log": ""}
+    assert paths(tree(tmp_path, dict(files))) == [".gitignore", ".runctlignore", "data/a/b.csv"]
+
+
 def test_rules_of_the_repository_above_count(tmp_path: Path) -> None:
     tree(tmp_path, {".git/HEAD": "", ".gitignore": "*.ckpt\n/work/job/out/\n", "work/.gitignore": "*.tmp\n"})
     root = tree(
@@ -265,6 +270,7 @@ def test_the_same_code_is_the_same_archive(files: dict[str, bytes], programs: se
             made.append(Path(folder, f"b{number}.tar.gz").read_bytes())
             digests.append(plan.digest)
         assert made[0] == made[1]
+        assert made[0][4:8] == bytes(4), "gzip keeps no time"
         assert digests[0] == digests[1]
 
 
