@@ -61,12 +61,15 @@ def spot_estimate(name: str, region: str) -> Price | None:
 
 
 def with_gpus(gpus: int, *, market: Market) -> list[InstanceType]:
-    """The types with exactly this many GPUs whose price is known, the cheapest first."""
+    """The x86-64 types with exactly this many NVIDIA GPUs and a known price, the cheapest first.
+
+    ARM types (g5g) are taken only when they are named: few packages with CUDA are built for them.
+    """
     price_of = spot_estimate if market is Market.SPOT else on_demand
     priced = [
         (price.usd_per_hour, kind)
         for kind in instance_types()
-        if kind.gpus == gpus and kind.gpu_model.startswith("NVIDIA")
+        if kind.gpus == gpus and kind.gpu_model.startswith("NVIDIA") and kind.architecture == "x86_64"
         if (price := price_of(kind.name, REGION))
     ]
     return [kind for _, kind in sorted(priced, key=lambda pair: (pair[0], pair[1].name))]
@@ -82,8 +85,11 @@ def volume_rate(
 ) -> Price | None:
     """USD/h of a disk: GiB-months, and IOPS and MiB/s beyond what gp3 includes, over 730 hours a month.
 
-    None where the type or region is not known. Source: AWS's EBS price page, by the dated catalog.
+    None where the type or region is not known, or the IOPS of a type that bills each of them. `standard`
+    bills its I/O besides, which nobody knows ahead. Source: AWS's EBS price page, by the dated catalog.
     """
+    if iops is None and volume_type in {"io1", "io2"}:
+        return None
     rows = {row["region"]: row for row in volume_price_rows()}
     row = rows.get(region)
     if row is None or not row.get(f"{volume_type}_gib_mo"):

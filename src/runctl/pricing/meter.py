@@ -3,10 +3,13 @@
 Rules of EC2's bill: instances by the second in billable states with 60 s at least for each run; spot at the
 price in force over time; a spot instance that AWS takes back within its first hour costs nothing for
 compute; disks at their rate in every state. A price that is unknown is never counted as 0: it is named.
+The points of a pool are given in order of time, as the ledger keeps them. Sources: docs of EC2 on instance
+lifecycle and on billing for interrupted Spot Instances.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -60,11 +63,15 @@ def instance_stretches(
     points: Mapping[str, Sequence[PricePoint]],
     interrupted: bool,
 ) -> list[Stretch]:
-    """Every stretch of an instance's bill; `interrupted` says that the cloud took a spot machine back."""
-    runs = _runs(intervals, now)
+    """Every stretch of an instance's bill; `interrupted` says that the cloud took a spot machine back.
+
+    `now` ends only what has no end yet: an interval that has one counts whole, for a cloud's word on the
+    end of a bill outweighs a laptop's clock. A run that has begun costs its 60 s at once.
+    """
+    runs = _runs(intervals)
     stretches: list[Stretch] = []
     for index, run in enumerate(runs):
-        start, end = run[0].start, run[-1].end or now
+        start, end = run[0].start, _end(run[-1], now)
         last = index == len(runs) - 1
         if interrupted and last and end - start < FREE_WHEN_INTERRUPTED_WITHIN:
             stretches.append(
@@ -72,7 +79,7 @@ def instance_stretches(
             )
             continue
         for interval in run:
-            stretches.extend(_priced(interval, interval.end or now, points))
+            stretches.extend(_priced(interval, _end(interval, now), points))
         if end - start < MINIMUM_RUN:
             missing = MINIMUM_RUN - (end - start)
             price, source = _price_at(run[-1], end, points)
@@ -91,11 +98,16 @@ def instance_cost(
     return total(instance_stretches(intervals, now, points=points, interrupted=interrupted))
 
 
+def volume_stretches(intervals: Sequence[Interval], now: datetime) -> list[Stretch]:
+    """Every stretch of a disk's bill, in whatever state it was."""
+    return [
+        stretch for interval in intervals for stretch in _priced(interval, _end(interval, now), points={})
+    ]
+
+
 def volume_cost(intervals: Sequence[Interval], now: datetime) -> Cost:
-    """What a disk cost up to `now`, in whatever state it was."""
-    return total(
-        stretch for interval in intervals for stretch in _priced(interval, interval.end or now, points={})
-    )
+    """What a disk cost up to `now`."""
+    return total(volume_stretches(intervals, now))
 
 
 def total(stretches: Iterable[Stretch]) -> Cost:
@@ -105,24 +117,27 @@ def total(stretches: Iterable[Stretch]) -> Cost:
     return cost
 
 
-def _runs(intervals: Sequence[Interval], now: datetime) -> list[list[Interval]]:
+def _runs(intervals: Sequence[Interval]) -> list[list[Interval]]:
     """Billable intervals in unbroken runs: each start of a machine begins one."""
     runs: list[list[Interval]] = []
+    unbroken = False
     for interval in intervals:
-        if not interval.billable or (interval.end or now) < interval.start:
-            continue
-        if runs and runs[-1][-1].end == interval.start:
+        if interval.billable and unbroken and runs[-1][-1].end == interval.start:
             runs[-1].append(interval)
-        else:
+        elif interval.billable:
             runs.append([interval])
+        unbroken = interval.billable
     return runs
 
 
+def _end(interval: Interval, now: datetime) -> datetime:
+    return interval.end or max(now, interval.start)
+
+
 def _priced(interval: Interval, end: datetime, points: Mapping[str, Sequence[PricePoint]]) -> list[Stretch]:
-    changes = [point.at for point in points.get(interval.pool or "", ()) if interval.start < point.at < end]
-    bounds = [interval.start, *sorted(changes), end]
+    changes = [point.at for point in _points_of(interval, points) if interval.start < point.at < end]
     stretches: list[Stretch] = []
-    for start, stop in pairwise(bounds):
+    for start, stop in pairwise([interval.start, *changes, end]):
         price, source = _price_at(interval, start, points)
         stretches.append(Stretch(start, _seconds(stop - start), price, source))
     return stretches
@@ -132,16 +147,17 @@ def _price_at(
     interval: Interval, at: datetime, points: Mapping[str, Sequence[PricePoint]]
 ) -> tuple[Decimal | None, str]:
     """The price in force: the pool's last point at or before `at`, else the interval's own."""
-    in_force = max(
-        (point for point in points.get(interval.pool or "", ()) if point.at <= at),
-        key=lambda point: point.at,
-        default=None,
-    )
-    if in_force is not None:
-        return in_force.usd_per_hour, in_force.source
+    known = _points_of(interval, points)
+    later = bisect_right(known, at, key=lambda point: point.at)
+    if later:
+        return known[later - 1].usd_per_hour, known[later - 1].source
     if interval.price is not None:
         return interval.price.usd_per_hour, interval.price.source
     return None, "unknown price"
+
+
+def _points_of(interval: Interval, points: Mapping[str, Sequence[PricePoint]]) -> Sequence[PricePoint]:
+    return points.get(interval.pool, ()) if interval.pool else ()
 
 
 def _seconds(duration: timedelta) -> Decimal:
