@@ -27,11 +27,9 @@ def show(context: Context) -> None:
       runctl config show
       runctl config show --output json
     """
-    import os
-
-    settings = settings_source.load(Path.cwd(), os.environ, context.config_file)
+    settings = context.settings()
     rows = {
-        key: {"value": _value(settings.values, key), "origin": settings.origin(key)}
+        key: {"value": settings.value(key), "origin": settings.origin(key)}
         for key in settings_source.defaults()
     }
     if context.json:
@@ -39,17 +37,14 @@ def show(context: Context) -> None:
         return
     output.write_table(
         ["setting", "value", "from"],
-        [
-            [key, "" if row["value"] is None else str(row["value"]), row["origin"]]
-            for key, row in rows.items()
-        ],
+        [[key, _shown(row["value"]), row["origin"]] for key, row in rows.items()],
     )
 
 
 @config.command("set")
 @click.argument("key")
 @click.argument("value")
-@click.option("--user", "for_user", is_flag=True, help="In the user's file instead of the project's.")
+@click.option("--user/--project", "for_user", help="In the user's file instead of the project's.")
 @common
 def set_(context: Context, key: str, value: str, for_user: bool) -> None:
     """Set one setting in the project's .runctl.toml, or in the user's file.
@@ -71,7 +66,7 @@ def set_(context: Context, key: str, value: str, for_user: bool) -> None:
     if context.json:
         output.write_json({"key": key, "value": found, "file": str(path)})
     else:
-        output.talk(f"{key} = {found} in {path}")
+        output.talk(f"{key} = {_shown(found)} in {path}")
 
 
 @config.command()
@@ -84,14 +79,18 @@ def validate(context: Context) -> None:
       runctl config validate
       runctl config validate --config ci.toml
     """
+    import os
+
     context.settings()
+    files = settings_source.sources(os.environ, Path.cwd(), context.config_file)
     if context.json:
-        output.write_json({"valid": True})
+        output.write_json({"valid": True, "files": [str(path) for path in files]})
     else:
-        output.talk("every setting is valid")
+        output.talk(f"every setting is valid; read from {', '.join(map(str, files)) or 'no file'}")
 
 
-def _value(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = getattr(values, part)
-    return values
+def _shown(value: Any) -> str:
+    """As it would stand in a file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)

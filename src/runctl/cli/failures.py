@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,6 +12,22 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from runctl.errors import ExitCode, TrainctlError
+
+# What the machine refuses, as against what we got wrong.
+_REFUSALS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EMFILE,
+        errno.EIO,
+    }
+)
 
 
 def render(error: BaseException, arguments: Sequence[str]) -> int:
@@ -27,11 +44,13 @@ def render(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has left; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return int(ExitCode.SUCCESS)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if type(error).__module__.startswith("click"):
         return _usage(error, as_json=as_json)
+    if isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+        return _refused(error, as_json=as_json)
     return _internal(error, as_json=as_json)
 
 
@@ -40,10 +59,24 @@ def _usage(error: BaseException, *, as_json: bool) -> int:
 
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "runctl"
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        if not as_json:
+            sys.stderr.write(message + "\n")
+            return int(ExitCode.INPUT)
+        message = f"{command} needs a command."
     _write("UsageError", message, "", f"{command} --help", ExitCode.INPUT, {}, as_json=as_json)
+    return int(ExitCode.INPUT)
+
+
+def _refused(error: OSError, *, as_json: bool) -> int:
+    """The machine's refusal: a full disk, a file that is not ours."""
+    if os.environ.get("RUNCTL_DEBUG"):
+        traceback.print_exception(error)
+    what = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    _write("OSError", what, "", "RUNCTL_DEBUG=1 shows where", ExitCode.INPUT, {}, as_json=as_json)
     return int(ExitCode.INPUT)
 
 
@@ -62,7 +95,15 @@ def _internal(error: BaseException, *, as_json: bool) -> int:
     except OSError:
         next_step = "set RUNCTL_DEBUG=1 to see the details"
     why = f"{type(error).__name__}: {error}"
-    _write("InternalError", "This is a fault of runctl", why, next_step, ExitCode.INPUT, {}, as_json=as_json)
+    _write(
+        "InternalError",
+        "internal error: this is a fault of runctl",
+        why,
+        next_step,
+        ExitCode.INPUT,
+        {},
+        as_json=as_json,
+    )
     return int(ExitCode.INPUT)
 
 
@@ -91,6 +132,6 @@ def _write(
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Looked up in the bare words: the error may be about the options themselves."""
     own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-    return "--output=json" in own or any(
+    return not {"--output=json", "-ojson"}.isdisjoint(own) or any(
         pair in {("--output", "json"), ("-o", "json")} for pair in pairwise(own)
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("runctl.cli.train:train", "Train a script here, on the sandbox cloud or on AWS."),
@@ -29,16 +32,17 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; answers the exit code."""
-    from runctl.cli import failures
-
     try:
-        result: Any = _root().main(args=arguments, prog_name="runctl", standalone_mode=False)
+        result = _root().main(args=arguments, prog_name="runctl", standalone_mode=False)
+        sys.stdout.flush()
     except BaseException as error:
+        from runctl.cli import failures
+
         return failures.render(error, arguments)
     return result if isinstance(result, int) else 0
 
 
-def _root() -> Any:
+def _root() -> click.Group:
     from runctl.cli.root import root
 
     return root

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from runctl.cli.root import FORMATS
 from runctl.config import Settings, load
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Context:
         return self.output == "json"
 
     def settings(self) -> Settings:
-        return load(Path.cwd(), file=self.config_file)
+        found = load(Path.cwd(), file=self.config_file)
+        return found.under_flags({"aws.region": self.region, "aws.profile": self.profile})
 
     def ledger(self) -> Ledger:
         from runctl.clouds import home
@@ -50,10 +52,7 @@ class Context:
         if name == "sandbox":
             return sandbox_cloud()
         aws = settings.values.aws
-        return aws_cloud(region=self.region or aws.region, profile=self.profile or aws.profile)
-
-
-FORMATS = ("text", "json")
+        return aws_cloud(region=aws.region, profile=aws.profile)
 
 
 def common(function: F) -> F:
@@ -63,8 +62,7 @@ def common(function: F) -> F:
         "-o",
         "output_format",
         type=click.Choice(FORMATS),
-        default="text",
-        help="Text for people, JSON for scripts.",
+        help="Text for people, JSON for scripts.  [default: text]",
     )
     return option(without_format(function))
 
@@ -84,17 +82,30 @@ def without_format(function: F) -> F:
     @functools.wraps(function)
     def wrapper(
         *args: Any,
-        output_format: str,
+        output_format: str | None,
         quiet: bool,
         config_file: Path | None,
         profile: str | None,
         region: str | None,
         **kwargs: Any,
     ) -> Any:
-        context = Context(output_format, quiet, config_file, profile, region)
+        before = _before_command()
+        named = config_file or before.get("config")
+        context = Context(
+            output=output_format or before.get("output") or "text",
+            quiet=quiet or bool(before.get("quiet")),
+            config_file=Path(named) if named else None,
+            profile=profile or before.get("profile"),
+            region=region or before.get("region"),
+        )
         return function(context, *args, **kwargs)
 
     return cast(F, wrapper)
+
+
+def _before_command() -> dict[str, Any]:
+    """The common options that stood before the command's name."""
+    return click.get_current_context().find_root().obj or {}
 
 
 def user_name(settings: Settings) -> str:
@@ -103,14 +114,16 @@ def user_name(settings: Settings) -> str:
 
 def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Job ids for shell completion; nothing where the ledger cannot be read."""
-    from runctl.clouds import home
-    from runctl.errors import TrainctlError
-    from runctl.ledger import Ledger
-
     try:
+        from runctl.clouds import home
+        from runctl.ledger import Ledger
+
+        if not home().is_dir():
+            return []
         with Ledger.open(home()) as ledger:
             return [job.id for job in ledger.jobs.list(limit=100) if job.id.startswith(incomplete)]
-    except TrainctlError:
+    except Exception:
+        # A shell that completes a word has no place for an error.
         return []
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
+from typing import Any
 
 import click
 
 from runctl import __version__
 from runctl.cli.main import COMMANDS
+
+FORMATS = ("text", "json")
 
 
 class LazyGroup(click.Group):
@@ -29,9 +31,11 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
             near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -41,7 +45,15 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="runctl", message="%(prog)s %(version)s")
-def root() -> None:
+@click.option(
+    "--output", "-o", type=click.Choice(FORMATS), help="Text for people, JSON for scripts.  [default: text]"
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print ids alone.")
+@click.option("--config", metavar="PATH", help="Read this configuration file instead of the usual ones.")
+@click.option("--profile", help="The AWS profile.")
+@click.option("--region", help="The AWS region.")
+@click.pass_context
+def root(ctx: click.Context, **given: Any) -> None:
     """Train ML models on cheap, interruptible machines without losing work, money or data.
 
     \b
@@ -49,4 +61,7 @@ def root() -> None:
       runctl train train.py -- --epochs 50
       runctl train train.py --on aws --spot --gpus 1 --budget 20 -- --epochs 50
       runctl jobs wait last
+
+    The options below may also stand behind a command.
     """
+    ctx.obj = given

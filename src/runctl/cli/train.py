@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from runctl.cli import running
-from runctl.cli.options import FORMATS, Context, user_name, without_format
+from runctl.cli.options import Context, user_name, without_format
+from runctl.cli.root import FORMATS
 from runctl.config import Settings
 
 
@@ -91,7 +92,7 @@ class _Train(click.Command):
             ctx.params["arguments"] = tuple(rest)
             ctx.params["script"] = None
         formats = [value for value in ctx.params.get("outputs", ()) if value in FORMATS]
-        ctx.params["output_format"] = formats[-1] if formats else "text"
+        ctx.params["output_format"] = formats[-1] if formats else None
         return remaining
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+_PIPE_WIDTH = 10_000
+
 
 def write_json(value: Any) -> None:
     """One object, readable on a terminal and one line in a pipe. Money is text, times are ISO 8601."""
@@ -18,7 +20,7 @@ def write_json(value: Any) -> None:
 
 
 def write_line(text: str) -> None:
-    write_bytes(text.encode() + b"\n")
+    write_bytes(text.encode(errors="surrogateescape") + b"\n")
 
 
 def write_bytes(data: bytes) -> None:
@@ -28,18 +30,24 @@ def write_bytes(data: bytes) -> None:
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table on stdout; plain where it is no terminal."""
+    """A table on stdout, as wide as its terminal; in a pipe as wide as it needs, so that lines stay whole."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_harmless, row))
     console.print(table)
+
+
+def _harmless(text: str) -> str:
+    """Without control characters: names come from clouds, and a terminal obeys what it is shown."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def talk(text: str, *, style: str = "") -> None:
@@ -47,7 +55,8 @@ def talk(text: str, *, style: str = "") -> None:
     if style and sys.stderr.isatty():
         from rich.console import Console
 
-        Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, emoji=False)
+        console.print(text, style=style, markup=False, soft_wrap=True)
         return
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

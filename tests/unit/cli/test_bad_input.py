@@ -1,0 +1,118 @@
+"""Each mistake of a user: a clear message, the right exit code, and never a stack trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Run = Callable[..., CompletedProcess[str]]
+
+
+def check(done: CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_script_that_is_not_there_is_named_with_the_nearest(run: Run, project: Path) -> None:
+    check(run("train", "trian.py"), 1, "trian.py", "next:", "train.py")
+
+
+def test_an_unknown_setting_is_named_with_its_line_and_the_nearest(run: Run, project: Path) -> None:
+    (project / ".runctl.toml").write_text('[train]\n\ninstnce_type = "g5.xlarge"\n')
+    check(run("train", "train.py"), 3, "train.instnce_type", ".runctl.toml:3", "train.instance_type")
+
+
+def test_bad_toml_is_named_with_file_and_line(run: Run, project: Path) -> None:
+    (project / ".runctl.toml").write_text('[train]\non = "local\n')
+    check(run("train", "train.py"), 3, ".runctl.toml:2", "TOML")
+
+
+def test_a_setting_of_the_wrong_type_is_named(run: Run, project: Path) -> None:
+    (project / ".runctl.toml").write_text('[aws]\nlease_minutes = "long"\n')
+    check(run("config", "validate"), 3, "aws.lease_minutes", ".runctl.toml:2")
+
+
+def test_no_sandbox_is_up(run: Run, project: Path) -> None:
+    done = run("train", "train.py", "--on", "sandbox", "--instance-type", "g5.xlarge")
+    check(done, 3, "not up", "runctl sandbox up")
+
+
+def test_no_credentials(run: Run, project: Path) -> None:
+    done = run("train", "train.py", "--on", "aws", "--region", "us-east-1", "--instance-type", "g5.xlarge")
+    check(done, 3, "credentials", "--on sandbox")
+
+
+@pytest.mark.parametrize("budget", ["0", "-1"])
+def test_a_budget_of_nothing(run: Run, project: Path, budget: str) -> None:
+    check(run("train", "train.py", f"--budget={budget}"), 5, "budget")
+
+
+def test_a_budget_that_is_no_amount(run: Run, project: Path) -> None:
+    check(run("train", "train.py", "--budget", "much"), 1, "much")
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "http://example.org/x"])
+def test_a_location_that_is_none(run: Run, project: Path, place: str) -> None:
+    check(run("train", "train.py", "--data", place), 1, place)
+
+
+def test_data_that_is_not_there(run: Run, project: Path) -> None:
+    check(run("train", "train.py", "--data", "missing"), 1, "missing")
+
+
+def test_a_place_that_is_none(run: Run, project: Path) -> None:
+    check(run("train", "train.py", "--on", "mars"), 1, "mars", "sandbox")
+
+
+def test_an_unknown_command_option_and_job(run: Run) -> None:
+    check(run("jbos"), 1, "jobs")
+    check(run("jobs", "show", "nothing"), 1, "nothing", "runctl jobs list")
+    check(run("train", "--bogus"), 1, "--bogus", "runctl train --help")
+
+
+def test_errors_are_one_json_object_where_asked(run: Run, project: Path) -> None:
+    done = run("train", "trian.py", "--output", "json")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    error = json.loads(done.stderr)["error"]
+    assert error["kind"] == "ValidationError"
+    assert error["exit_code"] == 1
+    assert "trian.py" in error["what"]
+    assert error["next"]
+
+
+def test_a_failing_script_is_exit_code_4(run: Run, project: Path) -> None:
+    (project / "train.py").write_text("raise SystemExit(7)\n")
+    done = run("train", "train.py")
+    assert done.returncode == 4
+    assert "failed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_resume_from_a_corrupt_checkpoint_names_the_one_before(run: Run, project: Path) -> None:
+    (project / "train.py").write_text(
+        "import os, pathlib, time, zipfile\n"
+        "folder = pathlib.Path(os.environ['RUNCTL_CHECKPOINT_DIR'])\n"
+        "for step in (1, 2):\n"
+        "    with zipfile.ZipFile(folder / 'new.tmp', 'w') as archive:\n"
+        "        archive.writestr('step', str(step))\n"
+        "    (folder / 'new.tmp').rename(folder / f'step-{step}.npz')\n"
+        "    committed = pathlib.Path(os.environ['RUNCTL_CHECKPOINT_DIR']).parent / 'committed'\n"
+        "    until = time.time() + 60\n"
+        "    while time.time() < until and not list(committed.glob(f'*step-{step}.npz/manifest.json')):\n"
+        "        time.sleep(0.05)\n"
+        "raise SystemExit(1)\n"
+    )
+    assert run("train", "train.py").returncode == 4
+    (job,) = (project / ".runctl" / "jobs").iterdir()
+    first, second = sorted(path for path in (job / "committed").iterdir() if path.is_dir())
+    (second / "step-2.npz").write_bytes(b"torn")
+    check(run("jobs", "resume", "last", "--from", second.name), 1, "corrupt", first.name)
+    check(run("jobs", "resume", "last", "--from", "000099"), 1, "000099")
