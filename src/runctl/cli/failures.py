@@ -49,9 +49,8 @@ def render(error: BaseException, arguments: Sequence[str]) -> int:
         return error.code if isinstance(error.code, int) else 1
     if type(error).__module__.startswith("click"):
         return _usage(error, as_json=as_json)
-    if isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
-        return _refused(error, as_json=as_json)
-    return _internal(error, as_json=as_json)
+    refused = isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None
+    return _refused(error, as_json=as_json) if refused else _internal(error, as_json=as_json)
 
 
 def _usage(error: BaseException, *, as_json: bool) -> int:
