@@ -258,7 +258,7 @@ def restore(store: Any, name: str, folder: str) -> Dict[str, Any]:
     try:
         manifest: Dict[str, Any] = json.loads(data)
         source = str(manifest["source"])
-        files = [
+        files: List[Dict[str, Any]] = [
             {"path": str(file["path"]), "size": int(file["size"]), "sha256": str(file["sha256"])}
             for file in manifest["files"]
         ]
