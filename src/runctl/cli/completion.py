@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from runctl.cli.main import COMPLETE_VARIABLE
 from runctl.cli.root import root
 
 
@@ -20,4 +21,4 @@ def completion(shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 (the choices above)
-    click.echo(kind(root, {}, "runctl", "_RUNCTL_COMPLETE").source())
+    click.echo(kind(root, {}, "runctl", COMPLETE_VARIABLE).source())

@@ -49,15 +49,12 @@ def render(error: BaseException, arguments: Sequence[str]) -> int:
         return error.code if isinstance(error.code, int) else 1
     if type(error).__module__.startswith("click"):
         return _usage(error, as_json=as_json)
-    refused = isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None
-    return _refused(error, as_json=as_json) if refused else _internal(error, as_json=as_json)
+    return _internal(error, as_json=as_json)
 
 
 def _usage(error: BaseException, *, as_json: bool) -> int:
     import click
 
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "runctl"
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
@@ -74,12 +71,14 @@ def _refused(error: OSError, *, as_json: bool) -> int:
     """The machine's refusal: a full disk, a file that is not ours."""
     if os.environ.get("RUNCTL_DEBUG"):
         traceback.print_exception(error)
-    what = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    what = error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
     _write("OSError", what, "", "RUNCTL_DEBUG=1 shows where", ExitCode.INPUT, {}, as_json=as_json)
     return int(ExitCode.INPUT)
 
 
 def _internal(error: BaseException, *, as_json: bool) -> int:
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return _refused(error, as_json=as_json)
     from runctl.clouds import home
 
     text = "".join(traceback.format_exception(error))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import click
-
+COMPLETE_VARIABLE = "_RUNCTL_COMPLETE"
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("runctl.cli.train:train", "Train a script here, on the sandbox cloud or on AWS."),
     "jobs": ("runctl.cli.jobs:jobs", "List, show, follow, stop and resume jobs."),
@@ -33,16 +31,26 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; answers the exit code."""
     try:
-        result = _root().main(args=arguments, prog_name="runctl", standalone_mode=False)
+        code = _invoke(arguments)
         sys.stdout.flush()
     except BaseException as error:
         from runctl.cli import failures
 
         return failures.render(error, arguments)
-    return result if isinstance(result, int) else 0
+    return code
 
 
-def _root() -> click.Group:
+def _invoke(arguments: list[str]) -> int:
+    """What click's own `main` does, but that errors come out as they are, a closed pipe's included."""
+    from click.exceptions import Exit
+
     from runctl.cli.root import root
 
-    return root
+    if COMPLETE_VARIABLE in os.environ:
+        root.main(arguments, prog_name="runctl", complete_var=COMPLETE_VARIABLE)
+    try:
+        with root.make_context("runctl", arguments) as context:
+            result = root.invoke(context)
+    except Exit as done:
+        return done.exit_code
+    return result if isinstance(result, int) else 0

@@ -16,6 +16,7 @@ from runctl.events import Event, ignore
 from runctl.model import JobState
 
 if TYPE_CHECKING:
+    from runctl.clouds import Cloud
     from runctl.jobs.place import AwsSettings, Place
     from runctl.jobs.plan import Plan
     from runctl.jobs.script import Script
@@ -75,7 +76,7 @@ def train(
         job_id,
         spec,
         aws_settings(settings),
-        lambda: context.cloud("sandbox" if spec.on == "sandbox" else "aws", settings),
+        lambda: cloud_of(context, settings, spec),
         emit=emit,
     )
     plan, code = start.prepare(job_id, spec, place, script, emit=emit)
@@ -90,6 +91,22 @@ def train(
 
             output.write_line(job.id)
         return follow(context, ledger, place, job, emit, detach=request.detach)
+
+
+def cloud_of(context: Context, settings: Settings, spec: JobSpec) -> Cloud:
+    """The cloud that a spec names; an instance is looked for in the sandbox first, where one is up."""
+    if spec.instance is None:
+        return context.cloud(spec.on, settings)
+    from runctl.errors import ConfigError
+    from runctl.providers.aws import instances
+    from runctl.providers.aws.session import Session
+
+    try:
+        sandbox = context.cloud("sandbox", settings)
+    except ConfigError:
+        return context.cloud("aws", settings)
+    known = instances.describe(Session(sandbox), spec.instance) is not None
+    return sandbox if known else context.cloud("aws", settings)
 
 
 def to_spec(request: Request) -> tuple[JobSpec, Script]:

@@ -23,7 +23,7 @@ from runctl.config import Settings
 @click.option("--no-fallback", is_flag=True, help="Never fall back from spot to on-demand.")
 @click.option("--data", help="Local path or s3:// that the script finds in RUNCTL_DATA_DIR.")
 @click.option(
-    "--output", "outputs", multiple=True, help="Where outputs go, or text|json for this command's own."
+    "--output", "-o", "outputs", multiple=True, help="Where outputs go, or text|json for this command's own."
 )
 @click.option("--checkpoints", help="The script's checkpoint folder, if it is not RUNCTL_CHECKPOINT_DIR.")
 @click.option("--resume-arg", help="A flag that is given the checkpoint's path on resumed attempts.")
