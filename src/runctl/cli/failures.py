@@ -71,7 +71,9 @@ def _refused(error: OSError, *, as_json: bool) -> int:
     """The machine's refusal: a full disk, a file that is not ours."""
     if os.environ.get("RUNCTL_DEBUG"):
         traceback.print_exception(error)
-    what = error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
+    what = (
+        str(error.strerror) if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
+    )
     _write("OSError", what, "", "RUNCTL_DEBUG=1 shows where", ExitCode.INPUT, {}, as_json=as_json)
     return int(ExitCode.INPUT)
 
