@@ -1,4 +1,4 @@
-"""When spending deserves a word: per hour, in a day, in all. Pure."""
+"""When spending deserves a word: per hour, in a day, in all. Pure; the limits are settings."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from runctl.config import Thresholds
 from runctl.pricing.meter import Cost, Stretch
-
-DAY = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """USD from which on a warning is given; None gives none."""
-
-    per_hour: Decimal | None = Decimal(50)
-    per_day: Decimal | None = Decimal(100)
-    accumulated: Decimal | None = Decimal(500)
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What runs now in USD/h, what the last day cost, what everything cost; unknown parts apart."""
+    """What runs now in USD/h, what the last 24 hours and everything cost in USD.
 
-    per_hour: Cost
-    last_day: Cost
-    accumulated: Cost
+    `unknown` says that there is more of it, at prices that are not known.
+    """
+
+    usd_per_hour: Decimal
+    usd_last_day: Decimal
+    usd_total: Decimal
+    unknown: bool
 
 
-def within(stretches: Iterable[Stretch], since: datetime, until: datetime) -> Cost:
-    """The part of a bill that falls between two moments."""
+def warnings(spending: Spending, limits: Thresholds) -> list[str]:
+    """A sentence for each limit that is reached."""
+    looked_at = (
+        (spending.usd_per_hour, limits.usd_per_hour, "what runs now costs {} USD an hour"),
+        (spending.usd_last_day, limits.usd_per_day, "the last 24 hours cost {} USD"),
+        (spending.usd_total, limits.usd_total, "everything so far cost {} USD"),
+    )
+    more = ", and more at unknown prices" if spending.unknown else ""
+    return [
+        f"{sentence.format(f'{usd:.2f}')}{more}; the limit for this warning is {limit} USD"
+        for usd, limit, sentence in looked_at
+        if usd >= limit
+    ]
+
+
+def cost_between(stretches: Iterable[Stretch], since: datetime, until: datetime) -> Cost:
+    """The part of a bill that falls between two moments: a stretch counts by its share of time."""
     cost = Cost()
     for stretch in stretches:
         end = stretch.start + timedelta(microseconds=int(stretch.seconds * 1_000_000))
@@ -44,19 +53,3 @@ def within(stretches: Iterable[Stretch], since: datetime, until: datetime) -> Co
         else:
             cost += Cost(stretch.usd_per_hour * seconds / 3600)
     return cost
-
-
-def warnings(spending: Spending, thresholds: Thresholds) -> list[str]:
-    """A sentence for each threshold that is reached; it says where an unknown price may hide more."""
-    looked_at = (
-        (spending.per_hour, thresholds.per_hour, "running machines and disks cost {} USD/h"),
-        (spending.last_day, thresholds.per_day, "the last 24 hours cost {} USD"),
-        (spending.accumulated, thresholds.accumulated, "everything so far cost {} USD"),
-    )
-    return [
-        sentence.format(f"{cost.usd:.2f}")
-        + (", and more at prices that are not known" if cost.known is None else "")
-        + f" (you asked to be told from {limit} on)"
-        for cost, limit, sentence in looked_at
-        if limit is not None and cost.usd >= limit
-    ]
