@@ -1,0 +1,175 @@
+"""One sandbox cloud for a whole test session: the real process, started and ended by the real commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from runctl.clouds import SandboxRecord
+from runctl.sandbox.control import Control
+
+T = TypeVar("T")
+SPEED = 20.0
+PLAIN_IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+
+
+@dataclass
+class LiveSandbox:
+    """A sandbox that is up. Tests share it: each makes its own machines, disks and buckets, under its own names."""
+
+    home: Path
+    record: SandboxRecord
+    control: Control
+    _clients: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def client(self, service: str, **config: Any) -> Any:
+        """A boto3 client of this cloud that does not retry, unless `config` says so."""
+        import boto3
+        from botocore.config import Config
+
+        key = f"{service}/{sorted(config.items())!r}"
+        if key not in self._clients:
+            settings = {
+                "retries": {"total_max_attempts": 1},
+                "s3": {"addressing_style": "path"},
+                "read_timeout": 20,
+                **config,
+            }
+            self._clients[key] = boto3.client(
+                service,
+                region_name=self.record.region,
+                endpoint_url=self.record.s3_endpoint if service == "s3" else self.record.endpoint,
+                aws_access_key_id=self.record.access_key,
+                aws_secret_access_key=self.record.secret_key,
+                config=Config(**settings),
+            )
+        return self._clients[key]
+
+    def image(self, parameter: str = PLAIN_IMAGE) -> str:
+        return self.client("ssm").get_parameter(Name=parameter)["Parameter"]["Value"]
+
+    def launch(self, **changes: Any) -> str:
+        """Start one machine and return its id, pending still."""
+        asked: dict[str, Any] = {
+            "ImageId": self.image(),
+            "InstanceType": "c6i.large",
+            "MinCount": 1,
+            "MaxCount": 1,
+            "IamInstanceProfile": {"Name": "runctl-instance"},
+            **changes,
+        }
+        return self.client("ec2").run_instances(**asked)["Instances"][0]["InstanceId"]
+
+    def instance(self, instance_id: str) -> dict[str, Any]:
+        """What DescribeInstances says, by filter: empty while or when it is not shown."""
+        found = self.client("ec2").describe_instances(
+            Filters=[{"Name": "instance-id", "Values": [instance_id]}]
+        )
+        return next((one for group in found["Reservations"] for one in group["Instances"]), {})
+
+    def state(self, instance_id: str) -> str:
+        return self.instance(instance_id).get("State", {}).get("Name", "")
+
+    def running(self, **changes: Any) -> str:
+        """A machine that runs and whose SSM agent is online."""
+        instance_id = self.launch(**changes)
+        self.until(lambda: self.is_online(instance_id))
+        return instance_id
+
+    def is_online(self, instance_id: str) -> bool:
+        asked = [{"Key": "InstanceIds", "Values": [instance_id]}]
+        return bool(
+            self.client("ssm").describe_instance_information(Filters=asked)["InstanceInformationList"]
+        )
+
+    def command(self, instance_id: str, script: str) -> dict[str, Any]:
+        """Run a shell script on a machine; the invocation once it is over."""
+        ssm = self.client("ssm")
+        sent = ssm.send_command(
+            InstanceIds=[instance_id],
+            DocumentName="AWS-RunShellScript",
+            Parameters={"commands": script.split("\n")},
+        )["Command"]["CommandId"]
+
+        def over() -> dict[str, Any] | None:
+            with contextlib.suppress(ssm.exceptions.InvocationDoesNotExist):
+                found = ssm.get_command_invocation(CommandId=sent, InstanceId=instance_id)
+                if found["Status"] not in {"Pending", "InProgress"}:
+                    return found
+            return None
+
+        return self.until(over)
+
+    @staticmethod
+    def until(condition: Callable[[], T], seconds: float = 20.0) -> T:
+        """The first true answer of `condition`."""
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < end, "it did not come true in time"
+            time.sleep(0.02)
+        return found
+
+    @staticmethod
+    def name(word: str) -> str:
+        return f"{word}-{uuid.uuid4().hex[:10]}"
+
+    def processes(self) -> list[int]:
+        """Processes of the host that belong to this sandbox's machines, and its server."""
+        marker = f"RUNCTL_SANDBOX_STATE={(self.home / 'sandbox/state').resolve()}".encode()
+        found = [self.record.pid] if Path(f"/proc/{self.record.pid}").exists() else []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if marker in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return found
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+
+def runctl(home: Path, *arguments: str) -> dict[str, Any]:
+    """Run a command as a user would, in a home of its own, and return what it wrote as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "runctl", *arguments, "--output", "json"],
+        env={**os.environ, "RUNCTL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def started_sandbox(home: Path, *, isolation: str = "auto", speed: float = SPEED) -> Iterator[LiveSandbox]:
+    """A sandbox of one's own, for a test that disturbs it; nothing of it is left afterwards."""
+    runctl(home, "sandbox", "up", "--speed", str(speed), "--isolation", isolation)
+    record = msgspec.json.decode((home / "sandbox/cloud.json").read_bytes(), type=SandboxRecord)
+    live = LiveSandbox(home, record, Control(record))
+    try:
+        yield live
+    finally:
+        live.close()
+        runctl(home, "sandbox", "down")
+        assert live.processes() == []
+
+
+@pytest.fixture(scope="session")
+def sandbox_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSandbox]:
+    """The session's shared sandbox, in the isolation that this host allows."""
+    with started_sandbox(tmp_path_factory.mktemp("home")) as live:
+        yield live
