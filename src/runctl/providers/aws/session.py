@@ -198,6 +198,7 @@ def _no_credentials(why: str) -> ConfigError:
 
 def _translate(error: Exception, service: str, operation: str, *, repeatable: bool) -> TrainctlError:
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
 
     if isinstance(
         error,
@@ -210,7 +211,8 @@ def _translate(error: Exception, service: str, operation: str, *, repeatable: bo
         return _no_credentials(str(error))
     if isinstance(error, exceptions.ClientError):
         return _translate_answer(error, service, operation)
-    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+    # An answer that came and cannot be read proves as little as none.
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | ResponseParserError):
         never_sent = isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError)
         return CloudError(
             f"{service}.{operation} got no answer",
@@ -227,7 +229,6 @@ def _translate(error: Exception, service: str, operation: str, *, repeatable: bo
             service=service,
             operation=operation,
             code=type(error).__name__,
-            # An answer that came and cannot be read proves as little as none.
             lost_answer=not isinstance(error, exceptions.ParamValidationError),
             why=str(error),
         )
