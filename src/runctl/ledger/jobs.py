@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from collections.abc import Collection
 from dataclasses import fields
@@ -79,6 +78,8 @@ class Jobs:
         if rows:
             names = ", ".join(row["id"] for row in rows)
             raise ValidationError(f"{reference!r} is the beginning of several jobs", why=names)
+        import difflib
+
         known = [row["id"] for row in self._database.read("SELECT id FROM jobs")]
         near = difflib.get_close_matches(reference, known, n=3, cutoff=0.5)
         raise NotFound(

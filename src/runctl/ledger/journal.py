@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import sqlite3
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ class Journal:
         self._database = database
 
     def begin(self, operation: str, *, subject: str, payload: bytes, owner: Owner, at: datetime) -> str:
-        tx = f"tx-{secrets.token_hex(6)}"
+        tx = f"tx-{os.urandom(6).hex()}"
         with self._database.write() as connection:
             connection.execute(
                 "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
