@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -54,13 +54,7 @@ def note_machine(ledger: Ledger, place: Place, job: JobRecord, attempt: int, mac
         _save_instance(ledger, place, job, attempt, machine)
     elif known.ended is not None:
         return
-    spot = machine.market is Market.SPOT
-    name = pool(place.cloud_key, machine.zone, machine.instance_type) if spot else None
-    price = (
-        catalog.spot_estimate(machine.instance_type, machine.region)
-        if spot
-        else catalog.on_demand(machine.instance_type, machine.region)
-    )
+    price, name = _price_of(place, machine)
     if not ledger.resources.intervals(machine.id):
         # EC2 shows no moment of entering `running`: from the launch on is never too little.
         ledger.resources.observe(
@@ -76,6 +70,23 @@ def note_machine(ledger: Ledger, place: Place, job: JobRecord, attempt: int, mac
         )
         return
     close_machine(ledger, place, machine.id, at=machine.ended or place.clock.now(), ended_by=machine.ended_by)
+
+
+def note_use(
+    ledger: Ledger, place: Place, job: JobRecord, attempt: int, machine: Machine, since: datetime
+) -> None:
+    """A machine of the user's own: the job's is its use, from the attempt's start, not the machine itself."""
+    use = use_of(machine.id, job.id, attempt)
+    if place.session is None or _known(ledger, use) is not None:
+        return
+    _save_instance(ledger, place, job, attempt, replace(machine, id=use, launched=since))
+    price, name = _price_of(place, machine)
+    ledger.resources.observe(use, MachineState.RUNNING, at=since, billable=True, price=price, pool=name)
+
+
+def use_of(machine_id: str, job: str, attempt: int) -> str:
+    """The ledger's name for a job's use of a machine that is not its own."""
+    return f"{machine_id}/{job}/{attempt}"
 
 
 def close_machine(
@@ -148,6 +159,14 @@ def _plus_on_demand(so_far: Decimal | None, facts: InstanceFacts, seconds: Decim
     if so_far is None or price is None:
         return None
     return so_far + price.usd_per_hour * seconds / 3600
+
+
+def _price_of(place: Place, machine: Machine) -> tuple[Price | None, str | None]:
+    """The price to begin with, and the pool whose price points override it."""
+    if machine.market is Market.SPOT:
+        name = pool(place.cloud_key, machine.zone, machine.instance_type)
+        return catalog.spot_estimate(machine.instance_type, machine.region), name
+    return catalog.on_demand(machine.instance_type, machine.region), None
 
 
 def _save_instance(ledger: Ledger, place: Place, job: JobRecord, attempt: int, machine: Machine) -> None:

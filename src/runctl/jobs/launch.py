@@ -149,8 +149,21 @@ class Launcher:
         return machines[0]
 
     def _adopt(self, attempt: AttemptRecord, offer: Offer, machine: Machine) -> None:
-        self._ledger.jobs.save_attempt(_with_machine(attempt, offer, machine))
-        accounting.note_machine(self._ledger, self._place, self._job, attempt.number, machine)
+        own = not self._spec.instance
+        started = machine.launched if own else self._place.clock.now()
+        self._ledger.jobs.save_attempt(
+            replace(
+                attempt,
+                instance_id=machine.id,
+                offer=msgspec.json.encode(offer),
+                started=started,
+                state="launched",
+            )
+        )
+        if own:
+            accounting.note_machine(self._ledger, self._place, self._job, attempt.number, machine)
+        else:
+            accounting.note_use(self._ledger, self._place, self._job, attempt.number, machine, started)
 
     def _end(self, machine_id: str) -> None:
         if self._place.session is None:
@@ -305,16 +318,6 @@ class Launcher:
             "usd_per_hour": float(rate),
             "since": now.timestamp(),
         }
-
-
-def _with_machine(attempt: AttemptRecord, offer: Offer, machine: Machine) -> AttemptRecord:
-    return replace(
-        attempt,
-        instance_id=machine.id,
-        offer=msgspec.json.encode(offer),
-        started=machine.launched,
-        state="launched",
-    )
 
 
 def _drilled() -> bool:

@@ -260,6 +260,8 @@ class Supervisor:
 
     def _account(self, job: JobRecord, attempt: AttemptRecord, watch: _Watch, machine: Machine) -> None:
         """Note what the cloud says; one that says `gone` is not believed before the agent agrees."""
+        if decode(job.spec).instance:
+            return
         if machine.state in {MachineState.PENDING, MachineState.RUNNING}:
             accounting.note_machine(self._ledger, self._place, job, attempt.number, machine)
             if (
@@ -329,9 +331,13 @@ class Supervisor:
         if self._place.session is None or attempt.instance_id is None:
             return
         machine = watch.machine
+        proven = datetime.fromtimestamp(at, UTC) if at else self._place.clock.now()
+        if decode(self._ledger.jobs.get(attempt.job).spec).instance:
+            use = accounting.use_of(attempt.instance_id, attempt.job, attempt.number)
+            accounting.close_machine(self._ledger, self._place, use, at=proven, ended_by="user")
+            return
         if machine is not None and machine.state in {MachineState.PENDING, MachineState.RUNNING}:
             return  # kept by the user: its bill goes on
-        proven = datetime.fromtimestamp(at, UTC) if at else self._place.clock.now()
         accounting.close_machine(
             self._ledger,
             self._place,

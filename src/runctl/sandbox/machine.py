@@ -159,7 +159,8 @@ class Machine:
         return Confines(
             folder=self.folder,
             hostname=private_name(facts).partition(".")[0],
-            marker=f"RUNCTL_SANDBOX_MACHINE={self.id}",
+            # By its folder, not its id: two sandboxes on one host never meet each other's machines.
+            marker=f"RUNCTL_SANDBOX_FOLDER={self.folder}",
             sandbox_marker=f"RUNCTL_SANDBOX_STATE={self._state}",
             readable=readable,
             writable=[self._state / "cache"],
@@ -226,6 +227,7 @@ class Machine:
             "RUNCTL_CLOCK": str(self._clock.path.resolve()),
             **self._given,
             "RUNCTL_SANDBOX_MACHINE": self.id,
+            "RUNCTL_SANDBOX_FOLDER": str(self.folder),
             "RUNCTL_SANDBOX_STATE": str(self._state),
             shims.FIFO_VARIABLE: str(self.folder / "power"),
         }

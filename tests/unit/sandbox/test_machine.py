@@ -33,7 +33,7 @@ def carriers(marker: str) -> list[int]:
 
 
 def processes(machine: Machine) -> list[int]:
-    return carriers(f"RUNCTL_SANDBOX_MACHINE={machine.id}")
+    return carriers(f"RUNCTL_SANDBOX_FOLDER={machine.folder}")
 
 
 def test_user_data_runs_at_the_first_boot_alone_and_its_output_goes_to_the_console(sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,8 @@ class Session:
         )
 
     def _region(self) -> str:
-        region = self.cloud.region or self._session().region_name
+        # botocore reads AWS_DEFAULT_REGION alone; the other SDKs and Lambda read AWS_REGION.
+        region = self.cloud.region or os.environ.get("AWS_REGION") or self._session().region_name
         if not region:
             raise ConfigError(
                 "No AWS region is set",
