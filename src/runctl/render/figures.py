@@ -5,11 +5,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
+_LEAST = Decimal("0.0001")
+
 
 def usd(amount: Decimal | None) -> str:
     """Cents for sums, four places for small ones; never 0 for what is not."""
     if amount is None:
         return "unknown"
+    if 0 < amount < _LEAST:
+        return f"<${_LEAST}"
     places = Decimal("0.01") if abs(amount) >= 1 or amount == 0 else Decimal("0.0001")
     return f"${amount.quantize(places, ROUND_HALF_UP)}"
 
@@ -18,7 +22,7 @@ def duration(value: timedelta | None) -> str:
     if value is None:
         return "unknown"
     seconds = value.total_seconds()
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
