@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runctl.errors import CapacityError, CloudError, TrainctlError
+from runctl.errors import CapacityError, CloudError, Conflict
 from runctl.events import Emit, Notice
 from runctl.jobs import accounting
 from runctl.jobs.place import Place, s3_access
@@ -77,7 +78,16 @@ def shared_store(place: Place) -> S3Store:
 class Launcher:
     """Launches attempts of one job at one place."""
 
-    def __init__(self, ledger: Ledger, place: Place, job: JobRecord, spec: JobSpec, emit: Emit) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        place: Place,
+        job: JobRecord,
+        spec: JobSpec,
+        emit: Emit,
+        is_mine: Callable[[], bool],
+    ) -> None:
+        self._is_mine = is_mine
         self._ledger = ledger
         self._place = place
         self._job = job
@@ -105,8 +115,12 @@ class Launcher:
     def recover(self, attempt: AttemptRecord) -> Machine | None:
         """Go on with a launch whose process died; None where nothing had been asked for yet."""
         subject = _subject(attempt)
-        for record in transaction.abandoned(self._ledger, operation=OPERATION, subject=subject):
-            self._ledger.journal.adopt(record.id, transaction.this_process())
+        mine = transaction.abandoned(self._ledger, operation=OPERATION, subject=subject)
+        others = len(self._ledger.journal.unfinished(operation=OPERATION, subject=subject)) - len(mine)
+        if others:
+            raise Conflict(f"Another process launches {subject}", next=f"runctl jobs wait {attempt.job}")
+        for record in mine:
+            transaction.take_up(self._ledger, record)
             machine: Machine | None = None
             for step in record.steps:
                 if step.outcome in {"failed", "undone"}:
@@ -114,7 +128,7 @@ class Launcher:
                 # The same request with the same token: the same machine, made now if it was not yet.
                 request = _decode_request(step.request)
                 try:
-                    machine = self._place.provider.launch(request)
+                    machine = self._launch_again(request)
                 except CapacityError as error:
                     self._ledger.journal.failed(record.id, step.number, f"{error.kind}: {error}")
                     continue
@@ -125,8 +139,22 @@ class Launcher:
                 return machine
         return None
 
+    def _launch_again(self, request: LaunchRequest) -> Machine:
+        """The machine of a request that may have been made before, even where it has ended since."""
+        try:
+            return self._place.provider.launch(request)
+        except CloudError as error:
+            if error.code != "IdempotentInstanceTerminated":
+                raise
+            ended = self._place.provider.find(request.token)
+            if ended is None:
+                raise
+            return ended
+
     def _launch_on(self, attempt: AttemptRecord, offer: Offer) -> Machine:
         now = self._place.clock.now()
+        if not self._is_mine():
+            raise Conflict(f"Another process supervises {attempt.job} by now")
         with transaction.begin(
             self._ledger, OPERATION, subject=_subject(attempt), payload=msgspec.json.encode(offer), at=now
         ) as tx:
@@ -331,8 +359,3 @@ def _subject(attempt: AttemptRecord) -> str:
 
 def _decode_request(data: bytes) -> LaunchRequest:
     return msgspec.json.decode(data, type=LaunchRequest)
-
-
-def is_refused_for_good(error: TrainctlError) -> bool:
-    """Whether another try cannot help: everything but capacity and a cloud that does not answer."""
-    return not (isinstance(error, CapacityError) or (isinstance(error, CloudError) and error.retryable))

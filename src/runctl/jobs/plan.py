@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
 from runctl.jobs.place import Place, offers
 from runctl.jobs.spec import JobSpec
@@ -69,6 +70,14 @@ def make_plan(
         warnings.append("without spot capacity it falls back to on-demand; --no-fallback forbids that")
     if any(offer.price is None for offer in found):
         warnings.append("some prices are unknown; a budget cannot count what has no price")
+    if spec.budget is not None:
+        found = [offer for offer in found if offer.price is not None]
+        if not found:
+            raise ValidationError(
+                "A budget needs prices, and no offer has one",
+                why=f"neither the cloud nor the catalog knows what {spec.instance_type or 'it'} costs here",
+                next="leave --budget out and give --max-hours",
+            )
     return Plan(
         job=job,
         spec=spec,

@@ -26,6 +26,7 @@ from runctl.jobs.spec import JobSpec, decode
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState, Offer
 from runctl.providers.base import Machine, MachineState
+from runctl.safety import transaction
 
 LEASE_SECONDS = 15.0
 """How long a supervisor that does not renew keeps others out, in real seconds."""
@@ -144,9 +145,13 @@ class Supervisor:
 
     def _over_limit(self, job: JobRecord, spec: JobSpec, now: datetime) -> tuple[JobState, str] | None:
         if spec.budget is not None:
-            spent = accounting.spent(self._ledger, job.id, now).total.usd
-            if spent >= spec.budget:
+            spent = accounting.spent(self._ledger, job.id, now).total
+            if spent.usd >= spec.budget:
                 return JobState.OVER_BUDGET, f"the budget of {spec.budget} USD is spent"
+            if spent.known is None:
+                self._emit(
+                    Notice(text="a part of the cost has no known price: the budget misses it", warning=True)
+                )
         return None
 
     def _launch(self, job: JobRecord) -> None:
@@ -158,15 +163,16 @@ class Supervisor:
             job=job.id, number=number, state="provisioning", created=now
         )
         spec = decode(job.spec)
-        launcher = Launcher(self._ledger, self._place, job, spec, self._emit)
+        launcher = Launcher(self._ledger, self._place, job, spec, self._emit, self._holds_lease)
         if attempt.instance_id is None:
             try:
                 machine = launcher.recover(attempt)
                 if machine is None:
                     avoid = self._lost_zones(attempts)
-                    machine = launcher.launch(
-                        attempt, offers(self._place, spec, avoid=avoid, emit=self._emit)
-                    )
+                    found = offers(self._place, spec, avoid=avoid, emit=self._emit)
+                    # A budget cannot count what has no price.
+                    priced = [offer for offer in found if offer.price or spec.budget is None]
+                    machine = launcher.launch(attempt, priced)
             except CapacityError as error:
                 self._wait_for_capacity(error)
                 return
@@ -177,7 +183,11 @@ class Supervisor:
                 self._move(job, JobState.FAILED, str(error))
                 raise
             except KeyboardInterrupt:
-                self._move(job, JobState.STOPPED, "stopped while it was provisioned; nothing is left")
+                # What may be left is for recovery: only a job that left nothing is stopped.
+                if not transaction.abandoned(self._ledger, subject=f"{job.id}/{number}"):
+                    self._move(job, JobState.STOPPED, "stopped while it was provisioned; nothing is left")
+                raise
+            except Conflict:
                 raise
             except TrainctlError as error:
                 self._move(job, JobState.FAILED, str(error))

@@ -77,6 +77,10 @@ class Provider(Protocol):
         """Raises CapacityError where another offer may help, CloudError else."""
         ...
 
+    def find(self, token: str) -> Machine | None:
+        """The machine that a token made, ended ones included; None where there is none to be seen."""
+        ...
+
     def describe(self, machine_id: str) -> Machine | None:
         """What is known of the machine now. Raises CloudError when the provider does not answer."""
         ...

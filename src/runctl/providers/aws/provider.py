@@ -21,6 +21,9 @@ class AwsProvider:
     def launch(self, request: LaunchRequest) -> Machine:
         return instances.run(self.session, request)
 
+    def find(self, token: str) -> Machine | None:
+        return instances.find_by_token(self.session, token)
+
     def describe(self, machine_id: str) -> Machine | None:
         return instances.describe(self.session, machine_id)
 
