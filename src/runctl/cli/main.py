@@ -31,7 +31,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; answers the exit code."""
     try:
-        code = _invoke(arguments)
+        code = _invoke(list(arguments))
         sys.stdout.flush()
     except BaseException as error:
         from runctl.cli import failures
