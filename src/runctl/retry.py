@@ -32,8 +32,13 @@ class RetryPolicy:
 
         Raises the last error as it came. Each retry is an event.
         """
+        import logging
+
         import stamina
 
+        # The event tells of a retry: stamina's own line must not reach a bare stderr beside it.
+        if not (log := logging.getLogger("stamina")).handlers:
+            log.addHandler(logging.NullHandler())
         tries = 0
         for attempt in stamina.retry_context(
             on=retryable,
