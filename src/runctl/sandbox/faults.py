@@ -6,13 +6,17 @@ import fnmatch
 import itertools
 import random
 import threading
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runctl.errors import ValidationError
 from runctl.sandbox.timing import CloudClock
 
-KINDS = ("throttle", "error", "lost-response", "latency", "no-capacity", "wrong-state", "missing", "away")
+CALL_KINDS = frozenset({"throttle", "error", "lost-response", "latency"})
+"""What any call may meet; the others belong to one operation each."""
+LIES = frozenset({"wrong-state", "missing", "stale"})
+KINDS = (*sorted(CALL_KINDS), "no-capacity", *sorted(LIES), "away")
 THROTTLES = {"ec2": ("RequestLimitExceeded", 503), "s3": ("SlowDown", 503)}
 
 
@@ -67,16 +71,18 @@ class Faults:
         with self._lock:
             return [asdict(rule) for rule in self._rules]
 
-    def meet(self, service: str, operation: str, text: str = "", **facts: str) -> list[Fault]:
-        """The rules that strike this call; counts them down."""
+    def meet(
+        self, service: str, operation: str, kinds: Collection[str], text: str = "", **facts: str
+    ) -> list[Fault]:
+        """The rules of these kinds that strike this call; counts them down."""
         struck: list[Fault] = []
         with self._lock:
             for rule in self._rules:
-                if rule.count == 0 or rule.service != service:
+                if rule.count == 0 or rule.service != service or rule.kind not in kinds:
                     continue
                 if not fnmatch.fnmatchcase(operation, rule.operation):
                     continue
-                if rule.instance and rule.instance not in text and rule.instance != facts.get("instance"):
+                if rule.instance and rule.instance not in text:
                     continue
                 if any(
                     wanted and wanted != facts.get(name)

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 from runctl.errors import TrainctlError
 from runctl.sandbox import s3_truths, services
 from runctl.sandbox.control import TOKEN_HEADER
-from runctl.sandbox.faults import THROTTLES, Fault
+from runctl.sandbox.faults import CALL_KINDS, THROTTLES, Fault
 from runctl.sandbox.state import SandboxCloud
 
 Environ = dict[str, Any]
@@ -59,7 +59,7 @@ class Front:
         service = scope[2] if scope else "s3"
         text, operation = self._read(environ, service, path)
         lost = False
-        for fault in self._cloud.faults.meet(service, operation, text):
+        for fault in self._cloud.faults.meet(service, operation, CALL_KINDS, text):
             if fault.kind == "latency":
                 time.sleep(fault.latency)
             elif fault.kind in {"throttle", "error"}:

@@ -5,22 +5,17 @@ from __future__ import annotations
 
 import base64
 import copy
-import json
 import logging
 import secrets
 import threading
 from typing import Any
 
-from moto.core.responses import ActionResult
-from moto.ec2 import utils as ec2_utils
 from moto.ec2.models.instances import Instance, StateReason
-from moto.ec2.responses import EC2Response
-from moto.ec2.responses.instances import InstanceResponse
 
 from runctl.sandbox import spot
 from runctl.sandbox.imds import MachineFacts, Role
 from runctl.sandbox.machine import Machine
-from runctl.sandbox.overlay import AwsError, ServerError, cloud, now, replaces, tag_of
+from runctl.sandbox.overlay import AwsError, cloud, now, replaces, tag_of
 from runctl.sandbox.state import ACCOUNT
 from runctl.sandbox.usage import InstanceUsage
 
@@ -31,22 +26,12 @@ _ITSELF = (
     "Client.InstanceInitiatedShutdown",
     "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
 )
+_BROKEN = ("Server.InternalError", "Server.InternalError: Internal error on launch")
+_CHECKS_SECONDS = 120.0
+"""How long status checks say `initializing`, in cloud seconds."""
 
 log = logging.getLogger(__name__)
 
-# Filters that moto answers with HTTP 500.
-ec2_utils.filter_dict_attribute_mapping.update(
-    {
-        "client-token": "client_token",
-        "instance-lifecycle": "lifecycle",
-        "spot-instance-request-id": "spot_instance_request_id",
-        "instance-state-code": "sandbox_state_code",
-        "placement.availability-zone": "placement.zone",
-        "availability-zone": "placement.zone",
-        "metadata-options.http-tokens": "metadata_options.http_tokens",
-    }
-)
-Instance.sandbox_state_code = property(lambda self: str(self._state.code))
 Instance.spot_instance_request_id = None
 
 
@@ -63,143 +48,27 @@ def enter(instance: Any, state: str, cause: str = "") -> None:
     cloud().usage.note(usage, state, cause)
 
 
-@replaces(InstanceResponse, "run_instances")
-def _run_instances(original: Any, self: Any) -> Any:
-    backend, get = self.ec2_backend, self._get_param
-    token = get("ClientToken")
-    asked = json.dumps(
-        {key: value for key, value in self.data.items() if key != "ClientToken"}, sort_keys=True, default=str
-    )
-    tokens: dict[str, Any] = backend.__dict__.setdefault("sandbox_tokens", {})
-    if token in tokens:
-        return _repeated(tokens[token], asked)
-    _check_profile(self)
-    kind, zone = get("InstanceType", "m1.small"), get("Placement.AvailabilityZone") or ""
-    market = get("InstanceMarketOptions.MarketType") or "on-demand"
-    count = int(get("MinCount", if_none="1"))
-    _check_capacity(kind, zone, market, count)
-    ceiling = get("InstanceMarketOptions.SpotOptions.MaxPrice")
-    spot.check_ceiling(kind, zone or f"{self.region}a", market, ceiling)
-    result = original(self)
-    reservation = result.result
-    for instance in reservation.instances:
-        instance.launch_time = now()
-        instance.sandbox_ends_on_shutdown = instance.instance_initiated_shutdown_behavior == "terminate"
-        _furnish_disks(instance, get("BlockDeviceMappings") or [])
-        if market == "spot":
-            spot.open_request(backend, instance, ceiling, self)
-        enter(instance, "pending")
-        cloud().born(instance.id, *(disk.volume_id for _, disk in instance.get_block_device_mapping))
-        cloud().after(cloud().timing.boot, _boot, instance)
-    if token:
-        tokens[token] = (reservation, asked)
-    return result
-
-
-def _repeated(known: tuple[Any, str], asked: str) -> Any:
-    reservation, before = known
-    if before != asked:
-        raise AwsError(
-            "IdempotentParameterMismatch",
-            "The client token you have provided is associated with a resource that is already launched, "
-            "please specify a different client token.",
-        )
-    if all(instance._state.name in {"shutting-down", "terminated"} for instance in reservation.instances):
-        raise AwsError(
-            "IdempotentInstanceTerminated",
-            "The client token you have provided is associated with an instance that was terminated.",
-        )
-    return ActionResult(reservation)
-
-
-def _check_profile(self: Any) -> None:
-    name = self._get_param("IamInstanceProfile.Name")
-    if not name:
-        return
-    from moto.iam.models import iam_backends
-
-    profiles = iam_backends[self.current_account][self.partition].instance_profiles.values()
-    if name not in {profile.name for profile in profiles}:
-        raise AwsError(
-            "InvalidParameterValue",
-            f"Value ({name}) for parameter iamInstanceProfile.name is invalid. "
-            "Invalid IAM Instance Profile name",
-        )
-
-
-def _check_capacity(kind: str, zone: str, market: str, count: int) -> None:
-    struck = cloud().faults.meet(
-        "ec2", "RunInstances", instance_type=kind, zone=zone, market=market, instance=""
-    )
-    if any(fault.kind == "no-capacity" for fault in struck):
-        raise ServerError(
-            "InsufficientInstanceCapacity",
-            f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested "
-            f"({zone or 'any'}). Our system will be working on provisioning additional capacity.",
-        )
-    from moto.ec2.models.instance_types import INSTANCE_TYPES
-
-    def vcpus(name: str) -> int:
-        return int(INSTANCE_TYPES.get(name, {}).get("VCpuInfo", {}).get("DefaultVCpus", 2))
-
-    live = {"pending", "running", "stopping"}
-    used = sum(
-        vcpus(machine.instance_type)
-        for backend in _backends()
-        for machine in backend.all_instances()
-        if machine._state.name in live
-    )
-    if used + vcpus(kind) * count > cloud().vcpu_limit:
-        raise AwsError(
-            "VcpuLimitExceeded",
-            f"You have requested more vCPU capacity than your current vCPU limit of {cloud().vcpu_limit} "
-            "allows for the instance bucket that the specified instance type belongs to.",
-        )
-
-
 def _backends() -> list[Any]:
     from moto.ec2.models import ec2_backends
 
     return list(ec2_backends[ACCOUNT].values())
 
 
+def records() -> list[Any]:
+    """Every instance of the account that is still shown."""
+    return [record for backend in _backends() for record in backend.all_instances()]
+
+
 def find(instance_id: str) -> Any:
     """The record of an instance, None where there is none."""
-    for backend in _backends():
-        if (found := backend.get_instance_by_id(instance_id)) is not None:
-            return found
-    return None
-
-
-def _furnish_disks(instance: Any, mappings: list[dict[str, Any]]) -> None:
-    """moto drops IOPS and throughput, defaults DeleteOnTermination to false and may forget the root."""
-    backend = instance.ec2_backend
-    if instance.root_device_name not in instance.block_device_mapping:
-        volume = backend.create_volume(size=8, zone_name=instance.availability_zone, volume_type="gp3")
-        backend.attach_volume(volume.id, instance.id, instance.root_device_name, True)
-        instance.block_device_mapping[instance.root_device_name].delete_on_termination = True
-    for mapping in mappings:
-        disk = instance.block_device_mapping.get(mapping["DeviceName"])
-        wanted = mapping.get("Ebs", {})
-        if disk is not None:
-            disk.delete_on_termination = str(wanted.get("DeleteOnTermination", True)).lower() == "true"
-    for _, disk in instance.get_block_device_mapping:
-        volume = backend.get_volume(disk.volume_id)
-        volume.create_time = now()
-        cloud().usage.volume(
-            volume.id,
-            volume.volume_type,
-            int(volume.size),
-            int(volume.iops or 0),
-            int(volume.throughput or 0),
-            tag_of(instance, "runctl:job"),
-        )
+    return next((record for record in records() if record.id == instance_id), None)
 
 
 # Booting
 
 
-def _boot(instance: Any) -> None:
+def boot(instance: Any) -> None:
+    """Let a pending instance run, if it still may. Under the cloud's lock."""
     if instance._state.name != "pending":
         return
     machine = cloud().machines.get(instance.id)
@@ -226,8 +95,14 @@ def _boot_machine(instance: Any, machine: Machine) -> None:
         if instance._state.name != "pending":
             return
         enter(instance, "running")
-        cloud().online_from[instance.id] = cloud().clock.now() + cloud().timing.agent
-    machine.boot()
+        cloud().online_from[instance.id] = cloud().clock.now() + cloud().timing.agent * cloud().jitter()
+    try:
+        machine.boot()
+    except OSError:
+        log.exception("%s does not boot", instance.id)
+        with cloud().lock:
+            terminate(instance, _BROKEN)
+        return
     with cloud().lock:
         gone = instance._state.name != "running"
     if gone:
@@ -290,6 +165,7 @@ def _power_asked(machine: Machine, kind: str) -> None:
         if kind == "halt":
             (terminate if instance.sandbox_ends_on_shutdown else stop)(instance, _ITSELF)
             return
+        cloud().online_from[machine.id] = cloud().clock.now() + cloud().timing.agent
     machine.off(grace=5)
     machine.boot()
 
@@ -299,6 +175,7 @@ def terminate(instance: Any, reason: tuple[str, str]) -> None:
     if instance._state.name in {"shutting-down", "terminated"}:
         return
     _begin_end(instance, "shutting-down", reason)
+    spot.close_request(instance, reason[0])
     cloud().after(cloud().timing.terminate, _terminated, instance)
 
 
@@ -372,9 +249,9 @@ def _start_call(original: Any, self: Any) -> Any:
     if before.name != "stopped":
         raise _wrong_state(self, "started")
     original(self)
-    self.launch_time = now()
+    self.launch_time, self.state_reason = now(), None
     enter(self, "pending")
-    cloud().after(cloud().timing.boot, _boot, self)
+    cloud().after(cloud().timing.boot * cloud().jitter(), boot, self)
     return before
 
 
@@ -392,28 +269,14 @@ def _wrong_state(instance: Any, verb: str) -> AwsError:
     )
 
 
-@replaces(InstanceResponse, "describe_instances")
-def _describe_instances(original: Any, self: Any) -> Any:
-    """A cloud that lies, where a fault wants it to: a state that is not, or nothing at all."""
-    result = original(self)
-    text = json.dumps(dict(self.data), default=str)
-    for fault in cloud().faults.meet("ec2", "DescribeInstances:answer", text):
-        if fault.kind == "missing":
-            result.result["Reservations"] = []
-        elif fault.kind == "wrong-state":
-            result.result["Reservations"] = [
-                _disguised(item, fault.state) for item in result.result["Reservations"]
-            ]
-    return result
+def _checks(instance: Any) -> dict[str, Any]:
+    """What DescribeInstanceStatus says of both checks."""
+    if instance.state != "running":
+        return {"Status": "not-applicable"}
+    ready = (now() - instance.launch_time).total_seconds() > _CHECKS_SECONDS
+    words = ("ok", "passed") if ready else ("initializing", "initializing")
+    return {"Status": words[0], "Details": [{"Name": "reachability", "Status": words[1]}]}
 
 
-def _disguised(reservation: Any, state: str) -> Any:
-    false = copy.copy(reservation)
-    false.instances = [copy.copy(instance) for instance in reservation.instances]
-    for instance in false.instances:
-        instance._state = copy.copy(instance._state)
-        instance._state.name, instance._state.code = state, STATES[state]
-    return false
-
-
-assert EC2Response.run_instances is InstanceResponse.run_instances  # noqa: S101 (moto's own shape)
+Instance.instance_status = property(_checks)
+Instance.system_status = property(_checks)

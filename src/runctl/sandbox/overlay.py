@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import base64
+import copy
+import fnmatch
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,3 +74,64 @@ def now() -> datetime:
 
 def tag_of(resource: Any, key: str) -> str:
     return next((tag["value"] for tag in resource.get_tags() if tag["key"] == key), "")
+
+
+def keep_time() -> None:
+    """Let moto's EC2 records carry the cloud's time, not the host's."""
+    from moto.ec2.models import amis, elastic_block_store, fleets, instances, launch_templates
+
+    for module in (amis, elastic_block_store, fleets, instances, launch_templates):
+        module.utcnow = now
+
+
+def asked(call: Any, name: str, default: Any = None) -> Any:
+    """A parameter of the call, by its name in the API; dots lead into structures."""
+    return call._get_param(name, default)
+
+
+def asked_tags(call: Any, resource: str) -> dict[str, str]:
+    """The tags that the call gives to one kind of resource."""
+    return call._parse_tag_specification().get(resource, {})
+
+
+def asked_filters(call: Any) -> dict[str, list[str]]:
+    return call._filters_from_querystring()
+
+
+def asked_template(call: Any) -> dict[str, Any]:
+    """The data of the launch template that the call names."""
+    wanted = asked(call, "LaunchTemplate")
+    return dict(call.ec2_backend._get_template_from_args(wanted).data) if wanted else {}
+
+
+def page(rows: list[Any], call: Any, *, least: int = 5, usual: int | None = None) -> tuple[list[Any], Any]:
+    """The rows that MaxResults and NextToken ask for, and the token of the next page."""
+    size = asked(call, "MaxResults", usual)
+    token = asked(call, "NextToken")
+    if size is not None and not least <= int(size) <= 1_000:
+        raise AwsError(
+            "InvalidParameterValue",
+            f"Value ( {size} ) for parameter maxResults is invalid. "
+            f"Expecting a value between {least} and 1000.",
+        )
+    try:
+        start = int(base64.urlsafe_b64decode(token).decode().removeprefix("at:")) if token else 0
+    except ValueError:
+        raise AwsError("InvalidNextToken", "The token that was provided is not valid.") from None
+    end = len(rows) if size is None else start + int(size)
+    following = base64.urlsafe_b64encode(f"at:{end}".encode()).decode() if end < len(rows) else None
+    return rows[start:end], following
+
+
+def matches(values: Iterable[Any], patterns: list[str]) -> bool:
+    """Whether a filter's patterns, with * and ?, fit any of the values."""
+    texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    return any(fnmatch.fnmatchcase(text, pattern) for text in texts for pattern in patterns)
+
+
+def disguised(instance: Any, state: str, code: int) -> Any:
+    """A copy of an instance's record that shows another state; it owns no addresses to give back."""
+    false = copy.copy(instance)
+    false._state = type(instance._state)(state, code)
+    false._private_ips = set()
+    return false

@@ -66,6 +66,7 @@ def _set_up_moto(port: int) -> None:
     """moto reads its settings when it is imported."""
     os.environ.update(
         MOTO_ENABLE_AMI_VALIDATION="true",
+        MOTO_EC2_LOAD_DEFAULT_AMIS="false",
         MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="true",
         MOTO_PORT=str(port),
         AWS_ACCESS_KEY_ID="sandbox",
@@ -81,10 +82,10 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
     )
     from werkzeug.serving import make_server
 
-    from runctl.sandbox import instances, overlay, services, ssm_api, volumes
+    from runctl.sandbox import images, launches, listings, overlay, services, ssm_api
     from runctl.sandbox.front import Front, LostResponse
 
-    assert instances and volumes  # noqa: PT018, S101 (imported for what they replace in moto)
+    assert launches and listings  # noqa: PT018, S101 (imported for what they replace in moto)
 
     class Handler(MotoRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -98,7 +99,9 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
 
     overlay.use(cloud)
     ssm_api.install(cloud)
-    services.seed(cloud.region)
+    overlay.keep_time()
+    services.seed()
+    images.seed(cloud.region)
     token = secrets.token_urlsafe(24)
     controls = Controls(cloud)
     app = Front(cloud, DomainDispatcherApplication(create_backend_app), controls, token)
@@ -175,8 +178,7 @@ class Controls:
                     "launched": record.launch_time.isoformat(),
                     "ssm": cloud.online(record.id),
                 }
-                for backend in instances._backends()
-                for record in backend.all_instances()
+                for record in instances.records()
             ]
         disks = [line for line in cloud.usage.volumes.values() if line.deleted is None]
         return {
@@ -218,8 +220,6 @@ class Controls:
                 raise ValidationError("A metadata fault needs a running machine", next="--instance i-...")
             machine.metadata_fault("away")
         wanted = {key: value for key, value in body.items() if value is not None}
-        if wanted.get("kind") in {"wrong-state", "missing"}:
-            wanted["operation"] = f"{wanted.get('operation', 'DescribeInstances')}:answer"
         return {"id": self._cloud.faults.add(wanted).id}
 
     def _clear_faults(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from moto.ec2.responses import EC2Response
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.iam.responses import IamResponse
-from moto.ssm.models import ssm_backends
 
-from runctl.sandbox.overlay import cloud, now
+from runctl.sandbox.overlay import cloud
 from runctl.sandbox.state import ACCOUNT
 
 PROFILE = "runctl-instance"
@@ -31,17 +30,10 @@ _RIGHTS = json.dumps(
         "Statement": [{"Effect": "Allow", "Action": ["s3:*", "ssm:*", "ssmmessages:*"], "Resource": "*"}],
     }
 )
-_DEEP_LEARNING = "/aws/service/deeplearning/ami/{arch}/{name}/latest/ami-id"
-_DEEP_LEARNING_NAMES = (
-    "base-oss-nvidia-driver-gpu-amazon-linux-2023",
-    "base-oss-nvidia-driver-gpu-ubuntu-22.04",
-    "oss-nvidia-driver-gpu-pytorch-2.7-amazon-linux-2023",
-)
-_PLAIN = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}"
 
 
-def seed(region: str) -> None:
-    """The machines' role, and images under AWS's public parameters that exist to be launched."""
+def seed() -> None:
+    """The role of machines, in its instance profile."""
     iam = iam_backends[ACCOUNT]["aws"]
     role = iam.create_role(
         role_name=PROFILE,
@@ -54,52 +46,6 @@ def seed(region: str) -> None:
     )
     iam.put_role_policy(role.name, "machines", _RIGHTS)
     iam.create_instance_profile(name=PROFILE, path="/", role_names=[role.name], tags=[])
-    _seed_images(region)
-
-
-def _seed_images(region: str) -> None:
-    from moto.ec2.models import ec2_backends
-
-    ec2, ssm = ec2_backends[ACCOUNT][region], ssm_backends[ACCOUNT][region]
-    names = {_PLAIN.format(arch=arch): arch for arch in ("x86_64", "arm64")}
-    for arch in ("x86_64", "arm64"):
-        names.update({_DEEP_LEARNING.format(arch=arch, name=name): arch for name in _DEEP_LEARNING_NAMES})
-    for number, (parameter, architecture) in enumerate(names.items()):
-        image_id = f"ami-{0x5A9D000000000000 + number:017x}"
-        template = next(iter(ec2.amis.values()))
-        image = template.__class__.__new__(template.__class__)
-        image.__dict__.update(template.__dict__)
-        image.__dict__.update(
-            id=image_id,
-            name=parameter.removeprefix("/aws/service/").replace("/", "-"),
-            architecture=architecture,
-            root_device_name="/dev/xvda",
-            owner_id="137112412989",
-        )
-        ec2.amis[image_id] = image
-        # Touching the name first lets moto load its own, older value, which ours then follows.
-        ssm._parameters[parameter].clear()
-        _put_public(ssm, parameter, image_id)
-
-
-def _put_public(ssm: Any, name: str, value: str) -> None:
-    """moto refuses PutParameter under /aws: the record is made as its own loader makes it."""
-    from moto.ssm.models import Parameter
-
-    ssm._parameters[name].append(
-        Parameter(
-            account_id=ACCOUNT,
-            name=name,
-            value=value,
-            parameter_type="String",
-            description=None,
-            allowed_pattern=None,
-            keyid=None,
-            last_modified_date=now(),
-            version=1,
-            data_type="aws:ec2:image",
-        )
-    )
 
 
 def _simulate(self: Any) -> Any:

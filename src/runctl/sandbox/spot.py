@@ -12,8 +12,10 @@ from moto.ec2.models.spot_requests import SpotInstanceRequest
 from moto.ec2.responses import EC2Response
 
 from runctl.errors import NotFound, ValidationError
-from runctl.sandbox.overlay import AwsError, cloud, now, replaces
+from runctl.sandbox.overlay import AwsError, asked, asked_filters, cloud, matches, now, page, replaces
+from runctl.sandbox.prices import HISTORY_STEPS, STEP_SECONDS
 
+_PRODUCT = "Linux/UNIX"
 _TAKEN = {
     "terminate": (
         "Server.SpotInstanceTermination",
@@ -72,7 +74,6 @@ def open_request(backend: Any, instance: Any, ceiling: str | None, call: Any) ->
     if tags:
         backend.create_tags([request.id], tags)
     instance.spot_instance_request_id = request.id
-    instance.lifecycle = "spot"
 
 
 SpotInstanceRequest.create_time = property(lambda self: self.__dict__.get("sandbox_created") or now())
@@ -115,6 +116,13 @@ EC2Response.cancel_spot_instance_requests = _cancel
 def _set(request: Any, state: str, code: str, message: str = "") -> None:
     request.state, request._status_code, request.status_message = state, code, message
     request.sandbox_updated = now()
+
+
+def close_request(instance: Any, reason: str) -> None:
+    """The user ended the instance, and its request with it."""
+    request = _request_of(instance)
+    if request is not None and reason.startswith("Client.") and request.state in {"open", "active"}:
+        _set(request, "closed", "instance-terminated-by-user")
 
 
 def refuse_stop(instance: Any) -> None:
@@ -186,32 +194,42 @@ def _take(instance: Any, action: str) -> None:
 
 
 def _history(self: Any) -> Any:
-    """Real change points, and the price in force at the start."""
+    """Real change points, newest first, and the price in force at the start."""
     self.error_on_dryrun()
-    types = self._get_param("InstanceTypes", []) or cloud().prices.known_types()
-    filters = self._filters_from_querystring()
-    zones = filters.get("availability-zone") or [
-        zone.name for zone in self.ec2_backend.describe_availability_zones()
-    ]
-    end = _seconds(self._get_param("EndTime")) or cloud().clock.now()
-    start = _seconds(self._get_param("StartTime")) or end
-    end = min(end, cloud().clock.now())
+    filters = asked_filters(self)
+    types = asked(self, "InstanceTypes") or filters.get("instance-type") or cloud().prices.known_types()
+    products = [*asked(self, "ProductDescriptions", []), *filters.get("product-description", [])]
+    zones = [zone.name for zone in self.ec2_backend.describe_availability_zones()]
+    wanted = filters.get("availability-zone") or [asked(self, "AvailabilityZone") or "*"]
+    end = min(_seconds(asked(self, "EndTime")) or cloud().clock.now(), cloud().clock.now())
+    start = min(_seconds(asked(self, "StartTime")) or end, end)
+    start = max(start, cloud().clock.now() - HISTORY_STEPS * STEP_SECONDS)
     rows = [
         {
             "InstanceType": kind,
             "AvailabilityZone": zone,
-            "ProductDescription": "Linux/UNIX",
+            "ProductDescription": _PRODUCT,
             "SpotPrice": f"{price:.6f}",
             "Timestamp": datetime.fromtimestamp(at, UTC).replace(tzinfo=None),
         }
         for kind in types
         for zone in zones
-        for at, price in reversed(cloud().prices.changes(kind, zone, min(start, end), end))
+        if matches([zone], wanted) and (not products or matches([_PRODUCT], products))
+        for at, price in reversed(cloud().prices.changes(kind, zone, start, end))
     ]
-    return ActionResult({"SpotPriceHistory": rows, "NextToken": ""})
+    shown, following = page(rows, self, least=1, usual=1_000)
+    return ActionResult({"SpotPriceHistory": shown, "NextToken": following or ""})
 
 
 EC2Response.describe_spot_price_history = _history
+
+
+def _absent(self: Any) -> Any:
+    raise NotImplementedError("use RunInstances with InstanceMarketOptions")
+
+
+EC2Response.request_spot_instances = _absent
+EC2Response.request_spot_fleet = _absent
 
 
 def _seconds(value: Any) -> float | None:

@@ -80,6 +80,10 @@ class SandboxCloud:
         until = time.monotonic() + max(0.02, self.clock.real(seconds))
         self.visible_from.update(dict.fromkeys(ids, until))
 
+    def jitter(self) -> float:
+        """A factor around 1: no two machines take the same time."""
+        return self._random.uniform(0.8, 1.2)
+
     def is_visible(self, resource_id: str) -> bool:
         return self.visible_from.get(resource_id, 0.0) <= time.monotonic()
 

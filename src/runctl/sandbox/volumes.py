@@ -36,7 +36,7 @@ def _invalid(message: str) -> AwsError:
     return AwsError("InvalidParameterValue", message)
 
 
-def _check_limits(kind: str, size: int, iops: int | None, throughput: int | None) -> None:
+def check_limits(kind: str, size: int, iops: int | None, throughput: int | None) -> None:
     if kind not in SIZES:
         raise _invalid(f"Invalid value '{kind}' for VolumeType")
     least, most = SIZES[kind]
@@ -81,12 +81,30 @@ def _create(
     iops = int(options["iops"]) if options.get("iops") else None
     throughput = int(options["throughput"]) if options.get("throughput") else None
     if size is not None:
-        _check_limits(kind, int(size), iops, throughput)
+        check_limits(kind, int(size), iops, throughput)
     volume = original(self, size=size, zone_name=zone_name, snapshot_id=snapshot_id, **options)
     volume.create_time = now()
     known = snapshot_id if snapshot is not None and snapshot.owner_id == ACCOUNT else None
     cloud().disks.create(volume.id, int(volume.size), known)
     return volume
+
+
+def charge(volume: Any, job: str) -> None:
+    """Begin, or change, what a disk costs."""
+    cloud().usage.volume(
+        volume.id,
+        volume.volume_type,
+        int(volume.size),
+        int(volume.iops or 0),
+        int(volume.throughput or 0),
+        job,
+    )
+
+
+def drop(backend: Any, volume_id: str) -> None:
+    """Forget a disk that a failed launch has made."""
+    backend.volumes.pop(volume_id, None)
+    cloud().disks.delete(volume_id)
 
 
 @replaces(ElasticBlockStore, "create_volume")
@@ -102,14 +120,7 @@ def _create_call(original: Any, self: Any) -> Any:
     result = original(self)
     volume = result.result
     tags = {tag["key"]: tag["value"] for tag in volume.get_tags()}
-    cloud().usage.volume(
-        volume.id,
-        volume.volume_type,
-        int(volume.size),
-        int(volume.iops or 0),
-        int(volume.throughput or 0),
-        tags.get("runctl:job", ""),
-    )
+    charge(volume, tags.get("runctl:job", ""))
     volume.sandbox_status = "creating"
     cloud().born(volume.id)
     cloud().after(cloud().timing.volume, volume.__dict__.pop, "sandbox_status", None)
@@ -212,7 +223,7 @@ def _modify(
     kind = options.get("target_volume_type") or volume.volume_type
     size = int(target_size or volume.size)
     wanted = options.get("target_iops")
-    _check_limits(
+    check_limits(
         kind,
         size,
         int(wanted) if wanted else (int(volume.iops or 100) if kind in {"io1", "io2"} else None),
