@@ -19,6 +19,7 @@ from runctl.sandbox import s3_truths, services
 from runctl.sandbox.control import TOKEN_HEADER
 from runctl.sandbox.faults import CALL_KINDS, THROTTLES, Fault
 from runctl.sandbox.state import SandboxCloud
+from runctl.sandbox.wire import LostResponse
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -26,18 +27,21 @@ Controls = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 _IDS = re.compile(r"\b(?:i|vol|snap)-[0-9a-f]{17}\b")
+_INSTANCES = re.compile(r"(?:^|&)InstanceId(?:\.\d+)?=([^&]*)")
+_INSTANCE = re.compile(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _NOT_FOUND = {
     "i": ("InvalidInstanceID.NotFound", "The instance ID '{}' does not exist"),
     "vol": ("InvalidVolume.NotFound", "The volume '{}' does not exist."),
     "snap": ("InvalidSnapshot.NotFound", "The snapshot '{}' does not exist."),
 }
+SERVICES = frozenset(
+    {"ec2", "ssm", "s3", "iam", "sts", "kms", "logs", "monitoring", "events", "sqs", "sns", "tagging"}
+)
+"""What is handed on to moto. It has more, which would say yes and do nothing that a machine can see."""
+_QUERY_SERVICES = {"iam", "sts", "sns", "autoscaling", "cloudformation", "elasticloadbalancing", "rds"}
 _S3_OPERATIONS = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
 
 log = logging.getLogger(__name__)
-
-
-class LostResponse(Exception):
-    """The call was carried out, and its answer shall never arrive."""
 
 
 class Front:
@@ -88,16 +92,8 @@ class Front:
     ) -> Iterable[bytes]:
         if service in {"pricing", "servicequotas"}:
             return self._plain(start, service, operation, text)
-        if service == "ec2":
-            for resource_id in _IDS.findall(text):
-                if not self._cloud.is_visible(resource_id) and "Filter." not in text:
-                    code, message = _NOT_FOUND[resource_id.split("-")[0]]
-                    return self._error(start, service, 400, code, message.format(resource_id))
-        checked = (
-            service == "s3" and environ["REQUEST_METHOD"] == "PUT" and s3_truths.carries_checksum(environ)
-        )
-        if checked and (wrong := s3_truths.wrong_checksum(environ, _body(environ))):
-            return self._error(start, service, 400, *wrong)
+        if (refusal := self._refusal(environ, service, text)) is not None:
+            return self._error(start, service, 400, *refusal)
         s3_truths.ranged.on = bool(
             service == "s3"
             and environ["REQUEST_METHOD"] == "GET"
@@ -114,6 +110,24 @@ class Front:
             return self._error(start, service, 500, "InternalError", f"sandbox: {error}")
         finally:
             s3_truths.ranged.on = False
+
+    def _refusal(self, environ: Environ, service: str, text: str) -> tuple[str, str] | None:
+        """The code and message with which AWS, and not moto, would refuse this call."""
+        if service not in SERVICES:
+            return "InvalidAction", f"{service} is not simulated"
+        if service == "s3" and environ["REQUEST_METHOD"] == "PUT" and s3_truths.carries_checksum(environ):
+            return s3_truths.wrong_checksum(environ, _body(environ))
+        if service != "ec2":
+            return None
+        for given in _INSTANCES.findall(text):
+            if not _INSTANCE.fullmatch(given):
+                return "InvalidInstanceID.Malformed", f'Invalid id: "{given}"'
+        if "Filter." not in text:
+            for resource_id in _IDS.findall(text):
+                if not self._cloud.is_visible(resource_id):
+                    code, message = _NOT_FOUND[resource_id.split("-")[0]]
+                    return code, message.format(resource_id)
+        return None
 
     def _plain(self, start: Start, service: str, operation: str, text: str) -> Iterable[bytes]:
         answer = services.pricing if service == "pricing" else services.quotas
@@ -141,7 +155,7 @@ class Front:
             return _reply(start, status, body, "text/xml")
         if service == "s3":
             return _reply(start, status, inner, "application/xml")
-        if service in {"iam", "sts"}:
+        if service in _QUERY_SERVICES:
             return _reply(start, status, f"<ErrorResponse>{inner}</ErrorResponse>", "text/xml")
         body = json.dumps({"__type": code, "message": message})
         return _reply(start, status, body, "application/x-amz-json-1.1")

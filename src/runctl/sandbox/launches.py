@@ -49,8 +49,11 @@ Instance.setup_defaults = lambda *_: None
 Instance.add_block_device = lambda *_, **__: None
 
 
+_record: Callable[[Any], Any] = InstanceResponse.run_instances
+
+
 @replaces(InstanceResponse, "run_instances")
-def _run_instances(original: Any, call: Any) -> Any:
+def _run_instances(_: Any, call: Any) -> Any:
     token = asked(call, "ClientToken")
     request = json.dumps(
         {key: value for key, value in call.data.items() if key != "ClientToken"}, sort_keys=True, default=str
@@ -59,7 +62,7 @@ def _run_instances(original: Any, call: Any) -> Any:
     if token in tokens:
         reservation, before = tokens[token]
         return _repeated(reservation, before, request)
-    reservation = launch(lambda: original(call).result, call)
+    reservation = launch(call)
     if token:
         tokens[token] = (reservation, request)
     return ActionResult(reservation)
@@ -80,8 +83,8 @@ def _repeated(reservation: Any, before: str, request: str) -> Any:
     return ActionResult(reservation)
 
 
-def launch(make: Callable[[], Any], call: Any) -> Any:
-    """Launch what the call's parameters ask for: all of it, or nothing. `make` lets moto make its records."""
+def launch(call: Any) -> Any:
+    """Launch what the call's parameters ask for, all of it or nothing, and return the reservation."""
     _fill_in_template(call)
     _resolve_image(call)
     _check_request(call)
@@ -98,7 +101,7 @@ def launch(make: Callable[[], Any], call: Any) -> Any:
     backend = call.ec2_backend
     before = set(backend.reservations)
     try:
-        reservation = make()
+        reservation = _record(call).result
         for instance in reservation.instances:
             _admit(instance, disks, call, ceiling if market == "spot" else None, market)
     except BaseException:

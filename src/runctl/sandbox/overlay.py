@@ -29,6 +29,7 @@ class ServerError(HTTPException):
 
     def __init__(self, code: str, message: str, status: int = 500) -> None:
         self.code = status
+        self.error_code, self.error_message = code, message
         self._body = (
             f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
             "<RequestID>sandbox</RequestID></Response>"

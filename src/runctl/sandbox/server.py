@@ -75,27 +75,14 @@ def _set_up_moto(port: int) -> None:
 
 
 def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> None:
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from runctl.sandbox import images, launches, listings, overlay, services, ssm_api
-    from runctl.sandbox.front import Front, LostResponse
+    from runctl.sandbox import fleets, images, launches, listings, overlay, services, ssm_api
+    from runctl.sandbox.front import Front
+    from runctl.sandbox.wire import Handler
 
-    assert launches and listings  # noqa: PT018, S101 (imported for what they replace in moto)
-
-    class Handler(MotoRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def run_wsgi(self) -> None:
-            try:
-                super().run_wsgi()
-            except LostResponse:
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+    assert fleets and launches and listings  # noqa: PT018, S101 (imported for what they replace in moto)
 
     overlay.use(cloud)
     ssm_api.install(cloud)
@@ -106,8 +93,6 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
     controls = Controls(cloud)
     app = Front(cloud, DomainDispatcherApplication(create_backend_app), controls, token)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Handler, fd=listener.fileno())
-    # An exception of ours ends a connection: werkzeug must hand it on.
-    server.passthrough_errors = True
     controls.stop = lambda: threading.Thread(target=server.shutdown).start()
     signal.signal(signal.SIGTERM, lambda *_: controls.stop())
     signal.signal(signal.SIGINT, lambda *_: controls.stop())

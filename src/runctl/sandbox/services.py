@@ -12,7 +12,7 @@ from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.iam.responses import IamResponse
 
-from runctl.sandbox.overlay import cloud
+from runctl.sandbox.overlay import asked, cloud
 from runctl.sandbox.state import ACCOUNT
 
 PROFILE = "runctl-instance"
@@ -71,10 +71,14 @@ IamResponse.simulate_principal_policy = _simulate
 
 
 def _placement_scores(self: Any) -> Any:
-    zones = self.ec2_backend.describe_availability_zones()
+    """By zone when asked, else by region; fewer than three types score low, as on AWS."""
+    few = len(asked(self, "InstanceTypes", [])) < 3
+    best = 3 if few else 9
+    if str(asked(self, "SingleAvailabilityZone", False)).lower() != "true":
+        return ActionResult({"SpotPlacementScores": [{"Region": self.region, "Score": best}]})
     rows = [
-        {"Region": self.region, "AvailabilityZoneId": zone.zone_id, "Score": 9 - number % 5}
-        for number, zone in enumerate(zones)
+        {"Region": self.region, "AvailabilityZoneId": zone.zone_id, "Score": max(1, best - number)}
+        for number, zone in enumerate(self.ec2_backend.describe_availability_zones())
     ]
     return ActionResult({"SpotPlacementScores": rows})
 

@@ -121,8 +121,9 @@ def _set(request: Any, state: str, code: str, message: str = "") -> None:
 def close_request(instance: Any, reason: str) -> None:
     """The user ended the instance, and its request with it."""
     request = _request_of(instance)
-    if request is not None and reason.startswith("Client.") and request.state in {"open", "active"}:
-        _set(request, "closed", "instance-terminated-by-user")
+    if request is not None and reason.startswith("Client."):
+        state = "cancelled" if request.state == "cancelled" else "closed"
+        _set(request, state, "instance-terminated-by-user")
 
 
 def refuse_stop(instance: Any) -> None:

@@ -20,7 +20,7 @@ _MONTH_SECONDS = 730 * 3600
 
 @dataclass(slots=True)
 class InstanceUsage:
-    """Runs are (start, end or None); `interrupted` is set when the cloud took a spot machine back."""
+    """Runs are (start, end or None); `free` are those that the cloud cut short within their first hour."""
 
     id: str
     instance_type: str
@@ -28,7 +28,7 @@ class InstanceUsage:
     market: str
     job: str
     runs: list[tuple[float, float | None]] = field(default_factory=list[tuple[float, float | None]])
-    interrupted: bool = False
+    free: set[int] = field(default_factory=set[int])
 
 
 @dataclass(slots=True)
@@ -71,8 +71,10 @@ class Usage:
         if state == "running" and not running:
             known.runs.append((now, None))
         elif state != "running" and running:
-            known.runs[-1] = (known.runs[-1][0], now)
-            known.interrupted = cause.startswith("Server.Spot")
+            start = known.runs[-1][0]
+            known.runs[-1] = (start, now)
+            if cause.startswith("Server.Spot") and now - start < FREE_SECONDS:
+                known.free.add(len(known.runs) - 1)
 
     def volume(
         self, volume_id: str, volume_type: str, size: int, iops: int, throughput: int, job: str
@@ -101,8 +103,7 @@ class Usage:
         for index, (start, end) in enumerate(instance.runs):
             length = (end or now) - start
             seconds += length
-            last = index == len(instance.runs) - 1
-            if not (last and instance.interrupted and length < FREE_SECONDS):
+            if index not in instance.free:
                 usd += self._run_usd(instance, start, start + max(length, MINIMUM_SECONDS))
         return {
             "id": instance.id,
