@@ -120,7 +120,8 @@ def _steps_lost(attempt: AttemptRecord, following: AttemptRecord | None) -> int 
     if attempt.state not in {"ended", "lost"} or attempt.cause == "finished":
         return 0 if attempt.cause == "finished" else None
     if attempt.last_step is None:
-        return None
+        # A notice that came before the script began cost no step; a silent script's are unknown.
+        return 0 if attempt.cause == "notice" and attempt.exit_code is None else None
     kept = attempt.committed_step
     if following is not None and following.resumed_step is not None:
         kept = following.resumed_step
