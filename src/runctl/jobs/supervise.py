@@ -374,7 +374,7 @@ class Supervisor:
                 message=message or agent.message,
                 resumed_from=agent.resumed_from,
                 resumed_step=agent.resumed_step,
-                last_step=agent.step,
+                last_step=_last_step(agent),
                 exit_code=agent.exit_code,
                 committed_name=agent.committed.name if agent.committed else None,
                 committed_step=agent.committed.step if agent.committed else None,
@@ -464,6 +464,13 @@ class Supervisor:
             cause=cause,
             cost=cost,
         )
+
+
+def _last_step(agent: AgentState) -> int | None:
+    """A script that wrote nothing yet did no step; one that names no steps leaves them unknown."""
+    if agent.step is None and agent.log_bytes == 0:
+        return agent.resumed_step or 0
+    return agent.step
 
 
 def _recovery_cause(agent: AgentState) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -54,6 +55,7 @@ class Front:
         self._moto = moto
         self._controls = controls
         self._token = token
+        self._conditional = threading.Lock()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/")
@@ -100,7 +102,7 @@ class Front:
             and re.fullmatch(r"bytes=\d+-\d*", environ.get("HTTP_RANGE", ""))
         )
         try:
-            with self._cloud.lock if service == "ec2" else contextlib.nullcontext():
+            with self._guard(environ, service):
                 return list(self._moto(environ, start))
         except NotImplementedError as error:
             message = f"{service}:{operation} is not simulated ({error})"
@@ -110,6 +112,14 @@ class Front:
             return self._error(start, service, 500, "InternalError", f"sandbox: {error}")
         finally:
             s3_truths.ranged.on = False
+
+    def _guard(self, environ: Environ, service: str) -> contextlib.AbstractContextManager[Any]:
+        """moto's EC2 records have no lock, and its S3 may look for a condition and write in two steps."""
+        if service == "ec2":
+            return self._cloud.lock
+        if service == "s3" and ("HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ):
+            return self._conditional
+        return contextlib.nullcontext()
 
     def _refusal(self, environ: Environ, service: str, text: str) -> tuple[str, str] | None:
         """The code and message with which AWS, and not moto, would refuse this call."""

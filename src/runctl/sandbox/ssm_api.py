@@ -16,6 +16,7 @@ from runctl.sandbox.state import SandboxCloud
 
 DOCUMENTS = ("AWS-RunShellScript", "arn:aws:ssm:::document/AWS-RunShellScript")
 LISTED_OUTPUT = 2_500
+MOST_INSTANCES = 50
 _centers: list[CommandCenter] = []
 
 
@@ -50,6 +51,12 @@ def _send_command(self: Any) -> Any:
     if document not in DOCUMENTS:
         raise AwsError("InvalidDocument", f"Document with name {document} does not exist.")
     ids = [*get("InstanceIds", []), *_targets(get("Targets", []))]
+    if len(set(ids)) < len(ids):
+        raise AwsError(
+            "DuplicateInstanceId", "You cannot specify an instance ID in more than one association."
+        )
+    if len(get("InstanceIds", [])) > MOST_INSTANCES:
+        raise AwsError("ValidationException", f"At most {MOST_INSTANCES} instance IDs can be named")
     bad = [one for one in ids if not _is_valid(one)]
     if bad or not ids:
         raise AwsError(

@@ -33,6 +33,8 @@ class Timing:
     attach: float = 3.0
     detach: float = 3.0
     snapshot: float = 10.0
+    modify: float = 5.0
+    optimize: float = 60.0
     spot_notice: float = 120.0
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.ec2.models import EC2Backend
-from moto.ec2.models.elastic_block_store import Snapshot, Volume
+from moto.ec2.models.elastic_block_store import Snapshot, Volume, VolumeAttachment, VolumeModification
 from moto.ec2.responses import EC2Response
 from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 
-from runctl.sandbox.overlay import AwsError, cloud, now, replaces
+from runctl.sandbox.overlay import AwsError, cloud, now, page, replaces
 from runctl.sandbox.state import ACCOUNT
 
 SIZES = {
@@ -25,6 +25,7 @@ SIZES = {
 }
 IOPS = {"gp3": (3_000, 80_000, 500), "io1": (100, 64_000, 50), "io2": (100, 256_000, 1_000)}
 """Least, most, and most per GiB; gp3's least is included and needs no ratio."""
+MODIFICATIONS, MODIFICATION_WINDOW = 4, 24 * 3600.0
 _MOTO_STATUS = Volume.status.fget
 
 Volume.status = property(lambda self: self.__dict__.get("sandbox_status") or _MOTO_STATUS(self))
@@ -218,29 +219,55 @@ def _modify(
     original: Any, self: Any, volume_id: str, target_size: Any = None, *rest: Any, **options: Any
 ) -> Any:
     volume = self.get_volume(volume_id)
-    if target_size and int(target_size) < volume.size:
-        raise _invalid("New size cannot be smaller than existing size")
-    kind = options.get("target_volume_type") or volume.volume_type
+    kind, iops, throughput = ((*rest, None, None, None))[:3]
+    _check_pace(volume)
     size = int(target_size or volume.size)
-    wanted = options.get("target_iops")
-    check_limits(
-        kind,
-        size,
-        int(wanted) if wanted else (int(volume.iops or 100) if kind in {"io1", "io2"} else None),
-        None,
-    )
+    if size < volume.size:
+        raise _invalid("New size cannot be smaller than existing size")
+    kind = kind or volume.volume_type
+    iops = int(iops) if iops else _kept(volume.iops, kind in IOPS)
+    throughput = int(throughput) if throughput else _kept(volume.throughput, kind == "gp3")
+    check_limits(kind, size, 3_000 if kind == "gp3" and iops is None else iops, throughput)
     result = original(self, volume_id, target_size, *rest, **options)
-    if target_size:
-        cloud().disks.grow(volume_id, size)
-    cloud().usage.volume(
-        volume_id,
-        volume.volume_type,
-        int(volume.size),
-        int(volume.iops or 0),
-        int(volume.throughput or 0),
-        "",
-    )
+    volume.iops = iops if iops is not None else (3_000 if kind == "gp3" else None)
+    volume.throughput = throughput
+    cloud().disks.grow(volume_id, size)
+    charge(volume, "")
     return result
+
+
+def _kept(value: Any, applies: bool) -> int | None:
+    return int(value) if value and applies else None
+
+
+def _check_pace(volume: Any) -> None:
+    """One change at a time, and four in 24 hours."""
+    past = volume.modifications
+    if past and past[-1].modification_state != "completed":
+        raise AwsError(
+            "IncorrectModificationState",
+            f"Volume '{volume.id}' has a modification in state '{past[-1].modification_state}'.",
+        )
+    if len([one for one in past if _age(one) < MODIFICATION_WINDOW]) >= MODIFICATIONS:
+        raise AwsError(
+            "VolumeModificationRateExceeded",
+            "You've reached the maximum modification rate per volume limit.",
+        )
+
+
+def _age(modification: Any) -> float:
+    return (now() - modification.start_time).total_seconds()
+
+
+def _phase(modification: Any) -> str:
+    age, times = _age(modification), cloud().timing
+    if age >= times.modify + times.optimize:
+        return "completed"
+    return "modifying" if age < times.modify else "optimizing"
+
+
+VolumeModification.modification_state = property(_phase)
+VolumeModification.progress = property(lambda self: 100 if _phase(self) == "completed" else 0)
 
 
 @replaces(EC2Backend, "create_snapshot")
@@ -258,6 +285,21 @@ def _snapshot(
     return snapshot
 
 
+@replaces(EC2Backend, "copy_snapshot")
+def _copy_snapshot(original: Any, self: Any, source_snapshot_id: str, source_region: str, **rest: Any) -> Any:
+    from moto.ec2.models import ec2_backends
+
+    source = ec2_backends[ACCOUNT][source_region].get_snapshot(source_snapshot_id)
+    if source.status != "completed":
+        raise AwsError("IncorrectState", f"Snapshot '{source_snapshot_id}' is not completed.")
+    copy = original(self, source_snapshot_id=source_snapshot_id, source_region=source_region, **rest)
+    copy.sandbox_size, copy.status, copy.start_time = source.volume_size, "pending", now()
+    cloud().disks.copy_snapshot(source_snapshot_id, copy.id)
+    cloud().born(copy.id)
+    cloud().after(cloud().timing.snapshot, setattr, copy, "status", "completed")
+    return copy
+
+
 @replaces(EC2Backend, "delete_snapshot")
 def _delete_snapshot(original: Any, self: Any, snapshot_id: str) -> Any:
     result = original(self, snapshot_id)
@@ -270,15 +312,33 @@ def _describe_snapshots(original: Any, self: Any) -> Any:
     self.error_on_dryrun()
     result = original(self)
     owners = {ACCOUNT if owner == "self" else owner for owner in self._get_param("OwnerIds", [])}
-    if owners:
-        result.result["Snapshots"] = [item for item in result.result["Snapshots"] if item.owner_id in owners]
-    return result
+    rows = [item for item in result.result["Snapshots"] if not owners or item.owner_id in owners]
+    shown, following = page(rows, self)
+    return ActionResult({"Snapshots": shown, "NextToken": following})
 
 
 @replaces(ElasticBlockStore, "describe_volumes")
 def _describe_volumes(original: Any, self: Any) -> Any:
     self.error_on_dryrun()
-    return original(self)
+    result = original(self)
+    shown, following = page(result.result["Volumes"], self)
+    return ActionResult({"Volumes": shown, "NextToken": following})
+
+
+@replaces(Volume, "get_filter_value")
+def _filter_value(original: Any, self: Any, name: str, *rest: Any) -> Any:
+    if name == "attachment.delete-on-termination":
+        return str(self.attachment.delete_on_termination).lower() if self.attachment else None
+    own = {"volume-type": self.volume_type, "size": str(self.size)}
+    return own[name] if name in own else original(self, name, *rest)
+
+
+def _dies_with_instance(attachment: Any) -> bool:
+    disk = attachment.instance.block_device_mapping.get(attachment.device)
+    return bool(disk is not None and disk.delete_on_termination)
+
+
+VolumeAttachment.delete_on_termination = property(_dies_with_instance)
 
 
 def _volume_status(self: Any) -> Any:
