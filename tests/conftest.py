@@ -27,7 +27,10 @@ PLAIN_IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x8
 
 @dataclass
 class LiveSandbox:
-    """A sandbox that is up. Tests share it: each makes its own machines, disks and buckets, under its own names."""
+    """A sandbox that is up.
+
+    Tests share it: each makes its own machines, disks and buckets under its own names, and clears its faults.
+    """
 
     home: Path
     record: SandboxRecord
@@ -112,6 +115,31 @@ class LiveSandbox:
 
         return self.until(over)
 
+    def volume(self, zone: str = "us-east-1a", **changes: Any) -> str:
+        """A new gp3 disk that is available and can be named."""
+        ec2 = self.client("ec2")
+        asked: dict[str, Any] = {"AvailabilityZone": zone, "Size": 4, "VolumeType": "gp3", **changes}
+        volume_id = ec2.create_volume(**asked)["VolumeId"]
+        self.until(lambda: self.disk(volume_id).get("State") == "available")
+        self.until(lambda: not self.refusal(ec2.describe_volumes, VolumeIds=[volume_id]))
+        return volume_id
+
+    def disk(self, volume_id: str) -> dict[str, Any]:
+        """What DescribeVolumes says, by filter: empty when there is none."""
+        found = self.client("ec2").describe_volumes(Filters=[{"Name": "volume-id", "Values": [volume_id]}])
+        return next(iter(found["Volumes"]), {})
+
+    @staticmethod
+    def refusal(call: Callable[..., Any], **arguments: Any) -> str:
+        """The error code with which a call is refused, empty when it is not."""
+        from botocore.exceptions import ClientError
+
+        try:
+            call(**arguments)
+        except ClientError as error:
+            return error.response["Error"]["Code"]
+        return ""
+
     @staticmethod
     def until(condition: Callable[[], T], seconds: float = 20.0) -> T:
         """The first true answer of `condition`."""
@@ -154,6 +182,17 @@ def runctl(home: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="session")
+def runctl_command() -> Callable[..., dict[str, Any]]:
+    return runctl
+
+
+@pytest.fixture(scope="session")
+def start_sandbox() -> Callable[..., contextlib.AbstractContextManager[LiveSandbox]]:
+    """Starts a sandbox of a test's own."""
+    return started_sandbox
+
+
 @contextlib.contextmanager
 def started_sandbox(home: Path, *, isolation: str = "auto", speed: float = SPEED) -> Iterator[LiveSandbox]:
     """A sandbox of one's own, for a test that disturbs it; nothing of it is left afterwards."""
@@ -173,3 +212,21 @@ def sandbox_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSand
     """The session's shared sandbox, in the isolation that this host allows."""
     with started_sandbox(tmp_path_factory.mktemp("home")) as live:
         yield live
+
+
+@pytest.fixture(scope="session")
+def plain_sandbox_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSandbox]:
+    """The session's other sandbox, in which nothing separates the machines."""
+    with started_sandbox(tmp_path_factory.mktemp("home"), isolation="plain") as live:
+        yield live
+
+
+@pytest.fixture(params=["namespaces", "plain"])
+def each_sandbox_cloud(request: pytest.FixtureRequest) -> LiveSandbox:
+    """A shared sandbox of each isolation that this host allows."""
+    if request.param == "plain":
+        return request.getfixturevalue("plain_sandbox_cloud")
+    live: LiveSandbox = request.getfixturevalue("sandbox_cloud")
+    if live.control.status()["isolation"] != "namespaces":
+        pytest.skip("this host allows no namespaces")
+    return live
