@@ -120,8 +120,10 @@ def _steps_lost(attempt: AttemptRecord, following: AttemptRecord | None) -> int 
     if attempt.state not in {"ended", "lost"} or attempt.cause == "finished":
         return 0 if attempt.cause == "finished" else None
     if attempt.last_step is None:
-        # A notice that came before the script began cost no step; a silent script's are unknown.
-        return 0 if attempt.cause == "notice" and attempt.exit_code is None else None
+        # A notice before the script began, or before the first step of one that tells its steps, cost none.
+        never_began = attempt.exit_code is None
+        tells_steps = following is not None and following.last_step is not None
+        return 0 if attempt.cause == "notice" and (never_began or tells_steps) else None
     kept = attempt.committed_step
     if following is not None and following.resumed_step is not None:
         kept = following.resumed_step
