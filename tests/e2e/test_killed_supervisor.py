@@ -1,0 +1,112 @@
+"""The laptop may vanish at any moment: whoever waits next finishes the job, and the sums are right."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+STEPS = 25
+CENT = Decimal("0.01")
+
+Command = subprocess.Popen[bytes]
+
+
+def at_start(lab: Any, _: Command) -> None:
+    """While Python starts."""
+
+
+def planning(lab: Any, _: Command) -> None:
+    lab.until(lambda: "plan for" in lab.said(), "the plan")
+
+
+def written(lab: Any, _: Command) -> None:
+    lab.until(lab.job, "the job is in the ledger")
+
+
+def launching(lab: Any, _: Command) -> None:
+    """RunInstances is on its way, and carried out after its caller's death."""
+    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=2.0, count=1)
+    lab.until(lambda: lab.control.status()["faults"][0]["hits"], "the call has arrived")
+    assert lab.machines() == []
+
+
+def answer_lost(lab: Any, _: Command) -> None:
+    """RunInstances was carried out and nobody was told."""
+    lab.control.add_fault("ec2", "lost-response", operation="RunInstances", count=1)
+    lab.until(lab.machines, "a machine is launched")
+
+
+def booting(lab: Any, _: Command) -> None:
+    lab.until(lab.machines, "a machine is launched")
+
+
+def running(lab: Any, _: Command) -> None:
+    lab.stepped(3)
+
+
+def noticed(lab: Any, _: Command) -> None:
+    lab.committed(3)
+    lab.interrupt(lab.first_machine())
+
+
+def taken(lab: Any, _: Command) -> None:
+    machine = lab.first_machine()
+    lab.committed(2)
+    lab.interrupt(machine)
+    lab.until(lambda: lab.ended(machine), "it is taken")
+
+
+def recovered(lab: Any, _: Command) -> None:
+    lab.committed(1)
+    lab.interrupt(lab.first_machine())
+    lab.until(lambda: lab.machines()[1:], "the second machine")
+
+
+MOMENTS: dict[str, tuple[Callable[[Any, Command], None], float]] = {
+    # Where the walk stands, and within how many seconds after that the command dies.
+    "start": (at_start, 1.0),
+    "planning": (planning, 0.5),
+    "job-written": (written, 0.3),
+    "launch-in-flight": (launching, 0.5),
+    "launch-answer-lost": (answer_lost, 1.0),
+    "booting": (booting, 0.5),
+    "running": (running, 1.0),
+    "noticed": (noticed, 1.0),
+    "taken": (taken, 1.0),
+    "recovered": (recovered, 1.0),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, moment: str) -> None:
+    reach, spread = MOMENTS[moment]
+    command = lab.train("--steps", str(STEPS), "--interruptions", "1")
+    reach(lab, command)
+    time.sleep(random.Random(moment).uniform(0, spread))
+    assert command.poll() is None, lab.said()
+    lab.kill(command)
+
+    if lab.job() is None:  # so early that there is no job: then there is no machine of it either
+        assert not any(row["state"] in {"pending", "running"} for row in lab.control.status()["machines"])
+        return
+    waiting = lab.start("jobs", "wait", "last")
+    if moment not in {"noticed", "taken", "recovered"}:
+        machine = lab.first_machine()
+        if moment != "booting":  # that one has its notice before its script began
+            lab.committed(random.Random(moment).randint(1, 4))
+        lab.interrupt(machine)
+    lab.finish(waiting)
+
+    report = lab.report()
+    assert (report["state"], report["interruptions"], report["steps_lost"]) == ("succeeded", 1, 0)
+    assert lab.output() == lab.walked(STEPS)
+    assert lab.most_at_once() == 1
+    assert len(lab.machines()) == 2
+    lab.until(lambda: all(lab.ended(machine) for machine in lab.machines()), "no machine is left")
+    assert abs(Decimal(report["cost"]) - lab.bill()) < CENT
