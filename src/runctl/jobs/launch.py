@@ -57,7 +57,7 @@ def send_code(place: Place, plan: BundlePlan | None, emit: Emit) -> dict[str, st
     key = f"runctl/bundles/{plan.digest}.tar.gz"
     checksum_key = f"runctl/bundles/{plan.digest}.sha256"
     known = shared.read_if_exists(checksum_key)
-    if known is None:
+    if known is None or not shared.exists(key):  # a bucket's lifecycle may have removed it
         checksum = bundle.send(plan, shared, key)
         shared.write(checksum_key, checksum.encode())
         emit(Notice(text=f"sent the code: {len(plan.files)} files, {plan.total_bytes} bytes"))
