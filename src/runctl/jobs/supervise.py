@@ -94,6 +94,8 @@ class Supervisor:
                     self._act(job)
                 else:
                     self._follow(job)
+                if self._ledger.jobs.get(self._job).state is not job.state:
+                    continue  # something happened: what follows from it need not wait
                 time.sleep(LOCAL_POLL_SECONDS if self._place.session is None else POLL_SECONDS)
         finally:
             self._ledger.jobs.release(self._job, self._owner)

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
         server.serve_forever(poll_interval=0.1)
     finally:
         record_path.unlink(missing_ok=True)
-        for machine in list(cloud.machines.values()):
-            machine.off(grace=5)
+        with ThreadPoolExecutor(16) as workers:
+            list(workers.map(lambda machine: machine.off(grace=5), list(cloud.machines.values())))
         cloud.schedule.close()
         shutil.rmtree(cloud.folder, ignore_errors=True)
         os._exit(0)  # moto's threads have nothing to say any more

@@ -13,7 +13,7 @@ from runctl.sandbox.disks import Disks
 from runctl.sandbox.faults import Faults
 from runctl.sandbox.machine import Machine
 from runctl.sandbox.prices import PriceBook
-from runctl.sandbox.timing import CloudClock, Schedule
+from runctl.sandbox.timing import FLOOR, CloudClock, Schedule
 from runctl.sandbox.usage import Usage
 
 ACCOUNT = "123456789012"
@@ -79,7 +79,9 @@ class SandboxCloud:
     def born(self, *ids: str) -> None:
         """Calls that name these ids do not find them yet, as on EC2 for a moment after a create."""
         seconds = self._random.uniform(0, CONSISTENCY_SECONDS)
-        until = time.monotonic() + max(0.02, self.clock.real(seconds))
+        # Seen at any speed, and not met every time.
+        floor = 2 * FLOOR if seconds > CONSISTENCY_SECONDS / 3 else 0.0
+        until = time.monotonic() + max(floor, self.clock.real(seconds))
         self.visible_from.update(dict.fromkeys(ids, until))
 
     def jitter(self) -> float:
