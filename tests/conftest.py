@@ -21,7 +21,7 @@ from runctl.clouds import SandboxRecord
 from runctl.sandbox.control import Control
 
 T = TypeVar("T")
-SPEED = 20.0
+SPEED = 40.0
 PLAIN_IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runctl.clouds import SandboxRecord
-from runctl.errors import CloudError, TrainctlError, ValidationError
+from runctl.errors import CloudError, NotFound, TrainctlError, ValidationError
 
 TOKEN_HEADER = "X-Runctl-Control"  # noqa: S105 (a header's name)
 
@@ -83,6 +83,7 @@ class Control:
 
 
 def _refusal(data: dict[str, Any]) -> TrainctlError:
-    return ValidationError(
+    kind = NotFound if data.get("kind") == "NotFound" else ValidationError
+    return kind(
         str(data.get("what", "refused")), why=str(data.get("why", "")), next=str(data.get("next", ""))
     )

@@ -10,14 +10,23 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
+
 from runctl.errors import ValidationError
 from runctl.sandbox.timing import CloudClock
+from runctl.sandbox.usage import STATES
 
 CALL_KINDS = frozenset({"throttle", "error", "lost-response", "latency"})
 """What any call may meet; the others belong to one operation each."""
 LIES = frozenset({"wrong-state", "missing", "stale"})
 KINDS = (*sorted(CALL_KINDS), "no-capacity", *sorted(LIES), "away")
-THROTTLES = {"ec2": ("RequestLimitExceeded", 503), "s3": ("SlowDown", 503)}
+THROTTLES = {
+    "ec2": ("RequestLimitExceeded", 503),
+    "s3": ("SlowDown", 503),
+    "iam": ("Throttling", 400),
+    "sts": ("Throttling", 400),
+}
+"""Of all others: ThrottlingException, 400."""
 
 
 @dataclass(slots=True)
@@ -52,8 +61,16 @@ class Faults:
         self._numbers = itertools.count(1)
 
     def add(self, fields: dict[str, Any]) -> Fault:
-        """Raises ValidationError for an unknown kind or a rate that is none."""
-        fault = Fault(**fields)
+        """Raises ValidationError for an unknown field or kind, a rate or a state that is none."""
+        unknown = fields.keys() - Fault.__dataclass_fields__
+        if unknown:
+            raise ValidationError(f"A fault has no {min(unknown)!r}")
+        try:
+            fault = msgspec.convert(fields, Fault)
+        except msgspec.ValidationError as error:
+            raise ValidationError("That is no fault", why=str(error)) from error
+        if fault.state not in STATES:
+            raise ValidationError(f"Unknown state {fault.state!r}", next=f"one of {', '.join(STATES)}")
         if fault.kind not in KINDS:
             raise ValidationError(f"Unknown fault {fault.kind!r}", next=f"one of {', '.join(KINDS)}")
         if not 0 < fault.rate <= 1:

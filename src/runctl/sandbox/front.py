@@ -177,7 +177,11 @@ class Front:
         try:
             found = self._controls(what, json.loads(_body(environ) or b"{}"))
         except TrainctlError as error:
-            refusal = {"what": error.what, "why": error.why, "next": error.next}
+            kind = type(error).__name__
+            refusal = {"kind": kind, "what": error.what, "why": error.why, "next": error.next}
+            return _reply(start, 400, json.dumps(refusal), "application/json")
+        except (KeyError, TypeError, ValueError) as error:
+            refusal = {"what": f"The sandbox does not understand {what}", "why": repr(error)}
             return _reply(start, 400, json.dumps(refusal), "application/json")
         return _reply(start, 200, json.dumps(found, default=str), "application/json")
 

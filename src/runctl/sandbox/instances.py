@@ -17,9 +17,8 @@ from runctl.sandbox.imds import MachineFacts, Role
 from runctl.sandbox.machine import Machine
 from runctl.sandbox.overlay import AwsError, cloud, now, replaces, tag_of
 from runctl.sandbox.state import ACCOUNT
-from runctl.sandbox.usage import InstanceUsage
+from runctl.sandbox.usage import STATES, InstanceUsage
 
-STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 SHOWN_AFTER_END = 3600.0
 _USER = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
 _ITSELF = (

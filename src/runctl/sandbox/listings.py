@@ -11,8 +11,8 @@ from moto.core.responses import ActionResult
 from moto.ec2.responses.instances import InstanceResponse
 
 from runctl.sandbox.faults import LIES, Fault
-from runctl.sandbox.instances import STATES
 from runctl.sandbox.overlay import AwsError, asked, asked_filters, cloud, disguised, matches, page, replaces
+from runctl.sandbox.usage import STATES
 
 
 def _of(*path: str) -> Callable[[Any], Iterable[Any]]:

@@ -25,19 +25,15 @@ class AwsError(ServiceException):
 
 
 class ServerError(HTTPException):
-    """The few EC2 errors that come as HTTP 5xx, capacity among them."""
+    """The few EC2 errors that come as HTTP 5xx, capacity among them. moto sends the description as the body."""
 
     def __init__(self, code: str, message: str, status: int = 500) -> None:
-        self.code = status
-        self.error_code, self.error_message = code, message
-        self._body = (
+        super().__init__(
             f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
             "<RequestID>sandbox</RequestID></Response>"
         )
-        super().__init__()
-
-    def get_body(self, *_: Any) -> str:
-        return self._body
+        self.code = status
+        self.error_code, self.error_message = code, message
 
     def get_headers(self, *_: Any) -> list[tuple[str, str]]:
         return [("Content-Type", "text/xml")]

@@ -34,7 +34,7 @@ class Timing:
     detach: float = 3.0
     snapshot: float = 10.0
     modify: float = 5.0
-    optimize: float = 60.0
+    optimize: float = 25.0
     spot_notice: float = 120.0
 
 

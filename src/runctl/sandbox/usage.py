@@ -13,6 +13,7 @@ from typing import Any
 from runctl.sandbox.prices import PriceBook
 from runctl.sandbox.timing import CloudClock
 
+STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 MINIMUM_SECONDS = 60
 FREE_SECONDS = 3600
 _MONTH_SECONDS = 730 * 3600
