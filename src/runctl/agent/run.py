@@ -151,7 +151,9 @@ class Run:
         self._committer.stop()
         code = script.exit_code()
         self._commit_last(whole=code == 0 or not (script.was_cut_off or alive))
-        if self._attempt.state["signalled"]:
+        # On its way down the system signals the script, too, and it may have ended before we looked.
+        shut_down = code != 0 and self._is_shut_down() and self._should_end()
+        if self._attempt.state["signalled"] or shut_down:
             return self._finish(str(self._ending.cause), self._ending.message, code)
         if code == 0:
             return self._finish("finished", "the script finished", code)
@@ -161,6 +163,8 @@ class Run:
         """Whether anything asks for the end; notes the first cause."""
         now = clock.now()
         grace = float(self._spec.get("grace_seconds", GRACE_SECONDS))
+        if self._is_shut_down():
+            self._ending.begin("shutdown", now + grace, "the machine was shut down")
         if self._asked_to_stop.is_set() or os.path.exists(self._attempt.path("stop")):
             self._ending.begin("stop", now + grace, "stopped as asked")
         deadline = self._spec.get("deadline")
@@ -171,6 +175,10 @@ class Run:
             spent = (self.spent(budget, now), float(budget["usd"]))
             self._ending.begin("budget", now + grace, "$%.2f of a budget of $%.2f are spent" % spent)
         return self._ending.cause is not None
+
+    def _is_shut_down(self) -> bool:
+        """Nobody signals the agent of a disposable machine but its operating system, on its way down."""
+        return self._asked_to_stop.is_set() and bool(self._spec.get("machine", {}).get("disposable"))
 
     @staticmethod
     def spent(budget: Dict[str, Any], now: float) -> float:

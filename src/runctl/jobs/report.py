@@ -65,7 +65,9 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
     if spent.on_demand is not None and machine is not None:
         saved = spent.on_demand - machine
     cut_short = [
-        row for row, attempt in zip(rows, attempts, strict=True) if attempt.cause in {"notice", "lost"}
+        row
+        for row, attempt in zip(rows, attempts, strict=True)
+        if attempt.cause in {"notice", "lost", "shutdown"}
     ]
     lost = [row.steps_lost for row in cut_short]
     events = ledger.jobs.events(job.id)
@@ -123,7 +125,7 @@ def _steps_lost(attempt: AttemptRecord, following: AttemptRecord | None) -> int 
         # A notice before the script began, or before the first step of one that tells its steps, cost none.
         never_began = attempt.exit_code is None
         tells_steps = following is not None and following.last_step is not None
-        return 0 if attempt.cause == "notice" and (never_began or tells_steps) else None
+        return 0 if attempt.cause in {"notice", "shutdown"} and (never_began or tells_steps) else None
     kept = attempt.committed_step
     if following is not None and following.resumed_step is not None:
         kept = following.resumed_step

@@ -44,6 +44,7 @@ _OUTCOMES = {
     "failed": JobState.FAILED,
     "prepare-failed": JobState.FAILED,
     "notice": JobState.RECOVERING,
+    "shutdown": JobState.RECOVERING,
     "stop": JobState.STOPPED,
     "budget": JobState.OVER_BUDGET,
     "deadline": JobState.OVER_BUDGET,
@@ -476,6 +477,8 @@ def _last_step(agent: AgentState) -> int | None:
 
 
 def _recovery_cause(agent: AgentState) -> str:
+    if agent.cause != "notice":
+        return f"{agent.message or agent.cause}; going on from the newest checkpoint"
     if agent.committed is None:
         return "spot interruption; no checkpoint was committed"
     seconds = agent.committed.seconds_after_notice
