@@ -72,11 +72,15 @@ def test_a_script_that_ignores_sigterm_loses_an_interval_at_most(lab: Any) -> No
     assert lab.output() == lab.walked(60)
 
 
-def test_a_lost_machine_without_notice_goes_on_from_its_last_checkpoint(lab: Any) -> None:
-    """The cloud need not warn: somebody ends the machine behind everybody's back."""
+@pytest.mark.parametrize("speed", [40, 5])
+def test_a_machine_that_goes_without_notice_is_replaced(lab: Any, speed: float) -> None:
+    """Somebody ends the machine behind everybody's back: at 5, its agent hears of it."""
+    lab.control.set_speed(speed)
     command = lab.train("--steps", str(STEPS), "--interruptions", "1")
     lab.stepped(12)
     lab.cloud.client("ec2").terminate_instances(InstanceIds=[lab.first_machine()])
+    lab.until(lambda: lab.ended(lab.machines()[0]), "it is gone")
+    lab.control.set_speed(40)
     lab.finish(command)
 
     report = lab.report()
@@ -85,6 +89,8 @@ def test_a_lost_machine_without_notice_goes_on_from_its_last_checkpoint(lab: Any
     assert second["cause"] == "finished"
     assert second["resumed_step"] > 0
     assert first["last_step"] >= 12
+    assert report["interruptions"] == 1
+    assert report["steps_lost"] is not None
     assert lab.output() == lab.walked(STEPS)
 
 
