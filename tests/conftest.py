@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from runctl.clouds import SandboxRecord
+from runctl.clouds import SandboxRecord, is_alive
 from runctl.sandbox.control import Control
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class LiveSandbox:
     def processes(self) -> list[int]:
         """Processes of the host that belong to this sandbox's machines, and its server."""
         marker = f"RUNCTL_SANDBOX_STATE={(self.home / 'sandbox/state').resolve()}".encode()
-        found = [self.record.pid] if Path(f"/proc/{self.record.pid}").exists() else []
+        found = [self.record.pid] if is_alive(self.record.pid) else []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if marker in (folder / "environ").read_bytes().split(b"\0"):

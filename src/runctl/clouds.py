@@ -70,7 +70,7 @@ def read_sandbox_record() -> SandboxRecord:
             why=f"there is no {path}",
             next="runctl sandbox up",
         ) from None
-    if not _is_alive(record.pid):
+    if not is_alive(record.pid):
         raise ConfigError(
             "The sandbox cloud is not up",
             why=f"its process {record.pid} is gone",
@@ -99,11 +99,16 @@ def aws_cloud(*, region: str | None = None, profile: str | None = None) -> Cloud
     return Cloud(name="aws", key="aws", clock=SystemClock(), region=region, profile=profile)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return True  # no such folder on this system
+    return state.split()[0] != "Z"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -57,21 +59,35 @@ def status(context: Context) -> None:
     if context.json:
         output.write_json(found)
         return
+    _write_status(found)
+
+
+def _write_status(found: dict[str, Any]) -> None:
     write = output.write_line
+    spent = figures.usd(Decimal(found["spent"]))
     write(f"endpoint   {found['endpoint']}  region {found['region']}")
     write(f"clock      {found['speed']:g} times as fast    isolation  {found['isolation']}")
-    write(f"disks      {found['disks']}    spent  {figures.usd(_money(found['spent']))} (simulated)")
+    write(f"spent      {spent} (simulated)")
     for row in found["faults"]:
         what = f"{row['kind']} {row['service']}.{row['operation']}"
         write(f"fault      {row['id']}: {what}, {row['hits']} hits")
-    if not found["machines"]:
+    if found["machines"]:
+        columns = ["id", "type", "zone", "market", "state", "job"]
+        rows = [
+            [*(row[name] for name in columns), figures.duration(timedelta(seconds=row["age_seconds"]))]
+            for row in found["machines"]
+        ]
+        output.write_table(["machine", *columns[1:], "age"], rows)
+    else:
         write("machines   none")
-        return
-    rows = [
-        [row["id"], row["type"], row["zone"], row["market"], row["state"], row["job"]]
-        for row in found["machines"]
-    ]
-    output.write_table(["machine", "type", "zone", "market", "state", "job"], rows)
+    if found["disks"]:
+        rows = [
+            [row["id"], f"{row['size_gib']} GiB", row["type"], row["state"], row["instance"], row["job"]]
+            for row in found["disks"]
+        ]
+        output.write_table(["disk", "size", "type", "state", "machine", "job"], rows)
+    else:
+        write("disks      none")
 
 
 @sandbox.command()
@@ -148,7 +164,17 @@ def fault() -> None:
     "--kind",
     required=True,
     type=click.Choice(
-        ["throttle", "error", "lost-response", "latency", "no-capacity", "wrong-state", "missing", "away"]
+        [
+            "throttle",
+            "error",
+            "lost-response",
+            "latency",
+            "no-capacity",
+            "wrong-state",
+            "missing",
+            "stale",
+            "away",
+        ]
     ),
 )
 @click.option(
@@ -224,12 +250,6 @@ def control() -> Any:
     from runctl.sandbox.control import Control
 
     return Control(read_sandbox_record())
-
-
-def _money(text: str) -> Any:
-    from decimal import Decimal
-
-    return Decimal(text)
 
 
 class SandboxNotice:

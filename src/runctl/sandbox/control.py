@@ -73,7 +73,7 @@ class Control:
                 operation=what,
                 code=type(error).__name__,
                 why=str(error),
-                next="runctl sandbox status",
+                next="runctl sandbox down, then runctl sandbox up",
             ) from error
         finally:
             connection.close()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 
-from runctl.clouds import SandboxRecord, home, read_sandbox_record, sandbox_record_path
+from runctl.clouds import SandboxRecord, home, is_alive, read_sandbox_record, sandbox_record_path
 from runctl.errors import CloudError, ConfigError
 from runctl.sandbox.control import Control
 
 _READY_SECONDS = 60.0
 _DOWN_SECONDS = 30.0
+_TAKEN = 3  # what the server says when another one serves this home; it is imported too late to be asked
 
 
 def running() -> SandboxRecord | None:
@@ -41,10 +41,12 @@ def up(
         )
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        ended = process.poll()
+        if ended not in (None, _TAKEN):
             break
         record = running()
-        if record is not None and record.pid == process.pid:
+        # With two of us at once, the one that came second finds the first's.
+        if record is not None and (ended == _TAKEN or record.pid == process.pid):
             process.returncode = 0  # it outlives us by design
             return record
         time.sleep(0.05)
@@ -74,12 +76,8 @@ def down(record: SandboxRecord) -> None:
         os.kill(record.pid, signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_SECONDS
     while time.monotonic() < deadline:
-        try:
-            os.kill(record.pid, 0)
-        except ProcessLookupError:
+        if not is_alive(record.pid):
             return
-        # A child of ours would stay as a zombie: collect it.
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(record.pid, os.WNOHANG)
         time.sleep(0.05)
     os.kill(record.pid, signal.SIGKILL)
+    sandbox_record_path().unlink(missing_ok=True)

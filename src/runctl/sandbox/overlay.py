@@ -25,7 +25,7 @@ class AwsError(ServiceException):
 
 
 class ServerError(HTTPException):
-    """The few EC2 errors that come as HTTP 5xx, capacity among them. moto sends the description as the body."""
+    """The few EC2 errors that come as HTTP 5xx. moto sends the description as the body."""
 
     def __init__(self, code: str, message: str, status: int = 500) -> None:
         super().__init__(

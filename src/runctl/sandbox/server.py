@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import secrets
@@ -13,6 +14,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from runctl.sandbox.isolation import choose
 from runctl.sandbox.state import ACCOUNT, SandboxCloud
 from runctl.sandbox.timing import CloudClock
 
+TAKEN = 3
+"""The exit code of a process that finds another one serving the same home."""
+
 log = logging.getLogger("runctl.sandbox")
 
 
@@ -32,6 +37,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     record_path = sandbox_record_path()
+    record_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = (record_path.parent / "lock").open("w")
+    try:
+        # Of this process alone: neither a child nor a crash can keep it.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(TAKEN)
     folder = record_path.parent / "state"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -148,7 +160,7 @@ class Controls:
         return handlers[what](body)
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
-        from runctl.sandbox import instances
+        from runctl.sandbox import instances, volumes
         from runctl.sandbox.overlay import tag_of
 
         cloud = self._cloud
@@ -161,12 +173,23 @@ class Controls:
                     "market": record.lifecycle or "on-demand",
                     "state": record._state.name,
                     "job": tag_of(record, "runctl:job"),
-                    "launched": record.launch_time.isoformat(),
+                    "launched": record.launch_time.isoformat() + "Z",
+                    "age_seconds": cloud.clock.now() - record.launch_time.replace(tzinfo=UTC).timestamp(),
                     "ssm": cloud.online(record.id),
                 }
                 for record in instances.records()
             ]
-        disks = [line for line in cloud.usage.volumes.values() if line.deleted is None]
+            disks = [
+                {
+                    "id": disk.id,
+                    "size_gib": int(disk.size),
+                    "type": disk.volume_type,
+                    "state": disk.status,
+                    "instance": disk.attachment.instance.id if disk.attachment else "",
+                    "job": tag_of(disk, "runctl:job"),
+                }
+                for disk in volumes.records()
+            ]
         return {
             "endpoint": cloud.endpoint,
             "s3_endpoint": cloud.s3_endpoint,
@@ -175,7 +198,7 @@ class Controls:
             "speed": cloud.clock.speed,
             "now": cloud.clock.now(),
             "machines": machines,
-            "disks": len(disks),
+            "disks": disks,
             "faults": cloud.faults.list(),
             "spent": str(cloud.usage.spent()),
         }

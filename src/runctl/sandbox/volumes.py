@@ -90,6 +90,13 @@ def _create(
     return volume
 
 
+def records() -> list[Any]:
+    """Every disk of the account."""
+    from moto.ec2.models import ec2_backends
+
+    return [disk for backend in ec2_backends[ACCOUNT].values() for disk in backend.volumes.values()]
+
+
 def charge(volume: Any, job: str) -> None:
     """Begin, or change, what a disk costs."""
     cloud().usage.volume(

@@ -1,0 +1,178 @@
+"""The sandbox as a process: up, status, down, crashes, and the commands that steer it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from runctl.clouds import SandboxRecord, is_alive
+
+if TYPE_CHECKING:
+    from conftest import LiveSandbox
+
+Command = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory,
+    start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
+) -> Iterator[LiveSandbox]:
+    """A sandbox whose clock and faults are this module's."""
+    with start_sandbox(tmp_path_factory.mktemp("home")) as live:
+        yield live
+
+
+def text(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runctl", *arguments],
+        env={**os.environ, "RUNCTL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_up_twice_is_up_once(cloud: LiveSandbox, runctl_command: Command) -> None:
+    again = runctl_command(cloud.home, "sandbox", "up")
+    assert again["endpoint"] == cloud.record.endpoint
+    assert again["pid"] == cloud.record.pid
+
+
+def test_its_record_is_for_its_owner_alone(cloud: LiveSandbox) -> None:
+    mode = (cloud.home / "sandbox/cloud.json").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+    assert cloud.record.endpoint.startswith("http://127.0.0.1:")
+
+
+def test_its_controls_want_its_token(cloud: LiveSandbox) -> None:
+    for headers in ({}, {"X-Runctl-Control": "wrong"}):
+        request = urllib.request.Request(
+            f"{cloud.record.endpoint}/_sandbox/status", data=b"{}", headers=headers, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        refused.value.close()
+        assert refused.value.code == 403
+
+
+def test_status_shows_machines_disks_faults_and_money(cloud: LiveSandbox, runctl_command: Command) -> None:
+    machine = cloud.running(
+        InstanceMarketOptions={"MarketType": "spot"},
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "runctl:job", "Value": "job-7"}]}],
+    )
+    runctl_command(
+        cloud.home,
+        *("sandbox", "fault", "add", "--service", "ec2", "--operation", "CreateVolume"),
+        *("--kind", "throttle", "--rate", "0.3", "--count", "5"),
+    )
+    found = runctl_command(cloud.home, "sandbox", "status")
+    [shown] = found["machines"]
+    assert {key: shown[key] for key in ("id", "type", "zone", "market", "state", "job", "ssm")} == {
+        "id": machine,
+        "type": "c6i.large",
+        "zone": "us-east-1a",
+        "market": "spot",
+        "state": "running",
+        "job": "job-7",
+        "ssm": True,
+    }
+    assert shown["age_seconds"] > 10
+    assert [(disk["size_gib"], disk["instance"]) for disk in found["disks"]] == [(8, machine)]
+    assert float(found["spent"]) > 0
+    seen = text(cloud.home, "sandbox", "status")
+    assert seen.returncode == 0, seen.stderr
+    for word in (machine, "job-7", "8 GiB", "throttle ec2.CreateVolume", cloud.record.endpoint, "simulated"):
+        assert word in seen.stdout
+    faults = json.loads(text(cloud.home, "sandbox", "fault", "list", "--output", "json").stdout)
+    assert [(fault["kind"], fault["count"]) for fault in faults] == [("throttle", 5)]
+    runctl_command(cloud.home, "sandbox", "fault", "clear")
+    assert cloud.control.status()["faults"] == []
+
+
+def test_interrupt_and_clock_are_commands(cloud: LiveSandbox, runctl_command: Command) -> None:
+    machine = cloud.running(InstanceMarketOptions={"MarketType": "spot"})
+    runctl_command(cloud.home, "sandbox", "clock", "--speed", "80")
+    assert cloud.control.status()["speed"] == 80
+    runctl_command(cloud.home, "sandbox", "interrupt", machine, "--notice", "5")
+    cloud.until(lambda: cloud.state(machine) == "terminated")
+    wrong = text(cloud.home, "sandbox", "interrupt", machine)
+    assert wrong.returncode == 1
+    assert "Traceback" not in wrong.stderr
+    assert "cannot be interrupted" in wrong.stderr
+    slow = text(cloud.home, "sandbox", "clock", "--speed", "0")
+    assert (slow.returncode, "Traceback" in slow.stderr) == (1, False)
+
+
+def test_another_server_of_the_same_home_gives_way(cloud: LiveSandbox) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "runctl.sandbox.server"],
+        env={**os.environ, "RUNCTL_HOME": str(cloud.home)},
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert second.returncode == 3
+    assert cloud.control.status()["endpoint"] == cloud.record.endpoint
+
+
+@pytest.mark.parametrize("isolation", ["auto", "plain"])
+def test_a_crash_leaves_nothing_running_and_the_next_commands_say_so(
+    tmp_path: Path,
+    isolation: str,
+    runctl_command: Command,
+    start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
+) -> None:
+    with start_sandbox(tmp_path, isolation=isolation) as live:
+        machine = live.running()
+        live.command(machine, "setsid sleep 600 >/dev/null 2>&1 </dev/null &")
+        assert len(live.processes()) >= 2
+        os.kill(live.record.pid, signal.SIGKILL)
+        live.until(lambda: not is_alive(live.record.pid))
+        live.until(lambda: live.processes() == [])
+        told = text(tmp_path, "sandbox", "status")
+        assert told.returncode == 3
+        assert "is gone" in told.stderr
+        assert "runctl sandbox up" in told.stderr
+        started = time.monotonic()
+        runctl_command(tmp_path, "sandbox", "up", "--isolation", isolation)
+        assert time.monotonic() - started < 20
+        again = msgspec.json.decode((tmp_path / "sandbox/cloud.json").read_bytes(), type=SandboxRecord)
+        assert again.pid != live.record.pid
+        assert runctl_command(tmp_path, "sandbox", "status")["machines"] == []
+        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True}
+    assert not is_alive(again.pid)
+
+
+def test_down_ends_everything_and_throws_its_data_away(
+    tmp_path: Path,
+    runctl_command: Command,
+    start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
+) -> None:
+    with start_sandbox(tmp_path) as live:
+        machines = [live.launch() for _ in range(3)]
+        for machine in machines:
+            live.until(lambda machine=machine: live.is_online(machine))
+            live.command(machine, "setsid sh -c 'trap \"\" TERM; sleep 600' >/dev/null 2>&1 </dev/null &")
+        started = time.monotonic()
+        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True}
+        assert time.monotonic() - started < 10
+        assert live.processes() == []
+        assert not (tmp_path / "sandbox/cloud.json").exists()
+        assert not (tmp_path / "sandbox/state").exists()
+        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": False}
