@@ -194,9 +194,11 @@ def start_sandbox() -> Callable[..., contextlib.AbstractContextManager[LiveSandb
 
 
 @contextlib.contextmanager
-def started_sandbox(home: Path, *, isolation: str = "auto", speed: float = SPEED) -> Iterator[LiveSandbox]:
+def started_sandbox(
+    home: Path, *options: str, isolation: str = "auto", speed: float = SPEED
+) -> Iterator[LiveSandbox]:
     """A sandbox of one's own, for a test that disturbs it; nothing of it is left afterwards."""
-    runctl(home, "sandbox", "up", "--speed", str(speed), "--isolation", isolation)
+    runctl(home, "sandbox", "up", "--speed", str(speed), "--isolation", isolation, *options)
     record = msgspec.json.decode((home / "sandbox/cloud.json").read_bytes(), type=SandboxRecord)
     live = LiveSandbox(home, record, Control(record))
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from moto.core.responses import ActionResult, EmptyResult
@@ -12,7 +13,7 @@ from moto.ssm.responses import SimpleSystemManagerResponse
 from runctl.sandbox import instances
 from runctl.sandbox.commands import Command, CommandCenter, Invocation, clipped
 from runctl.sandbox.overlay import AwsError, cloud
-from runctl.sandbox.state import SandboxCloud
+from runctl.sandbox.state import ACCOUNT, SandboxCloud
 
 DOCUMENTS = ("AWS-RunShellScript", "arn:aws:ssm:::document/AWS-RunShellScript")
 LISTED_OUTPUT = 2_500
@@ -38,11 +39,26 @@ def _center() -> CommandCenter:
 
 
 def _upload(bucket: str, key: str, data: bytes) -> None:
+    if cloud().s3_endpoint != cloud().endpoint:
+        _other_s3().put_object(Bucket=bucket, Key=key, Body=data)
+        return
     from moto.s3.models import s3_backends
 
-    from runctl.sandbox.state import ACCOUNT
-
     s3_backends[ACCOUNT]["aws"].put_object(bucket, key, data)
+
+
+@cache
+def _other_s3() -> Any:
+    """The server that --s3 has put in the place of our own."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        region_name=cloud().region,
+        endpoint_url=cloud().s3_endpoint,
+        config=Config(s3={"addressing_style": "path"}),
+    )
 
 
 def _send_command(self: Any) -> Any:

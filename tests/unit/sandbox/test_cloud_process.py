@@ -131,14 +131,12 @@ def test_another_server_of_the_same_home_gives_way(cloud: LiveSandbox) -> None:
     assert cloud.control.status()["endpoint"] == cloud.record.endpoint
 
 
-@pytest.mark.parametrize("isolation", ["auto", "plain"])
 def test_a_crash_leaves_nothing_running_and_the_next_commands_say_so(
     tmp_path: Path,
-    isolation: str,
     runctl_command: Command,
     start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
 ) -> None:
-    with start_sandbox(tmp_path, isolation=isolation) as live:
+    with start_sandbox(tmp_path) as live:
         machine = live.running()
         live.command(machine, "setsid sleep 600 >/dev/null 2>&1 </dev/null &")
         assert len(live.processes()) >= 2
@@ -150,7 +148,7 @@ def test_a_crash_leaves_nothing_running_and_the_next_commands_say_so(
         assert "is gone" in told.stderr
         assert "runctl sandbox up" in told.stderr
         started = time.monotonic()
-        runctl_command(tmp_path, "sandbox", "up", "--isolation", isolation)
+        runctl_command(tmp_path, "sandbox", "up")
         assert time.monotonic() - started < 20
         again = msgspec.json.decode((tmp_path / "sandbox/cloud.json").read_bytes(), type=SandboxRecord)
         assert again.pid != live.record.pid
@@ -176,3 +174,27 @@ def test_down_ends_everything_and_throws_its_data_away(
         assert not (tmp_path / "sandbox/cloud.json").exists()
         assert not (tmp_path / "sandbox/state").exists()
         assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": False}
+
+
+def test_another_s3_server_may_take_the_place_of_its_own(
+    tmp_path: Path,
+    cloud: LiveSandbox,
+    start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
+) -> None:
+    bucket = cloud.name("bucket")
+    with start_sandbox(tmp_path, "--s3", cloud.record.endpoint) as live:
+        assert live.record.s3_endpoint == cloud.record.endpoint != live.record.endpoint
+        live.client("s3").create_bucket(Bucket=bucket)
+        machine = live.running()
+        script = f"import boto3; boto3.client('s3').put_object(Bucket='{bucket}', Key='k', Body=b'inside')"
+        sent = live.client("ssm").send_command(
+            InstanceIds=[machine],
+            DocumentName="AWS-RunShellScript",
+            Parameters={"commands": [f'python3 -c "{script}" && echo done']},
+            OutputS3BucketName=bucket,
+        )["Command"]["CommandId"]
+        held = cloud.client("s3")
+        live.until(lambda: held.list_objects_v2(Bucket=bucket)["KeyCount"] == 2)
+        assert held.get_object(Bucket=bucket, Key="k")["Body"].read() == b"inside"
+        keys = [row["Key"] for row in held.list_objects_v2(Bucket=bucket)["Contents"]]
+        assert any(key.startswith(sent) for key in keys)
