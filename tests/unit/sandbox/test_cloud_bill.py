@@ -21,6 +21,10 @@ G5 = {"InstanceType": "g5.xlarge"}
 SPOT = {**G5, "InstanceMarketOptions": {"MarketType": "spot"}}
 
 
+# Its tests tell one story of one cloud: one worker runs them all, in order.
+pytestmark = pytest.mark.xdist_group("cloud-bill")
+
+
 @pytest.fixture(scope="module")
 def cloud(
     tmp_path_factory: pytest.TempPathFactory,

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Command = Callable[..., dict[str, Any]]
 
 
+# Its tests tell one story of one cloud: one worker runs them all, in order.
+pytestmark = pytest.mark.xdist_group("cloud-process")
+
+
 @pytest.fixture(scope="module")
 def cloud(
     tmp_path_factory: pytest.TempPathFactory,
@@ -176,16 +180,17 @@ def test_down_ends_everything_and_throws_its_data_away(
         assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": False}
 
 
-def test_another_s3_server_may_take_the_place_of_its_own(
+def test_another_s3_server_and_another_limit_may_take_the_place_of_its_own(
     tmp_path: Path,
     cloud: LiveSandbox,
     start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
 ) -> None:
     bucket = cloud.name("bucket")
-    with start_sandbox(tmp_path, "--s3", cloud.record.endpoint) as live:
+    with start_sandbox(tmp_path, "--s3", cloud.record.endpoint, "--vcpu-limit", "3") as live:
         assert live.record.s3_endpoint == cloud.record.endpoint != live.record.endpoint
         live.client("s3").create_bucket(Bucket=bucket)
         machine = live.running()
+        assert live.refusal(live.launch) == "VcpuLimitExceeded"
         script = f"import boto3; boto3.client('s3').put_object(Bucket='{bucket}', Key='k', Body=b'inside')"
         sent = live.client("ssm").send_command(
             InstanceIds=[machine],
