@@ -21,8 +21,9 @@ def sandbox() -> None:
 @click.option("--speed", type=float, default=1.0, show_default=True, help="How fast its clock runs.")
 @click.option("--s3", help="A real S3 server's URL in the place of the built-in one.")
 @click.option("--isolation", type=click.Choice(["auto", "namespaces", "plain"]), default="auto")
+@click.option("--vcpu-limit", type=int, help="How many vCPUs the account may run (10000).")
 @common
-def up(context: Context, speed: float, s3: str | None, isolation: str) -> None:
+def up(context: Context, speed: float, s3: str | None, isolation: str, vcpu_limit: int | None) -> None:
     """Start the sandbox in the background.
 
     \b
@@ -36,7 +37,7 @@ def up(context: Context, speed: float, s3: str | None, isolation: str) -> None:
     was_up = record is not None
     if record is None:
         region = context.region or "us-east-1"
-        record = launcher.up(speed=speed, s3=s3, region=region, isolation=isolation)
+        record = launcher.up(speed=speed, s3=s3, region=region, isolation=isolation, vcpu_limit=vcpu_limit)
     if context.json:
         output.write_json({"endpoint": record.endpoint, "region": record.region, "pid": record.pid})
         return

@@ -27,13 +27,19 @@ def running() -> SandboxRecord | None:
 
 
 def up(
-    *, speed: float = 1.0, s3: str | None = None, region: str = "us-east-1", isolation: str = "auto"
+    *,
+    speed: float = 1.0,
+    s3: str | None = None,
+    region: str = "us-east-1",
+    isolation: str = "auto",
+    vcpu_limit: int | None = None,
 ) -> SandboxRecord:
     """Start a sandbox in the background and wait until it serves. Raises ConfigError without its extra."""
     folder = home() / "sandbox"
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "runctl.sandbox.server", "--speed", str(speed)]
     command += ["--region", region, "--isolation", isolation, *(["--s3", s3] if s3 else [])]
+    command += ["--vcpu-limit", str(vcpu_limit)] if vcpu_limit is not None else []
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -23,7 +23,7 @@ import msgspec
 from runctl.clouds import SandboxRecord, sandbox_record_path
 from runctl.errors import TrainctlError, ValidationError
 from runctl.sandbox.isolation import choose
-from runctl.sandbox.state import ACCOUNT, SandboxCloud
+from runctl.sandbox.state import ACCOUNT, VCPU_LIMIT, SandboxCloud
 from runctl.sandbox.timing import CloudClock
 
 TAKEN = 3
@@ -61,6 +61,7 @@ def main() -> None:
         image=[Path(sys.prefix)],
         clock=clock,
         seed=options.seed,
+        vcpu_limit=options.vcpu_limit,
     )
     _serve(cloud, listener, record_path)
 
@@ -71,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--s3")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--isolation", choices=["auto", "namespaces", "plain"], default="auto")
+    parser.add_argument("--vcpu-limit", type=int, default=VCPU_LIMIT)
     parser.add_argument("--seed", type=int, default=7)
     return parser.parse_args()
 

@@ -17,6 +17,7 @@ from runctl.sandbox.timing import FLOOR, CloudClock, Schedule
 from runctl.sandbox.usage import Usage
 
 ACCOUNT = "123456789012"
+VCPU_LIMIT = 10_000
 CONSISTENCY_SECONDS = 1.5
 """For how long, at most, a new id may be unknown to calls that name it."""
 
@@ -50,6 +51,7 @@ class SandboxCloud:
     image: list[Path]
     clock: CloudClock
     seed: int = 7
+    vcpu_limit: int = VCPU_LIMIT
     timing: Timing = field(default_factory=Timing)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -61,7 +63,6 @@ class SandboxCloud:
     machines: dict[str, Machine] = field(default_factory=dict[str, Machine])
     online_from: dict[str, float] = field(default_factory=dict[str, float])
     visible_from: dict[str, float] = field(default_factory=dict[str, float])
-    vcpu_limit: int = 10_000
     _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
