@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from runctl.clouds import SandboxRecord, is_alive
+from runctl.clouds import SandboxRecord
+from runctl.processes import is_alive
 from runctl.sandbox.control import Control
 
 T = TypeVar("T")

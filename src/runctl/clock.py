@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 
 class Clock(Protocol):
@@ -36,8 +37,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SystemClock:
+class SystemClock(msgspec.Struct, frozen=True):
     """The machine's own clock."""
 
     def now(self) -> datetime:
@@ -51,8 +51,7 @@ class SystemClock:
         return 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class FileClock:
+class FileClock(msgspec.Struct, frozen=True):
     """A clock that a sandbox publishes in a file and may speed up at any moment."""
 
     path: Path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from runctl.clock import Clock, FileClock, SystemClock
 from runctl.errors import ConfigError
+from runctl.processes import is_alive
 
 
 def home() -> Path:
@@ -37,8 +37,7 @@ class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
     control_token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+class Cloud(msgspec.Struct, frozen=True):
     """One AWS-shaped cloud. `name` is `aws` or `sandbox`; `key` tells sandboxes of different lives apart.
 
     Endpoints and keys are None where the SDK's own chain decides.
@@ -97,18 +96,3 @@ def sandbox_cloud() -> Cloud:
 def aws_cloud(*, region: str | None = None, profile: str | None = None) -> Cloud:
     """The real AWS, as the SDK's own settings and these two say."""
     return Cloud(name="aws", key="aws", clock=SystemClock(), region=region, profile=profile)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-    except OSError:
-        return True  # no such folder on this system
-    return state.split()[0] != "Z"

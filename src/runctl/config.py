@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from math import isfinite
 from pathlib import Path
@@ -71,8 +68,7 @@ class Values(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     thresholds: Thresholds = Thresholds()
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """The values, and by key (`aws.region`) where each was set."""
 
     values: Values
@@ -189,6 +185,8 @@ def _read(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -200,6 +198,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 def _check(key: str, value: Any, where: str, *, strict: bool = True) -> Any:
     """One key and value against the settings' own types; answers the value as its type."""
     if key not in defaults():
+        import difflib
+
         near = difflib.get_close_matches(key, defaults(), n=1, cutoff=0.4)
         raise ConfigError(
             f"Unknown setting {key!r}",
@@ -252,6 +252,8 @@ def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if name in known:
             yield name, known[name]
         elif name.startswith(tables):
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise ConfigError(
                 f"Unknown setting {name!r}",

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+
+import msgspec
 
 from runctl.model import JobId, JobState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that a user may want to see."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice(Event):
+class Notice(Event, frozen=True, kw_only=True):
     """A fact in one sentence: a fallback taken, a step done, a doubt."""
 
     text: str
     warning: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retried(Event):
+class Retried(Event, frozen=True, kw_only=True):
     """A call failed in a way that passes by itself, and is made again after `wait` seconds."""
 
     operation: str
@@ -33,8 +31,7 @@ class Retried(Event):
     wait: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress(Event):
+class Progress(Event, frozen=True, kw_only=True):
     """Work of known or unknown size goes on; `total` is None where it is unknown."""
 
     task: str
@@ -43,8 +40,7 @@ class Progress(Event):
     unit: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition(Event):
+class Transition(Event, frozen=True, kw_only=True):
     """A job changed its state."""
 
     job: JobId
@@ -55,17 +51,15 @@ class Transition(Event):
     cost: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogOutput(Event):
+class LogOutput(Event, frozen=True, kw_only=True):
     """Bytes that the training script wrote."""
 
     job: JobId
     attempt: int
-    data: bytes = field(repr=False)
+    data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat(Event):
+class Heartbeat(Event, frozen=True, kw_only=True):
     """A running attempt, seen from afar: steps, speed and money so far."""
 
     job: JobId

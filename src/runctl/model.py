@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import NewType
+
+import msgspec
 
 JobId = NewType("JobId", str)
 InstanceId = NewType("InstanceId", str)
@@ -33,8 +34,7 @@ class Market(StrEnum):
     ON_DEMAND = "on-demand"
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(msgspec.Struct, frozen=True):
     """USD per hour, with where it came from and the moment that it was true."""
 
     usd_per_hour: Decimal
@@ -42,8 +42,7 @@ class Price:
     as_of: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class PricePoint:
+class PricePoint(msgspec.Struct, frozen=True):
     """From `at` on, the price of a pool is `usd_per_hour`, until a later point."""
 
     at: datetime
@@ -51,8 +50,7 @@ class PricePoint:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceType:
+class InstanceType(msgspec.Struct, frozen=True):
     """What a machine of this type has; memory in GiB, GPU memory per GPU in GiB."""
 
     name: str
@@ -64,8 +62,7 @@ class InstanceType:
     architecture: str
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """One way to get a machine. A price that is unknown is None, never 0."""
 
     provider: str

@@ -10,11 +10,11 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from runctl.cli import running
 from runctl.cli.options import Context, common
@@ -102,7 +102,7 @@ def _train(context: Context, project: Path, epochs: int) -> int:
         user="demo",
         cwd=project,
     )
-    story = _Story(running.follower(replace(context, output="text")))
+    story = _Story(running.follower(msgspec.structs.replace(context, output="text")))
     code = running.train(context, settings, request, emit=story)
     story.close()
     _title("3. is it the same? the same script once more, in peace, on this machine")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from runctl.cli import running
 from runctl.cli.options import Context, common, user_name
@@ -71,7 +71,7 @@ def drill(context: Context, script: str, arguments: tuple[str, ...], **options: 
         user=user_name(settings),
         cwd=Path.cwd(),
     )
-    emit = running.follower(replace(context, quiet=True) if context.json else context)
+    emit = running.follower(msgspec.structs.replace(context, quiet=True) if context.json else context)
     with tempfile.TemporaryDirectory(prefix="runctl-drill-") as folder, Ledger.open(Path(folder)) as ledger:
         found = _drill(context, ledger, request, Path(folder), options, emit)
     _show(context, found)
@@ -128,7 +128,7 @@ def _prepare(
     with tarfile.open(archive) as tar:
         tar.extractall(copy, filter="data")
     (copy / ".runctl.toml").touch()  # marks the copy as a project of its own
-    moved = replace(
+    moved = msgspec.structs.replace(
         request,
         script=str(copy / (request.cwd / (request.script or "")).resolve().relative_to(original.root)),
         cwd=copy / original.workdir_in_root,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from runctl.cli.options import Context
 from runctl.config import Settings
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from runctl.ledger import JobRecord, Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """Everything that a call of `train` said, over the settings."""
 
     script: str | None

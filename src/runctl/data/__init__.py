@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
-
 
 def instance_type_rows() -> list[dict[str, str]]:
     """One row a type; `as_of` dates the on-demand price (USD/h) and the estimate of the spot price."""
@@ -17,5 +14,8 @@ def volume_price_rows() -> list[dict[str, str]]:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
+    import csv
+    from importlib import resources
+
     text = resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -32,8 +31,7 @@ class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
     instance: str
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(msgspec.Struct, frozen=True):
     """What one attempt, or a whole job, cost so far; `on_demand` is the same time at on-demand prices."""
 
     compute: meter.Cost
@@ -79,7 +77,7 @@ def note_use(
     use = use_of(machine.id, job.id, attempt)
     if place.session is None or _known(ledger, use) is not None:
         return
-    _save_instance(ledger, place, job, attempt, replace(machine, id=use, launched=since))
+    _save_instance(ledger, place, job, attempt, msgspec.structs.replace(machine, id=use, launched=since))
     price, name = _price_of(place, machine)
     ledger.resources.observe(use, MachineState.RUNNING, at=since, billable=True, price=price, pool=name)
 

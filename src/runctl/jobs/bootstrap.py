@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+
+import msgspec
 
 AGENT_FETCH_TRIES = 20
 
@@ -36,8 +37,7 @@ fi
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Bootstrap:
+class Bootstrap(msgspec.Struct, frozen=True):
     """What a machine must know to fetch and start the agent; the lease in minutes, 0 for a kept machine."""
 
     job: str

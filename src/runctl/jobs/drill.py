@@ -8,11 +8,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from runctl.events import Emit, Event, Transition
 from runctl.jobs.place import Place
@@ -37,8 +38,7 @@ class Interrupter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DrillReport:
+class DrillReport(msgspec.Struct, frozen=True):
     """What a drill found. `same_result` is None where neither run wrote an output to compare."""
 
     job: str
@@ -59,8 +59,7 @@ class DrillReport:
         return self.state is JobState.SUCCEEDED and self.same_result is not False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """A job that is ready to be run, and how its outputs are fetched when it has ended."""
 
     place: Place

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+import msgspec
 
 from runctl.jobs.attempt import AgentState
 from runctl.providers.base import Machine, MachineState
@@ -24,8 +25,7 @@ class Standing(StrEnum):
     DOUBTFUL = "doubtful"
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(msgspec.Struct, frozen=True):
     """One look at both sources. `machine` is None where the cloud knows none; `answered` whether it spoke.
 
     `launched` is when the launch was asked for, on the cloud's clock.
@@ -38,8 +38,7 @@ class Sighting:
     launched: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """The standing, and the sentence that says why."""
 
     standing: Standing

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -180,7 +178,7 @@ class Launcher:
         own = not self._spec.instance
         started = machine.launched if own else self._place.clock.now()
         self._ledger.jobs.save_attempt(
-            replace(
+            msgspec.structs.replace(
                 attempt,
                 instance_id=machine.id,
                 offer=msgspec.json.encode(offer),
@@ -243,6 +241,8 @@ class Launcher:
         }
 
     def _bootstrap(self, number: int) -> str:
+        import hashlib
+
         from runctl.agent import archive
         from runctl.jobs import bootstrap
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from runctl.clock import Clock, SystemClock
 from runctl.clouds import Cloud
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 PREFIX = "runctl/jobs"
 
 
-@dataclass(frozen=True, slots=True)
-class AwsSettings:
+class AwsSettings(msgspec.Struct, frozen=True):
     """What the configuration says of machines on AWS; the disk in GiB, the lease in minutes."""
 
     bucket: str | None = None
@@ -42,8 +42,7 @@ class AwsSettings:
     lease_minutes: int = 15
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """One place as one job sees it; `session` and `bucket` are None on this machine."""
 
     cloud_key: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
+
+import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
@@ -13,8 +14,7 @@ from runctl.model import JobId, Market, Offer, Price
 from runctl.pricing import catalog
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What will be done. `disk` is the USD/h of the machine's disk, None where there is none or unknown."""
 
     job: JobId

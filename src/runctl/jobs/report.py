@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -13,8 +12,7 @@ from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobState, Offer
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptReport:
+class AttemptReport(msgspec.Struct, frozen=True):
     """One attempt. `steps_lost` counts steps done and not resumed from; None where no step is known."""
 
     number: int
@@ -31,8 +29,7 @@ class AttemptReport:
     cost: Decimal | None
 
 
-@dataclass(frozen=True, slots=True)
-class JobReport:
+class JobReport(msgspec.Struct, frozen=True):
     """A job as a whole; money in USD, None where a price is unknown. `saved` is against on-demand."""
 
     id: str

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
+
+import msgspec
 
 from runctl.errors import ValidationError
 from runctl.storage.bundle import project_root
@@ -24,8 +22,7 @@ _LONG_NAMES = {"-i": "--index-url", "-f": "--find-links"}
 _INCLUDE = re.compile(r"(?:-r|--requirement)(?:\s+|=)(\S+)")
 
 
-@dataclass(frozen=True, slots=True)
-class PythonNeeds:
+class PythonNeeds(msgspec.Struct, frozen=True):
     """The packages to install before the script runs; `digest` names them, empty where there are none."""
 
     kind: Literal["none", "pep723", "requirements", "pyproject"] = "none"
@@ -34,8 +31,7 @@ class PythonNeeds:
     digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """What runs: `command` as typed in the folder `workdir_in_root` ("." or a path) of the project `root`."""
 
     kind: Literal["python", "executable", "command"]
@@ -125,6 +121,8 @@ def _nearest(missing: Path) -> Path | None:
         names = sorted(entry.name for entry in os.scandir(missing.parent) if entry.is_file())
     except OSError:
         return None
+    import difflib
+
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.5)
     return missing.parent / close[0] if close else None
 
@@ -167,6 +165,8 @@ def _from_table(
 
 
 def _toml(path: Path, text: str, first_line: int) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -214,6 +214,8 @@ def _needs(
     requirements = tuple(packages)
     if not requirements and python is None:
         return PythonNeeds()
+    import hashlib
+
     digest = hashlib.sha256(json.dumps([requirements, python]).encode()).hexdigest()
     return PythonNeeds(kind, requirements, python, digest)
 

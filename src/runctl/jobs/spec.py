@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from decimal import Decimal
 
 import msgspec
@@ -101,7 +101,7 @@ def check(spec: JobSpec) -> JobSpec:
 def new_job_id(name: str) -> JobId:
     """A name that a human can type and that no other job has."""
     slug = _NAME.sub("-", name.lower()).strip("-")[:24].strip("-") or "job"
-    return JobId(f"{slug}-{secrets.token_hex(3)}")
+    return JobId(f"{slug}-{os.urandom(3).hex()}")
 
 
 def encode(spec: JobSpec) -> bytes:

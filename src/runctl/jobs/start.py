@@ -54,10 +54,12 @@ def prepare(
     job: JobId, spec: JobSpec, place: Place, script: Script, *, emit: Emit = ignore
 ) -> tuple[Plan, BundlePlan | None]:
     """The plan of a new job, with the code that it would send."""
-    from runctl.storage import bundle
-
     check_data(spec)
-    code = bundle.plan(script.root) if place.session is not None else None
+    code = None
+    if place.session is not None:
+        from runctl.storage import bundle
+
+        code = bundle.plan(script.root)
     plan = make_plan(
         job,
         spec,

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-import psutil
 
+from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, LogOutput, Notice, Transition
 from runctl.jobs import accounting, state
@@ -51,8 +50,7 @@ _OUTCOMES = {
 }
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(msgspec.Struct):
     """What a supervisor remembers between two looks at one attempt; all of it may be forgotten."""
 
     number: int
@@ -369,9 +367,9 @@ class Supervisor:
         message: str | None = None,
     ) -> None:
         now = self._place.clock.now()
-        changed = replace(attempt, state=state, cause=cause, message=message)
+        changed = msgspec.structs.replace(attempt, state=state, cause=cause, message=message)
         if agent is not None:
-            changed = replace(
+            changed = msgspec.structs.replace(
                 changed,
                 cause=cause or agent.cause,
                 message=message or agent.message,
@@ -386,7 +384,7 @@ class Supervisor:
         if state in {"ended", "lost"}:
             ended = datetime.fromtimestamp(agent.ended, UTC) if agent and agent.ended else now
             spent = accounting.spent(self._ledger, attempt.job, now, attempt=attempt.number)
-            changed = replace(changed, ended=ended, cost=spent.total.known)
+            changed = msgspec.structs.replace(changed, ended=ended, cost=spent.total.known)
         self._ledger.jobs.save_attempt(changed)
 
     # Telling
@@ -488,16 +486,11 @@ def _recovery_cause(agent: AgentState) -> str:
 
 
 def _this_owner() -> str:
-    process = psutil.Process()
-    return f"{platform.node()}:{os.getpid()}:{process.create_time():.2f}"
+    pid = os.getpid()
+    return f"{platform.node()}:{pid}:{processes.born(pid) or 0.0:.2f}"
 
 
 def _is_dead(owner: str) -> bool:
     """Whether a supervisor's process is gone; one on another host is left to its lease."""
     host, pid, started = owner.rsplit(":", 2)
-    if host != platform.node():
-        return False
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
-    except psutil.NoSuchProcess:
-        return True
+    return host == platform.node() and not processes.is_same(int(pid), float(started))

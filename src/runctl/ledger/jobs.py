@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
-from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from runctl.model import JobId, JobState
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
 
-_ATTEMPT_COLUMNS = tuple(field.name for field in fields(AttemptRecord))
+_ATTEMPT_COLUMNS = AttemptRecord.__struct_fields__
 
 
 class Jobs:
@@ -173,7 +172,11 @@ class Jobs:
 
     def supervise(self, job: JobId, owner: str, *, now: datetime, seconds: float) -> bool:
         """Take or renew supervision; False where another process holds it. Real time, not the cloud's."""
-        until = from_time(now) + int(seconds * 1_000_000)
+        length = int(seconds * 1_000_000)
+        until = from_time(now) + length
+        held = self._database.read("SELECT owner, until FROM supervisors WHERE job = ?", (job,))
+        if held and held[0]["owner"] == owner and held[0]["until"] > until - length // 3:
+            return True  # renewed a moment ago
         with self._database.write() as connection:
             row = connection.execute("SELECT owner, until FROM supervisors WHERE job = ?", (job,)).fetchone()
             if row is not None and row["owner"] != owner and row["until"] > from_time(now):

@@ -49,8 +49,8 @@ class Journal:
             )
 
     def intend(self, tx: str, name: str, *, token: str, request: bytes) -> int:
-        """Note a call that is about to be made; answers the step's number."""
-        with self._database.write() as connection:
+        """Note a call that is about to be made, on disk before it is; answers the step's number."""
+        with self._database.write(durable=True) as connection:
             row = connection.execute("SELECT COUNT(*) FROM steps WHERE tx = ?", (tx,)).fetchone()
             number = int(row[0]) + 1
             connection.execute(

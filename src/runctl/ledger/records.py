@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+
+import msgspec
 
 from runctl.model import JobId, JobState, Price
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A job; `spec` is its JSON, `store` where its attempts are mirrored, `cloud` the cloud's key."""
 
     id: JobId
@@ -27,8 +27,7 @@ class JobRecord:
     updated: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent:
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a job's state: when on the cloud's clock, why, and what had been spent."""
 
     at: datetime
@@ -38,8 +37,7 @@ class JobEvent:
     cost: Decimal | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One life of a job on one machine; `committed_seconds` count from the notice."""
 
     job: JobId
@@ -62,8 +60,7 @@ class AttemptRecord:
     cost: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceRecord:
+class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Something that costs money; `ended_by` is cloud, self or user; `facts` is JSON (type, size, market)."""
 
     id: str
@@ -82,8 +79,7 @@ class ResourceRecord:
     ended_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
     """A resource was in `state` from `start` to `end` (None: still is). A price of None is unknown.
 
     `pool` names the price points that override `price` from their time on.
@@ -98,8 +94,7 @@ class Interval:
     pool: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """The process that runs a transaction; `started` tells it from a later one with the same id."""
 
     pid: int
@@ -107,8 +102,7 @@ class Owner:
     host: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a transaction. `outcome` is None between the intent and the answer."""
 
     number: int
@@ -120,8 +114,7 @@ class StepRecord:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransactionRecord:
+class TransactionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A journalled operation; `outcome` is None while it is unfinished."""
 
     id: str

@@ -29,12 +29,17 @@ class Database:
         self._depth = 0
 
     @contextmanager
-    def write(self) -> Generator[sqlite3.Connection]:
-        """A transaction; one inside another joins it. Raises Conflict where others write for too long."""
+    def write(self, *, durable: bool = False) -> Generator[sqlite3.Connection]:
+        """A transaction; one inside another joins it. Raises Conflict where others write for too long.
+
+        A killed process loses nothing that was committed. A power failure may lose the last commits, but
+        none up to a `durable` one: that one waits for the disk.
+        """
         if self._depth:
             yield self._connection
             return
         with _named_failures():
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth += 1
             try:

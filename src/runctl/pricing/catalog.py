@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -33,6 +32,8 @@ def instance_type(name: str) -> InstanceType:
     """Raises ValidationError for a type that the catalog does not know, with the nearest that it does."""
     row = _rows().get(name)
     if row is None:
+        import difflib
+
         near = difflib.get_close_matches(name, _rows(), n=3, cutoff=0.4)
         raise ValidationError(
             f"Unknown instance type {name!r}",

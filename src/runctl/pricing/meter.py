@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+
+import msgspec
 
 from runctl.ledger.records import Interval
 from runctl.model import PricePoint
@@ -24,8 +25,7 @@ FREE_WHEN_INTERRUPTED_WITHIN = timedelta(hours=1)
 _SECONDS_PER_HOUR = Decimal(3600)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """`seconds` at one price: a line of the arithmetic. A price of None is unknown."""
 
     start: datetime
@@ -40,8 +40,7 @@ class Stretch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True):
     """USD for what has a known price, and the seconds that have none."""
 
     usd: Decimal = Decimal(0)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+
+import msgspec
 
 from runctl.config import Thresholds
 from runctl.pricing.meter import Cost, Stretch
 
 
-@dataclass(frozen=True, slots=True)
-class Spending:
+class Spending(msgspec.Struct, frozen=True):
     """What runs now in USD/h, what the last 24 hours and everything cost in USD.
 
     `unknown` says that there is more of it, at prices that are not known.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 from runctl.model import Market, Offer
 
@@ -20,8 +21,7 @@ class MachineState(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(msgspec.Struct, frozen=True):
     """A disk that was made with the machine and dies with it; size in GiB."""
 
     id: str
@@ -31,8 +31,7 @@ class Disk:
     throughput_mibs: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """One answer of the provider about one machine. Times are the provider's own.
 
     `ended_by` is `cloud` for an interruption, `self` for a shutdown from within, `user` for a call.
@@ -51,8 +50,7 @@ class Machine:
     disks: tuple[Disk, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
+class LaunchRequest(msgspec.Struct, frozen=True):
     """One attempt on one offer, ready to be repeated word for word after a crash.
 
     `token` makes the launch idempotent; `parameters` is the provider's own request as JSON text.

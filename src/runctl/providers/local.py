@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from runctl import processes
 from runctl.errors import NotFound
 from runctl.model import Market
 from runctl.providers.base import LaunchRequest, Machine, MachineState
@@ -51,7 +52,9 @@ class LocalProvider:
                 stderr=log,
                 start_new_session=True,
             )
-        record = _Process(pid=process.pid, born=_born(process.pid), launched=datetime.now(UTC).timestamp())
+        record = _Process(
+            pid=process.pid, born=processes.born(process.pid) or 0.0, launched=datetime.now(UTC).timestamp()
+        )
         temporary = folder / "agent.json.tmp"
         temporary.write_bytes(msgspec.json.encode(record))
         temporary.replace(folder / "agent.json")
@@ -84,7 +87,7 @@ class LocalProvider:
             os.kill(record.pid, signal.SIGKILL)
 
     def _machine(self, folder: Path, record: _Process) -> Machine:
-        alive = _born(record.pid) == record.born != 0.0
+        alive = processes.is_same(record.pid, record.born)
         return Machine(
             id=str(folder),
             state=MachineState.RUNNING if alive else MachineState.GONE,
@@ -95,16 +98,3 @@ class LocalProvider:
             launched=datetime.fromtimestamp(record.launched, UTC),
             reason="" if alive else "the agent's process is gone",
         )
-
-
-def _born(pid: int) -> float:
-    """When a process was started, 0 where it is gone: a pid alone may be somebody else's by now."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return 0.0
-        return float(process.create_time())
-    except psutil.NoSuchProcess:
-        return 0.0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from types import FrameType
 
+import msgspec
+
+from runctl import processes
 from runctl.errors import CloudError, Conflict, TrainctlError, TransferError
 from runctl.ledger import Ledger, Owner, StepRecord, TransactionRecord
 
@@ -21,14 +24,15 @@ class LeftAtOnce(KeyboardInterrupt):
     """The second Ctrl-C: nothing more was done, the journal says what may be left."""
 
 
-@dataclass(slots=True)
-class Transaction:
+class Transaction(msgspec.Struct):
     """A journalled operation that is under way; made by `begin`."""
 
     ledger: Ledger
     id: str
-    _unknown: set[int] = field(default_factory=set[int])
-    _undo: list[tuple[int, Callable[[], None]]] = field(default_factory=list[tuple[int, Callable[[], None]]])
+    _unknown: set[int] = msgspec.field(default_factory=set[int])
+    _undo: list[tuple[int, Callable[[], None]]] = msgspec.field(
+        default_factory=list[tuple[int, Callable[[], None]]]
+    )
 
     def step(
         self,
@@ -75,8 +79,7 @@ class Transaction:
             self.ledger.journal.end(self.id, outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class Undoing:
+class Undoing(msgspec.Struct, frozen=True):
     """How recovery undoes a kind of step, of which it knows no more than the journal does.
 
     `find` says what became of an intent without an outcome: its result, or None where it is certain that
@@ -167,24 +170,13 @@ def abandoned(
 
 
 def this_process() -> Owner:
-    import psutil
-
-    process = psutil.Process()
-    return Owner(pid=process.pid, started=process.create_time(), host=platform.node())
+    pid = os.getpid()
+    return Owner(pid=pid, started=processes.born(pid) or 0.0, host=platform.node())
 
 
 def is_alive(owner: Owner) -> bool:
     """Whether a process still runs. One on another host is taken to be alive: it cannot be known."""
-    import psutil
-
-    if owner.host != platform.node():
-        return True
-    try:
-        process = psutil.Process(owner.pid)
-        same = abs(process.create_time() - owner.started) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return owner.host != platform.node() or processes.is_same(owner.pid, owner.started)
 
 
 def _was_refused(error: TrainctlError) -> bool:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 
-from runctl.clouds import SandboxRecord, home, is_alive, read_sandbox_record, sandbox_record_path
+from runctl.clouds import SandboxRecord, home, read_sandbox_record, sandbox_record_path
 from runctl.errors import CloudError, ConfigError
+from runctl.processes import is_alive
 from runctl.sandbox.control import Control
 
 _READY_SECONDS = 60.0

@@ -10,8 +10,9 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from runctl.errors import Conflict, ValidationError
 from runctl.storage import credentials
@@ -25,8 +26,7 @@ _FORMAT = b"runctl bundle 1"
 _NEVER = frozenset({".git", ".runctl", "__pycache__", ".venv", "venv", "node_modules"})
 
 
-@dataclass(frozen=True, slots=True)
-class BundleFile:
+class BundleFile(msgspec.Struct, frozen=True):
     """A file of a bundle. Size in bytes; a symlink has a `link` and neither size nor checksum."""
 
     path: str
@@ -36,8 +36,7 @@ class BundleFile:
     link: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BundlePlan:
+class BundlePlan(msgspec.Struct, frozen=True):
     """What a bundle will hold, in order of path; `digest` names the content before an archive is made."""
 
     root: Path
@@ -46,8 +45,7 @@ class BundlePlan:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     path: str
     where: Path
     named: bool  # by a `!name` of .runctlignore

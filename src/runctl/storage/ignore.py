@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 GIT_FILE = ".gitignore"
 OWN_FILE = ".runctlignore"
@@ -16,8 +17,7 @@ OWN_FILE = ".runctlignore"
 _PRIVATE_LETTERS = {byte: 0xE000 + byte for byte in (*range(0x20), *range(0x7F, 0x100))}
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One line of an ignore file: `leaves_out` is False for `!pattern`."""
 
     text: str
@@ -38,8 +38,7 @@ class Rule:
         return self.text.rpartition("/")[2] == _byte_by_byte(os.fsencode(name))
 
 
-@dataclass(frozen=True, slots=True)
-class RuleFile:
+class RuleFile(msgspec.Struct, frozen=True):
     """The rules of one file, which speak of paths from its own folder on.
 
     `base` is that folder where it lies below the root, `above` the way from it down to the root where it

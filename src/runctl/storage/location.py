@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from runctl.errors import ValidationError
 
@@ -18,8 +19,7 @@ _NEEDS_A_DOT = re.compile(r"s3:|~|i-[0-9a-f]+:|\s+$", re.IGNORECASE)
 _INSTANCE_ID = re.compile(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalPath:
+class LocalPath(msgspec.Struct, frozen=True):
     """A file or folder on this machine."""
 
     path: Path
@@ -29,8 +29,7 @@ class LocalPath:
         return f"./{text}" if _NEEDS_A_DOT.match(text) else text
 
 
-@dataclass(frozen=True, slots=True)
-class S3Location:
+class S3Location(msgspec.Struct, frozen=True):
     """A bucket and a key or prefix in it; the key has no leading slash and is empty for the whole bucket."""
 
     bucket: str
@@ -40,8 +39,7 @@ class S3Location:
         return f"s3://{self.bucket}/{self.key}"
 
 
-@dataclass(frozen=True, slots=True)
-class InstancePath:
+class InstancePath(msgspec.Struct, frozen=True):
     """An absolute path on an instance."""
 
     instance: str

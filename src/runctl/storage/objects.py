@@ -6,10 +6,11 @@ import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+
+import msgspec
 
 from runctl.errors import NotFound, ValidationError
 
@@ -17,8 +18,7 @@ PARTIAL_PREFIX = ".runctl-partial-"
 """Files on their way to their name begin like this, and no listing shows them."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(msgspec.Struct, frozen=True):
     """An object without its bytes; size in bytes, `etag` is opaque and changes with each write."""
 
     key: str

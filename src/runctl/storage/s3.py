@@ -6,11 +6,12 @@ import ipaddress
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+import msgspec
 
 from runctl.errors import (
     CloudError,
@@ -52,8 +53,7 @@ class Credentials(NamedTuple):
     expires: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class S3Access:
+class S3Access(msgspec.Struct, frozen=True):
     """How to reach S3. An `endpoint` of None means AWS; `credentials` of None the environment and IMDS."""
 
     endpoint: str | None = None

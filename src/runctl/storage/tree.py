@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from runctl.errors import NotFound, ValidationError
 from runctl.storage.objects import PARTIAL_PREFIX, ObjectInfo, Store, checked_prefix, inside
@@ -16,8 +17,7 @@ T = TypeVar("T")
 TRANSFERS_AT_ONCE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Transferred:
+class Transferred(msgspec.Struct, frozen=True):
     """What went over; size in bytes."""
 
     files: int

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from runctl.errors import Conflict, NotFound, ValidationError
 from runctl.ledger import AttemptRecord, JobEvent, JobRecord, Ledger

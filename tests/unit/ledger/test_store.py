@@ -254,7 +254,7 @@ def test_importing_and_opening_the_ledger_loads_nothing_heavy(tmp_path: Path) ->
         from pathlib import Path
         from runctl.ledger import Ledger
         Ledger.open(Path(sys.argv[1])).close()
-        heavy = {"boto3", "botocore", "rich", "click", "obstore", "psutil", "stamina", "msgspec"}
+        heavy = {"boto3", "botocore", "rich", "click", "obstore", "psutil", "stamina"}
         heavy |= {"asyncio", "difflib", "secrets"}
         print(sorted(heavy & set(sys.modules)))
     """

@@ -6,12 +6,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -368,7 +369,9 @@ def test_only_one_process_takes_up_an_abandoned_transaction(ledger: Ledger) -> N
     ledger.journal.begin("launch", subject="s", payload=b"", owner=dead, at=NOW)
     (seen_by_one,) = transaction.abandoned(ledger)
     (seen_by_other,) = transaction.abandoned(ledger)
-    ledger.journal.adopt(seen_by_one.id, replace(dead, pid=2**22 + 2), formerly=seen_by_one.owner)
+    ledger.journal.adopt(
+        seen_by_one.id, msgspec.structs.replace(dead, pid=2**22 + 2), formerly=seen_by_one.owner
+    )
     with pytest.raises(Conflict, match="cannot be taken up"):
         transaction.take_up(ledger, seen_by_other)
 

@@ -188,7 +188,7 @@ def test_the_end_of_a_machine_kills_it_and_stays_to_be_seen(each_sandbox_cloud: 
     assert cloud.refusal(ec2.stop_instances, InstanceIds=[machine]) == "IncorrectInstanceState"
     cloud.until(lambda: cloud.state(machine) == "terminated")
     cloud.until(lambda: len(cloud.processes()) < len(alive))
-    assert not (cloud.home / f"sandbox/state/machines/{machine}").exists()
+    cloud.until(lambda: not (cloud.home / f"sandbox/state/machines/{machine}").exists())
     for call in (ec2.start_instances, ec2.stop_instances):
         assert cloud.refusal(call, InstanceIds=[machine]) == "IncorrectInstanceState"
     assert ids(ec2.describe_instances(InstanceIds=[machine])) == [machine]

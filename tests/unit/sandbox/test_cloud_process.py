@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from runctl.clouds import SandboxRecord, is_alive
+from runctl.clouds import SandboxRecord
+from runctl.processes import is_alive
 
 if TYPE_CHECKING:
     from conftest import LiveSandbox

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from runctl.model import Market, Offer
 from runctl.providers.aws.session import Session
@@ -27,8 +28,7 @@ _TRANSITION_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
 _TAGGED_AT_LAUNCH = ("instance", "volume", "network-interface")
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceSpec:
+class InstanceSpec(msgspec.Struct, frozen=True):
     """What an instance shall be; disk sizes in GiB. `user_data` is a shell script of at most 16 KiB."""
 
     offer: Offer

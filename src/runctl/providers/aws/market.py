@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+
+import msgspec
 
 from runctl.errors import ConfigError, NotFound
 from runctl.model import PricePoint
@@ -18,8 +19,7 @@ GPU_IMAGE = (
 _ROOT_DEVICE = "/dev/xvda"  # of Amazon Linux, on which both images stand
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """An AMI and the name of its root device."""
 
     id: str

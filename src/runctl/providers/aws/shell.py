@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+
+import msgspec
 
 from runctl.errors import CloudError, NotFound
 from runctl.providers.aws.session import Session
@@ -16,8 +17,7 @@ _LONGEST_POLL = 5.0
 _DELIVERY_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class ShellResult:
+class ShellResult(msgspec.Struct, frozen=True):
     """How a command ended; output is cut by SSM at 24,000 and 8,000 characters."""
 
     status: str

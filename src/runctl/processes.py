@@ -1,0 +1,60 @@
+"""Processes as identities: a pid alone may be somebody else's by now."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+_PROC = Path("/proc")
+_STATE, _START_TICKS = 0, 19  # of the fields of /proc/PID/stat behind the name: proc(5)
+SAME_WITHIN = 1.0
+"""Seconds by which two readings of one process's birth may differ: the clock may have been set."""
+
+
+def born(pid: int) -> float | None:
+    """When a living process was started, in seconds since the epoch; None for one that has ended."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except FileNotFoundError:
+        return None if _has_proc() else _born_elsewhere(pid)
+    except ProcessLookupError:
+        return None
+    if fields[_STATE] in {b"Z", b"X"}:
+        return None
+    return _booted() + int(fields[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
+    return born(pid) is not None
+
+
+def is_same(pid: int, started: float) -> bool:
+    """Whether the process that was born at `started` still runs."""
+    now = born(pid)
+    return now is not None and abs(now - started) < SAME_WITHIN
+
+
+@cache
+def _has_proc() -> bool:
+    return (_PROC / "self" / "stat").exists()
+
+
+@cache
+def _booted() -> float:
+    for line in (_PROC / "stat").read_bytes().splitlines():
+        if line.startswith(b"btime "):
+            return float(line.split()[1])
+    raise OSError("/proc/stat names no boot time")
+
+
+def _born_elsewhere(pid: int) -> float | None:
+    """Where there is no /proc; psutil takes longer to import than a local job may take to start."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
