@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -58,14 +58,24 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     usd_total: Decimal = Decimal(500)
 
 
+class Protection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How careful to be: minutes, and numbers of running instances."""
+
+    young_minutes: Count = 5
+    warn_instances: Count = 10
+    refuse_instances: Count = 50
+
+
 class Values(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every setting that there is."""
 
     project: str | None = None
     user: str | None = None
+    cloud: Literal["aws", "sandbox"] = "aws"
     train: Train = Train()
     aws: Aws = Aws()
     thresholds: Thresholds = Thresholds()
+    protection: Protection = Protection()
 
 
 class Settings(msgspec.Struct, frozen=True):

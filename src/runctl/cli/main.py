@@ -13,6 +13,9 @@ GARBAGE_THRESHOLD = 50_000
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("runctl.cli.train:train", "Train a script here, on the sandbox cloud or on AWS."),
     "jobs": ("runctl.cli.jobs:jobs", "List, show, follow, stop and resume jobs."),
+    "aws": ("runctl.cli.aws:aws", "EC2 instances and EBS volumes, one by one."),
+    "resources": ("runctl.cli.resources:resources", "Everything that costs: list, sum up, clean up."),
+    "tx": ("runctl.cli.tx:tx", "Operations that were left unfinished: finish or undo them."),
     "drill": ("runctl.cli.drill:drill", "A fire drill: interrupt a run and see what it costs."),
     "demo": ("runctl.cli.demo:demo", "Watch a job survive a spot interruption on the sandbox cloud."),
     "sandbox": ("runctl.cli.sandbox:sandbox", "A cloud on this machine, to try and test everything."),

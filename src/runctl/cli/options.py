@@ -16,7 +16,9 @@ from runctl.config import Settings, load
 
 if TYPE_CHECKING:
     from runctl.clouds import Cloud
+    from runctl.events import Event
     from runctl.ledger import Ledger
+    from runctl.providers.aws.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,6 +54,21 @@ class Context(msgspec.Struct, frozen=True):
             return sandbox_cloud()
         aws = settings.values.aws
         return aws_cloud(region=aws.region, profile=aws.profile)
+
+    def session(self, settings: Settings, on: str | None = None, *, region: str | None = None) -> Session:
+        """A session with the cloud that `--on` or the setting `cloud` names."""
+        from runctl.providers.aws.session import Session
+
+        cloud = self.cloud(on or settings.values.cloud, settings)
+        if region or self.region:
+            cloud = msgspec.structs.replace(cloud, region=region or self.region)
+        return Session(cloud, emit=self.emit())
+
+    def emit(self) -> Callable[[Event], None]:
+        """Where a command's events go: to people or to scripts."""
+        from runctl.cli.running import follower
+
+        return follower(self)
 
 
 def common(function: F) -> F:
@@ -100,6 +117,13 @@ def without_format(function: F) -> F:
         return function(context, *args, **kwargs)
 
     return cast(F, wrapper)
+
+
+def on_cloud(function: F) -> F:
+    """`--on`: which cloud a command works on; it comes as `on`, None where the setting decides."""
+    return click.option(
+        "--on", type=click.Choice(["aws", "sandbox"]), help="Which cloud.  [default: the setting cloud]"
+    )(function)
 
 
 def _before_command() -> dict[str, Any]:
