@@ -15,7 +15,7 @@ FORMATS = ("text", "json")
 
 
 class LazyGroup(click.Group):
-    """A group whose help needs none of its commands' code: its table has `module:attribute` and a line each."""
+    """A group whose help needs none of its commands' code; the table has `module:attribute` and a line."""
 
     table: ClassVar[Mapping[str, tuple[str, str]]] = COMMANDS
 
