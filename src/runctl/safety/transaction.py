@@ -29,6 +29,8 @@ class Transaction(msgspec.Struct):
 
     ledger: Ledger
     id: str
+    forward_only: bool = False
+    """Set before a step that cannot be undone: from then on the operation is finished, never rolled back."""
     _unknown: set[int] = msgspec.field(default_factory=set[int])
     _undo: list[tuple[int, Callable[[], None]]] = msgspec.field(
         default_factory=list[tuple[int, Callable[[], None]]]
@@ -42,14 +44,17 @@ class Transaction(msgspec.Struct):
         request: bytes,
         do: Callable[[], bytes],
         undo: Callable[[bytes], None],
+        number: int | None = None,
     ) -> bytes:
         """Journal the intent, make the call, journal its result. `do` makes this one call and no other.
 
         A refusal by the cloud means that the step left nothing. An answer that was lost leaves the
-        intent without an outcome and the transaction unfinished, for recovery to look into.
+        intent without an outcome and the transaction unfinished, for recovery to look into. Recovery
+        makes a call again with the `number` of its intent.
         """
         with _finishing_first():
-            number = self.ledger.journal.intend(self.id, name, token=token, request=request)
+            if number is None:
+                number = self.ledger.journal.intend(self.id, name, token=token, request=request)
             self._unknown.add(number)
             try:
                 result = do()
@@ -62,6 +67,15 @@ class Transaction(msgspec.Struct):
             self.ledger.journal.done(self.id, number, result)
             self._unknown.discard(number)
         return result
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it is unknown what became of a step."""
+        return bool(self._unknown)
+
+    def remember(self, number: int, undo: Callable[[], None]) -> None:
+        """A step that an earlier process has done: a rollback undoes it, too."""
+        self._undo.append((number, undo))
 
     def roll_back(self) -> None:
         """Undo what was done, the last first. Raises as the undo that failed; the journal keeps the rest."""
@@ -101,8 +115,21 @@ def begin(
     fails, too, leaves the transaction unfinished; what the block raised is raised all the same.
     """
     tx = ledger.journal.begin(operation, subject=subject, payload=payload, owner=this_process(), at=at)
-    _under_way.add(tx)
-    transaction = Transaction(ledger, tx)
+    with _guarded(Transaction(ledger, tx)) as transaction:
+        yield transaction
+
+
+@contextmanager
+def resumed(ledger: Ledger, record: TransactionRecord) -> Generator[Transaction]:
+    """Go on with an abandoned operation, under the same rules as `begin`. Raises Conflict as `take_up`."""
+    take_up(ledger, record)
+    with _guarded(Transaction(ledger, record.id)) as transaction:
+        yield transaction
+
+
+@contextmanager
+def _guarded(transaction: Transaction) -> Generator[Transaction]:
+    _under_way.add(transaction.id)
     try:
         yield transaction
     except LeftAtOnce:
@@ -121,7 +148,7 @@ def begin(
     else:
         transaction.end("finished")
     finally:
-        _under_way.discard(tx)
+        _under_way.discard(transaction.id)
 
 
 def roll_back(ledger: Ledger, record: TransactionRecord, undoings: Mapping[str, Undoing]) -> None:
@@ -188,6 +215,9 @@ def _was_refused(error: TrainctlError) -> bool:
 
 def _roll_back_for(transaction: Transaction, error: BaseException) -> None:
     """Roll back; where that fails, `error` says so and the journal keeps what is left to undo."""
+    if transaction.forward_only:
+        error.add_note(f"it is finished with: runctl tx resume {transaction.id}")
+        return
     try:
         transaction.roll_back()
     except TrainctlError as failure:
