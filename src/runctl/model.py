@@ -25,6 +25,10 @@ TAG_ATTEMPT = "runctl:attempt"
 TAG_TRANSACTION = "runctl:tx"
 TAG_CREATED = "runctl:created"
 TAG_LEASE_UNTIL = "runctl:lease-until"
+TAG_PERSISTENT = "runctl:persistent"
+TAG_PROTECTED = "runctl:protected"
+TAG_IMPORTANT = "runctl:important"
+TAG_STEP = "runctl:step"
 
 
 class Market(StrEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,10 @@ import msgspec
 from runctl.clock import Clock, SystemClock
 from runctl.clouds import Cloud
 from runctl.errors import ValidationError
-from runctl.events import Emit, Notice, ignore
+from runctl.events import Emit, ignore
 from runctl.jobs.attempt import AttemptView, LocalAttempt, StoredAttempt
 from runctl.jobs.spec import JobSpec
-from runctl.model import InstanceType, Market, Offer, Price, PricePoint
+from runctl.model import InstanceType, Market, Offer, Price
 from runctl.pricing import catalog
 from runctl.providers.base import Provider
 from runctl.providers.local import INSTANCE_TYPE, LocalProvider
@@ -128,23 +127,10 @@ def offers(place: Place, spec: JobSpec, *, avoid: Collection[str] = (), emit: Em
         return [Offer("local", INSTANCE_TYPE, "", Market.ON_DEMAND, _free(place.clock))]
     if spec.instance:
         return [_named_offer(session, place, spec.instance)]
-    found: list[Offer] = []
-    for kind in wanted_types(spec):
-        found.extend(_offers_of(session, place, spec, kind, emit))
-    if not found:
-        raise ValidationError(
-            f"{spec.instance_type or 'Such a machine'} is not offered in {session.region}",
-            why="no zone of the region offers it",
-            next="choose another --region or --instance-type",
-        )
-    return sorted(
-        found,
-        key=lambda offer: (
-            offer.market is not Market.SPOT if spec.spot else False,
-            offer.zone in avoid,
-            offer.price.usd_per_hour if offer.price else Decimal("Infinity"),
-            offer.zone,
-        ),
+    from runctl.resources.offers import offers as offers_of
+
+    return offers_of(
+        session, wanted_types(spec), spot=spec.spot, fallback=spec.fallback, avoid=avoid, emit=emit
     )
 
 
@@ -160,37 +146,6 @@ def wanted_types(spec: JobSpec) -> list[InstanceType]:
     return cheapest
 
 
-def _offers_of(session: Session, place: Place, spec: JobSpec, kind: InstanceType, emit: Emit) -> list[Offer]:
-    from runctl.providers.aws import market
-
-    zones = market.zones_offering(session, kind.name)
-    found: list[Offer] = []
-    if spec.spot:
-        prices = spot_prices(session, place.clock, kind.name)
-        for zone in zones:
-            price = prices.get(zone) or catalog.spot_estimate(kind.name, session.region)
-            found.append(Offer("aws", kind.name, zone, Market.SPOT, price))
-        if not prices and zones:
-            emit(Notice(text=f"no spot price history for {kind.name}: prices are estimates", warning=True))
-    if not spec.spot or spec.fallback:
-        price = catalog.on_demand(kind.name, session.region)
-        found.extend(Offer("aws", kind.name, zone, Market.ON_DEMAND, price) for zone in zones)
-    return found
-
-
-def spot_prices(session: Session, clock: Clock, instance_type: str) -> dict[str, Price]:
-    """The price in force now, by zone."""
-    from runctl.providers.aws import market
-
-    now = clock.now()
-    history = market.spot_history(session, instance_type, start=now - timedelta(seconds=1), end=now)
-    return {zone: _price(points[-1]) for zone, points in history.items()}
-
-
-def _price(point: PricePoint) -> Price:
-    return Price(usd_per_hour=point.usd_per_hour, source=point.source, as_of=point.at)
-
-
 def _named_offer(session: Session, place: Place, instance_id: str) -> Offer:
     machine = place.provider.describe(instance_id)
     if machine is None:
@@ -200,6 +155,8 @@ def _named_offer(session: Session, place: Place, instance_id: str) -> Offer:
         )
     price = catalog.on_demand(machine.instance_type, session.region)
     if machine.market is Market.SPOT:
+        from runctl.resources.offers import spot_prices
+
         price = spot_prices(session, place.clock, machine.instance_type).get(machine.zone)
     # A named instance is its own zone: the provider finds it by this.
     return Offer("aws", machine.instance_type, instance_id, machine.market, price)

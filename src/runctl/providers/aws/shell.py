@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from runctl.errors import CloudError, NotFound
+from runctl.events import Emit, Progress
 from runctl.providers.aws.session import Session
 
 _FINAL = frozenset({"Success", "Failed", "Cancelled", "TimedOut"})
 _FIRST_POLL = 0.25
 _LONGEST_POLL = 5.0
 _DELIVERY_SECONDS = 60
+_ONLINE_POLL = 0.5
 
 
 class ShellResult(msgspec.Struct, frozen=True):
@@ -34,6 +36,31 @@ def is_online(session: Session, instance_id: str) -> bool:
         Filters=[{"Key": "InstanceIds", "Values": [instance_id]}],
     )
     return any(row["PingStatus"] == "Online" for row in answer["InstanceInformationList"])
+
+
+def wait_online(session: Session, instance_id: str, *, timeout: timedelta, emit: Emit) -> None:
+    """Wait until SSM reaches an instance; on the cloud's clock. Raises CloudError where it never does."""
+    begun = session.cloud.clock.now()
+    while not is_online(session, instance_id):
+        waited = session.cloud.clock.now() - begun
+        if waited > timeout:
+            raise CloudError(
+                f"{instance_id} cannot be reached through SSM",
+                service="ssm",
+                operation="describe_instance_information",
+                code="NotOnline",
+                why=f"its agent did not come online within {timeout}: no role, no route, or no agent",
+                next="see docs/aws-setup.md",
+            )
+        emit(
+            Progress(
+                task=f"waiting for the shell of {instance_id}",
+                done=waited.total_seconds(),
+                total=None,
+                unit="s",
+            )
+        )
+        time.sleep(_ONLINE_POLL)
 
 
 def run(

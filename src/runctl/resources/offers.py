@@ -1,0 +1,83 @@
+"""Ways to get a machine: types, zones and markets with what each costs, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from decimal import Decimal
+
+from runctl.clock import Clock
+from runctl.errors import ValidationError
+from runctl.events import Emit, Notice
+from runctl.model import InstanceType, Market, Offer, Price, PricePoint
+from runctl.pricing import catalog
+from runctl.providers.aws.session import Session
+
+
+def offers(
+    session: Session,
+    types: Sequence[InstanceType],
+    *,
+    spot: bool,
+    fallback: bool,
+    zones: Collection[str] = (),
+    avoid: Collection[str] = (),
+    emit: Emit,
+) -> list[Offer]:
+    """Every way to get one of these types; `zones` limits them, and those in `avoid` come last.
+
+    With `spot`, on-demand follows only as a `fallback`. Raises ValidationError where nothing is offered.
+    """
+    found: list[Offer] = []
+    for kind in types:
+        found.extend(_offers_of(session, kind, spot=spot, fallback=fallback, emit=emit))
+    found = [offer for offer in found if not zones or offer.zone in zones]
+    if not found:
+        where = " or ".join(sorted(zones)) or session.region
+        raise ValidationError(
+            f"{types[0].name if len(types) == 1 else 'Such a machine'} is not offered in {where}",
+            why="no zone of the region offers it" if not zones else "the zone does not offer it",
+            next="choose another --region or --instance-type",
+        )
+    return sorted(
+        found,
+        key=lambda offer: (
+            offer.market is not Market.SPOT if spot else False,
+            offer.zone in avoid,
+            offer.price.usd_per_hour if offer.price else Decimal("Infinity"),
+            offer.zone,
+        ),
+    )
+
+
+def spot_prices(session: Session, clock: Clock, instance_type: str) -> dict[str, Price]:
+    """The price in force now, by zone."""
+    from runctl.providers.aws import market
+
+    now = clock.now()
+    history = market.spot_history(session, instance_type, start=now - timedelta(seconds=1), end=now)
+    return {zone: _price(points[-1]) for zone, points in history.items()}
+
+
+def _offers_of(
+    session: Session, kind: InstanceType, *, spot: bool, fallback: bool, emit: Emit
+) -> list[Offer]:
+    from runctl.providers.aws import market
+
+    zones = market.zones_offering(session, kind.name)
+    found: list[Offer] = []
+    if spot:
+        prices = spot_prices(session, session.cloud.clock, kind.name)
+        for zone in zones:
+            price = prices.get(zone) or catalog.spot_estimate(kind.name, session.region)
+            found.append(Offer("aws", kind.name, zone, Market.SPOT, price))
+        if not prices and zones:
+            emit(Notice(text=f"no spot price history for {kind.name}: prices are estimates", warning=True))
+    if not spot or fallback:
+        price = catalog.on_demand(kind.name, session.region)
+        found.extend(Offer("aws", kind.name, zone, Market.ON_DEMAND, price) for zone in zones)
+    return found
+
+
+def _price(point: PricePoint) -> Price:
+    return Price(usd_per_hour=point.usd_per_hour, source=point.source, as_of=point.at)
