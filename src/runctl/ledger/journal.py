@@ -98,6 +98,13 @@ class Journal:
         )
         return [self._transaction(row) for row in rows]
 
+    def newest(self, *, limit: int = 50) -> list[TransactionRecord]:
+        """Finished ones included, the newest first."""
+        rows = self._database.read(
+            "SELECT * FROM transactions ORDER BY begun DESC, rowid DESC LIMIT ?", (limit,)
+        )
+        return [self._transaction(row) for row in rows]
+
     def _outcome(
         self, tx: str, step: int, outcome: str, *, result: bytes | None = None, error: str | None = None
     ) -> None:

@@ -43,22 +43,30 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[PlannedStep, ...]
 
 
+class Call(msgspec.Struct, frozen=True):
+    """One call of a step: its request with references resolved, its token, and the transaction's id."""
+
+    request: Request
+    token: str
+    tx: str
+
+
 class Kind(Protocol):
     """How steps of one kind are made and unmade; an object without state of its own.
 
-    `do` may be called again with the same request and token and comes to the same result. `undo` is
+    `do` may be called again with the same call and comes to the same result. `undo` is
     idempotent and never removes what the step did not make. A `final` kind cannot be undone.
     """
 
     final: bool
 
-    def do(self, request: Request, token: str, tx: str) -> Result: ...
+    def do(self, call: Call) -> Result: ...
 
-    def find(self, request: Request, token: str, tx: str) -> Result | None:
+    def find(self, call: Call) -> Result | None:
         """What an intent without an outcome came to: None where it is certain that nothing was made."""
         ...
 
-    def undo(self, request: Request, result: Result, tx: str) -> None: ...
+    def undo(self, call: Call, result: Result) -> None: ...
 
 
 class _Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,11 +111,11 @@ def roll_back(ledger: Ledger, record: TransactionRecord, kinds: Mapping[str, Kin
 
     def undoing(kind: Kind) -> transaction.Undoing:
         def find(step: StepRecord) -> bytes | None:
-            found = kind.find(_intent(step).request, step.token, record.id)
+            found = kind.find(_call(step, record.id))
             return None if found is None else msgspec.json.encode(found)
 
         def undo(step: StepRecord, result: bytes) -> None:
-            kind.undo(_intent(step).request, _result(result), record.id)
+            kind.undo(_call(step, record.id), _result(result))
 
         return transaction.Undoing(find=find, undo=undo)
 
@@ -168,15 +176,15 @@ def _make(
             if row
             else _Intent(step=step.name, alternative=number, request=_resolve(planned, results))
         )
-        token = row.token if row else f"{tx.id}-{step.name}-{number}"
+        call = Call(intent.request, row.token if row else f"{tx.id}-{step.name}-{number}", tx.id)
         undoable, tx.forward_only = not tx.forward_only, tx.forward_only or kind.final
         try:
             answer = tx.step(
                 step.name,
-                token=token,
+                token=call.token,
                 request=msgspec.json.encode(intent),
-                do=lambda i=intent, t=token: msgspec.json.encode(kind.do(i.request, t, tx.id)),
-                undo=lambda result, i=intent: kind.undo(i.request, _result(result), tx.id),
+                do=lambda c=call: msgspec.json.encode(kind.do(c)),
+                undo=lambda result, c=call: kind.undo(c, _result(result)),
                 number=row.number if row else None,
             )
         except TrainctlError as error:
@@ -196,7 +204,7 @@ def _make(
 
 def _remember(tx: Transaction, kind: Kind, row: StepRecord) -> Result:
     result = _result(row.result or b"{}")
-    tx.remember(row.number, lambda: kind.undo(_intent(row).request, result, tx.id))
+    tx.remember(row.number, lambda: kind.undo(_call(row, tx.id), result))
     return result
 
 
@@ -214,6 +222,10 @@ def _resolve(value: Any, results: Mapping[str, Result]) -> Any:
 
 def _intent(row: StepRecord) -> _Intent:
     return msgspec.json.decode(row.request, type=_Intent)
+
+
+def _call(row: StepRecord, tx: str) -> Call:
+    return Call(_intent(row).request, row.token, tx)
 
 
 def _result(data: bytes) -> Result:

@@ -38,6 +38,14 @@ def zones_offering(session: Session, instance_type: str) -> list[str]:
     return sorted(row["Location"] for row in offerings)
 
 
+def zones(session: Session) -> list[str]:
+    """The zones of the region that the account may use, in order of name."""
+    answer = session.call(
+        "ec2", "describe_availability_zones", Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}]
+    )
+    return sorted(row["ZoneName"] for row in answer["AvailabilityZones"] if row["State"] == "available")
+
+
 def spot_history(
     session: Session, instance_type: str, *, start: datetime, end: datetime, zones: Sequence[str] = ()
 ) -> dict[str, list[PricePoint]]:
