@@ -230,7 +230,7 @@ def sandbox(sandbox_cloud: Any) -> Iterator[Any]:
     sandbox_cloud.control.set_speed(SPEED)
     yield sandbox_cloud
     sandbox_cloud.control.clear_faults()
-    sandbox_cloud.control.set_speed(20)
+    sandbox_cloud.control.set_speed(SPEED)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str | None]] = {
     # What is wrong, and the words by which the command says that it saw it.
     "cloud-says-terminated": ({**LIE, "kind": "wrong-state", "state": "terminated"}, "machine is gone"),
     "cloud-says-shutting-down": ({**LIE, "kind": "wrong-state", "state": "shutting-down"}, "machine is gone"),
-    "cloud-says-stopped": ({**LIE, "kind": "wrong-state", "state": "stopped"}, None),
+    "cloud-says-stopped": ({**LIE, "kind": "wrong-state", "state": "stopped"}, "machine is stopped"),
     "cloud-knows-no-machine": ({**LIE, "kind": "missing"}, "machine is gone"),
     "cloud-refuses": (
         {**LIE, "kind": "error", "code": "InvalidParameterValue", "status": 400},

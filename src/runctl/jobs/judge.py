@@ -46,20 +46,19 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def judge(seen: Sighting, now: datetime) -> Judgement:
-    """A machine is lost only when the cloud and the heartbeat agree; one alone is but a doubt."""
+    """An attempt is lost only when the cloud and the heartbeat agree; one alone is but a doubt."""
     if seen.agent is not None and seen.agent.is_over:
         return Judgement(Standing.ENDED, seen.agent.message or "")
-    cloud_says_gone = seen.cloud_answered and (
-        seen.machine is None or seen.machine.state in {MachineState.ENDING, MachineState.GONE}
-    )
+    down = _down(seen)
     silent_for = _silence(seen, now)
     silent = seen.store_answered and silent_for > HEARTBEAT_LIMIT
-    if cloud_says_gone and silent:
+    if down and silent:
         reason = seen.machine.reason if seen.machine else "the cloud does not know the machine"
         return Judgement(Standing.LOST, f"{reason}; no heartbeat for {silent_for.total_seconds():.0f} s")
-    if cloud_says_gone:
+    if down:
         return Judgement(
-            Standing.DOUBTFUL, "the cloud says that the machine is gone, the heartbeat does not (yet) agree"
+            Standing.DOUBTFUL,
+            f"the cloud says that the machine is {down}, the heartbeat does not (yet) agree",
         )
     if silent and seen.agent is not None:
         return Judgement(
@@ -69,6 +68,18 @@ def judge(seen: Sighting, now: datetime) -> Judgement:
     if seen.agent is None or seen.agent.phase == "preparing":
         return Judgement(Standing.STARTING)
     return Judgement(Standing.ENDING if seen.agent.phase == "ending" else Standing.RUNNING)
+
+
+def _down(seen: Sighting) -> str:
+    """How the cloud says that no work can go on there; empty where it does not say so.
+
+    An agent does not survive that its machine is stopped: whoever starts it again finds none.
+    """
+    if not seen.cloud_answered:
+        return ""
+    if seen.machine is None or seen.machine.state in {MachineState.ENDING, MachineState.GONE}:
+        return "gone"
+    return "stopped" if seen.machine.state is MachineState.STOPPED else ""
 
 
 def _silence(seen: Sighting, now: datetime) -> timedelta:

@@ -15,13 +15,15 @@ import msgspec
 
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
-from runctl.events import Emit, Heartbeat, LogOutput, Notice, Transition
+from runctl.events import Emit, Heartbeat, Notice, Transition
 from runctl.jobs import accounting, state
 from runctl.jobs.attempt import AgentState
+from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
 from runctl.jobs.launch import Launcher
 from runctl.jobs.place import Place, offers
 from runctl.jobs.spec import JobSpec, decode
+from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState, Offer
 from runctl.providers.base import Machine, MachineState
@@ -32,12 +34,8 @@ LEASE_SECONDS = 15.0
 
 POLL_SECONDS = 0.5
 LOCAL_POLL_SECONDS = 0.05
-CLOUD_LOOK_SECONDS = 2.0
 PRICE_LOOK_SECONDS = 60.0
 CAPACITY_WAIT = timedelta(minutes=1)
-END_PATIENCE = timedelta(minutes=2)
-"""On the cloud's clock: how long a machine whose work is done may take to end itself."""
-
 _OUTCOMES = {
     "finished": JobState.SUCCEEDED,
     "failed": JobState.FAILED,
@@ -48,19 +46,6 @@ _OUTCOMES = {
     "budget": JobState.OVER_BUDGET,
     "deadline": JobState.OVER_BUDGET,
 }
-
-
-class _Watch(msgspec.Struct):
-    """What a supervisor remembers between two looks at one attempt; all of it may be forgotten."""
-
-    number: int
-    log_offset: int = 0
-    looked_at_cloud: float = 0.0
-    machine: Machine | None = None
-    cloud_answered: bool = False
-    looked_at_prices: float = 0.0
-    agent: AgentState | None = None
-    doubt: str = ""
 
 
 class Supervisor:
@@ -74,7 +59,8 @@ class Supervisor:
         self._job = job
         self._emit = emit
         self._owner = _this_owner()
-        self._watch: _Watch | None = None
+        self._watch: Watch | None = None
+        self._closing = Closing(ledger, place, emit)
         self._log_from_start = log_from_start
         self._last_event = 0
 
@@ -85,7 +71,8 @@ class Supervisor:
                 job = self._ledger.jobs.get(self._job)
                 self._tell_events(job)
                 if job.state.final:
-                    self._show_log()
+                    if self._watch is not None:
+                        self._watch.show_log()
                     return job
                 if detach_after_launch and job.state in {JobState.STAGING, JobState.RUNNING}:
                     return job
@@ -121,9 +108,8 @@ class Supervisor:
         """Another process supervises: only show."""
         attempts = self._ledger.jobs.attempts(job.id)
         if attempts:
-            watch = self._watching(attempts[-1])
-            watch.agent = self._place.view(watch.number).state()
-            self._show_log()
+            watch = self._watching(attempts[-1].number)
+            watch.show_log()
 
     # Beginning an attempt
 
@@ -224,52 +210,55 @@ class Supervisor:
 
     def _look(self, job: JobRecord) -> None:
         attempt = self._ledger.jobs.attempts(job.id)[-1]
-        watch = self._watching(attempt)
+        watch = self._watching(attempt.number)
         seen = self._sight(job, attempt, watch)
-        self._show_log()
+        watch.show_log()
         judgement = judge(seen, self._place.clock.now())
-        self._note_doubt(watch, judgement)
-        if judgement.standing is Standing.ENDED:
-            self._end_attempt(job, attempt, watch)
-        elif judgement.standing is Standing.LOST:
-            self._lose(job, attempt, watch, judgement.why)
-        elif judgement.standing is Standing.RUNNING and job.state is JobState.STAGING:
-            resumed = watch.agent.resumed_from if watch.agent else None
-            self._save(attempt, watch.agent, state="running")
-            self._move(job, JobState.RUNNING, f"resumed from {resumed}" if resumed else "the script runs")
-        elif judgement.standing is Standing.ENDING and job.state in {JobState.STAGING, JobState.RUNNING}:
-            self._move(job, JobState.ENDING, (watch.agent.cause if watch.agent else None) or "ending")
-        if watch.agent is not None and judgement.standing is Standing.RUNNING:
-            self._beat(job, watch.agent)
-
-    def _sight(self, job: JobRecord, attempt: AttemptRecord, watch: _Watch) -> Sighting:
-        store_answered = True
+        if judgement.standing is Standing.DOUBTFUL:
+            watch.doubt("standing", judgement.why)
+        else:
+            watch.settle("standing")
         try:
-            watch.agent = self._place.view(attempt.number).state() or watch.agent
+            self._follow_up(job, attempt, watch, judgement)
+        except Conflict:
+            raise
         except TrainctlError as error:
-            store_answered = False
-            self._doubt(watch, f"the store does not answer: {error}")
-        ended = watch.agent is not None and watch.agent.is_over
-        interval = LOCAL_POLL_SECONDS * 4 if self._place.session is None else CLOUD_LOOK_SECONDS
-        if attempt.instance_id and (ended or time.monotonic() - watch.looked_at_cloud >= interval):
-            watch.looked_at_cloud = time.monotonic()
-            try:
-                watch.machine = self._place.provider.describe(attempt.instance_id)
-                watch.cloud_answered = True
-                if watch.machine is not None:
-                    self._account(job, attempt, watch, watch.machine)
-            except CloudError as error:
-                watch.cloud_answered = False
-                self._doubt(watch, f"the cloud does not answer: {error}")
+            # The machine needs nobody, and what failed is looked at and done again.
+            watch.doubt("act", f"it is tried again: {error}", error)
+        else:
+            watch.settle("act")
+
+    def _sight(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> Sighting:
+        watch.look_at_agent()
+        if attempt.instance_id:
+            watch.look_at_machine(
+                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine)
+            )
         return Sighting(
             agent=watch.agent,
-            store_answered=store_answered,
+            store_answered=watch.store_answered,
             machine=watch.machine,
             cloud_answered=watch.cloud_answered,
             launched=attempt.started or attempt.created,
         )
 
-    def _account(self, job: JobRecord, attempt: AttemptRecord, watch: _Watch, machine: Machine) -> None:
+    def _follow_up(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, judgement: Judgement) -> None:
+        """What a standing asks for. Raises Conflict where another process moved the job meanwhile."""
+        standing, agent = judgement.standing, watch.agent
+        if standing is Standing.ENDED:
+            self._end_attempt(job, attempt, watch)
+        elif standing is Standing.LOST:
+            self._lose(job, attempt, watch, judgement.why)
+        elif standing is Standing.RUNNING and job.state is JobState.STAGING:
+            resumed = agent.resumed_from if agent else None
+            self._closing.save(attempt, agent, state="running")
+            self._move(job, JobState.RUNNING, f"resumed from {resumed}" if resumed else "the script runs")
+        elif standing is Standing.ENDING and job.state in {JobState.STAGING, JobState.RUNNING}:
+            self._move(job, JobState.ENDING, (agent.cause if agent else None) or "ending")
+        if agent is not None and standing is Standing.RUNNING:
+            self._beat(job, agent)
+
+    def _account(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine) -> None:
         """Note what the cloud says; one that says `gone` is not believed before the agent agrees."""
         if decode(job.spec).instance:
             return
@@ -292,124 +281,38 @@ class Supervisor:
 
     # Ending an attempt
 
-    def _end_attempt(self, job: JobRecord, attempt: AttemptRecord, watch: _Watch) -> None:
+    def _end_attempt(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> None:
         agent = watch.agent
         assert agent is not None  # noqa: S101 (the judge saw it end)
         outcome = _OUTCOMES.get(agent.cause or "", JobState.RECOVERING)
         if job.state in {JobState.STAGING, JobState.RUNNING} and outcome is not JobState.FAILED:
             self._move(job, JobState.ENDING, agent.cause or "ending")
             return
-        if not self._machine_is_over(job, attempt, watch, agent):
+        if not self._closing.machine_is_over(job, attempt, watch):
             return
-        self._close(attempt, watch, at=agent.ended)
-        self._save(attempt, agent, state="ended")
+        self._closing.close_books(attempt, watch, at=agent.ended)
+        self._closing.save(attempt, agent, state="ended")
         cause = agent.message or agent.cause or ""
         if outcome is JobState.RECOVERING:
             cause = _recovery_cause(agent)
         self._move(job, outcome, cause)
 
-    def _machine_is_over(
-        self, job: JobRecord, attempt: AttemptRecord, watch: _Watch, agent: AgentState
-    ) -> bool:
-        """Whether the machine costs nothing any more, or is kept; ends it where it does not end itself."""
-        spec = decode(job.spec)
-        if self._place.session is None or spec.instance:
-            return True
-        if not watch.cloud_answered or attempt.instance_id is None:
-            return False
-        machine = watch.machine
-        if machine is None or machine.state in {MachineState.ENDING, MachineState.GONE, MachineState.STOPPED}:
-            return True
-        if spec.keep and agent.cause != "notice":
-            self._emit(Notice(text=f"{attempt.instance_id} is kept, and goes on costing", warning=True))
-            return True
-        patience = END_PATIENCE + (timedelta(minutes=2) if agent.cause == "notice" else timedelta(0))
-        waited = self._place.clock.now().timestamp() - (agent.ended or 0.0)
-        if waited > patience.total_seconds():
-            from runctl.safety import destroy
-
-            self._emit(Notice(text=f"{attempt.instance_id} did not end itself and is terminated"))
-            destroy.terminate_job_instance(self._place.session, attempt.instance_id, job=job.id)
-        return False
-
-    def _lose(self, job: JobRecord, attempt: AttemptRecord, watch: _Watch, why: str) -> None:
-        """Both sources say that the machine is gone."""
-        self._close(attempt, watch, at=watch.agent.heartbeat if watch.agent else None)
-        self._save(attempt, watch.agent, state="lost", cause="lost", message=why)
+    def _lose(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, why: str) -> None:
+        """Both sources say that no work goes on: what is left of the machine ends, the job goes on."""
+        watch.lost_because = why = watch.lost_because or why  # not what we did to the machine since then
+        if not self._closing.machine_is_over(job, attempt, watch):
+            return
+        self._closing.close_books(attempt, watch, at=watch.agent.heartbeat if watch.agent else None)
+        self._closing.save(attempt, watch.agent, state="lost", cause="lost", message=why)
         self._move(job, JobState.RECOVERING, f"the machine is lost: {why}")
-
-    def _close(self, attempt: AttemptRecord, watch: _Watch, at: float | None) -> None:
-        if self._place.session is None or attempt.instance_id is None:
-            return
-        machine = watch.machine
-        proven = datetime.fromtimestamp(at, UTC) if at else self._place.clock.now()
-        if decode(self._ledger.jobs.get(attempt.job).spec).instance:
-            use = accounting.use_of(attempt.instance_id, attempt.job, attempt.number)
-            accounting.close_machine(self._ledger, self._place, use, at=proven, ended_by="user")
-            return
-        if machine is not None and machine.state in {MachineState.PENDING, MachineState.RUNNING}:
-            return  # kept by the user: its bill goes on
-        accounting.close_machine(
-            self._ledger,
-            self._place,
-            attempt.instance_id,
-            at=(machine.ended if machine else None) or proven,
-            ended_by=machine.ended_by if machine else None,
-        )
-
-    def _save(
-        self,
-        attempt: AttemptRecord,
-        agent: AgentState | None,
-        *,
-        state: str,
-        cause: str | None = None,
-        message: str | None = None,
-    ) -> None:
-        now = self._place.clock.now()
-        changed = msgspec.structs.replace(attempt, state=state, cause=cause, message=message)
-        if agent is not None:
-            changed = msgspec.structs.replace(
-                changed,
-                cause=cause or agent.cause,
-                message=message or agent.message,
-                resumed_from=agent.resumed_from,
-                resumed_step=agent.resumed_step,
-                last_step=_last_step(agent),
-                exit_code=agent.exit_code,
-                committed_name=agent.committed.name if agent.committed else None,
-                committed_step=agent.committed.step if agent.committed else None,
-                committed_seconds=agent.committed.seconds_after_notice if agent.committed else None,
-            )
-        if state in {"ended", "lost"}:
-            ended = datetime.fromtimestamp(agent.ended, UTC) if agent and agent.ended else now
-            spent = accounting.spent(self._ledger, attempt.job, now, attempt=attempt.number)
-            changed = msgspec.structs.replace(changed, ended=ended, cost=spent.total.known)
-        self._ledger.jobs.save_attempt(changed)
 
     # Telling
 
-    def _watching(self, attempt: AttemptRecord) -> _Watch:
-        if self._watch is None or self._watch.number != attempt.number:
-            offset = 0
-            if self._watch is None and not self._log_from_start:
-                agent = self._place.view(attempt.number).state()
-                offset = agent.log_bytes if agent else 0
-            self._watch = _Watch(attempt.number, log_offset=offset)
+    def _watching(self, number: int) -> Watch:
+        if self._watch is None or self._watch.number != number:
+            whole_log = self._log_from_start or self._watch is not None
+            self._watch = Watch(self._place, self._job, number, self._emit, log_from_start=whole_log)
         return self._watch
-
-    def _show_log(self) -> None:
-        watch = self._watch
-        if watch is None:
-            return
-        try:
-            data = self._place.view(watch.number).log(watch.log_offset)
-        except TrainctlError as error:
-            self._doubt(watch, f"the log cannot be read: {error}")
-            return
-        if data:
-            watch.log_offset += len(data)
-            self._emit(LogOutput(job=self._job, attempt=watch.number, data=data))
 
     def _beat(self, job: JobRecord, agent: AgentState) -> None:
         spent = accounting.spent(self._ledger, job.id, self._place.clock.now())
@@ -422,19 +325,6 @@ class Supervisor:
                 cost=spent.total.known if self._place.session else None,
             )
         )
-
-    def _note_doubt(self, watch: _Watch, judgement: Judgement) -> None:
-        if judgement.standing is Standing.DOUBTFUL:
-            self._doubt(watch, judgement.why)
-        else:
-            watch.doubt = ""
-
-    def _doubt(self, watch: _Watch, text: str) -> None:
-        """Say each doubt once, its figures aside."""
-        kind = text.split(";", maxsplit=1)[0].split(" for ", maxsplit=1)[0]
-        if watch.doubt != kind:
-            watch.doubt = kind
-            self._emit(Notice(text=text, warning=True))
 
     def _tell_events(self, job: JobRecord) -> None:
         events = self._ledger.jobs.events(job.id)
@@ -465,13 +355,6 @@ class Supervisor:
             cause=cause,
             cost=cost,
         )
-
-
-def _last_step(agent: AgentState) -> int | None:
-    """A script that wrote nothing yet did no step; one that names no steps leaves them unknown."""
-    if agent.step is None and agent.log_bytes == 0:
-        return agent.resumed_step or 0
-    return agent.step
 
 
 def _recovery_cause(agent: AgentState) -> str:

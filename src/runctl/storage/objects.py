@@ -39,7 +39,7 @@ class Store(Protocol):
         ...
 
     def read_if_exists(self, key: str) -> bytes | None:
-        """The whole object, None where there is none."""
+        """The whole object, None where there is none. Raises NotFound where its bucket is missing."""
         ...
 
     def read_from(self, key: str, offset: int) -> bytes:

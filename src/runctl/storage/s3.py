@@ -61,6 +61,14 @@ class S3Access(msgspec.Struct, frozen=True):
     credentials: Callable[[], Credentials | tuple[str, str, str | None]] | None = None
 
 
+class _NoBucket(NotFound):
+    """Not an object is missing, but the place where it would be: that says nothing of the object."""
+
+    @property
+    def kind(self) -> str:
+        return NotFound.__name__
+
+
 class S3Store:
     """Objects under a prefix of a bucket. Makes its client on first use."""
 
@@ -80,6 +88,8 @@ class S3Store:
     def read_if_exists(self, key: str) -> bytes | None:
         try:
             return self.read(key)
+        except _NoBucket:
+            raise
         except NotFound:
             return None
 
@@ -213,8 +223,10 @@ class S3Store:
             text = str(error)
             code = match[1] if (match := _CODE.search(text)) else ""
             if code == "NoSuchBucket":
-                raise NotFound(
-                    f"There is no bucket {self.bucket}", why=f"S3 answered {operation} so"
+                raise _NoBucket(
+                    f"There is no bucket {self.bucket}",
+                    why=f"S3 answered {operation} so",
+                    next=f"aws s3 mb s3://{self.bucket}, where it was deleted by mistake",
                 ) from None
             if isinstance(error, FileNotFoundError):
                 raise not_found(key, place) from None

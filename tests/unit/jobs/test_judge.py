@@ -49,6 +49,7 @@ def sighting(
 
 
 RUNNING, GONE, ENDING = MachineState.RUNNING, MachineState.GONE, MachineState.ENDING
+STOPPED = MachineState.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -61,16 +62,19 @@ RUNNING, GONE, ENDING = MachineState.RUNNING, MachineState.GONE, MachineState.EN
         (sighting("running", OLD, GONE), S.LOST),
         (sighting("running", OLD, ENDING), S.LOST),
         (sighting("preparing", OLD, None), S.LOST),
+        (sighting("running", OLD, STOPPED), S.LOST),
+        (sighting(None, OLD, STOPPED), S.LOST),
         # The cloud alone.
         (sighting("running", FRESH, GONE), S.DOUBTFUL),
         (sighting("running", FRESH, ENDING), S.DOUBTFUL),
         (sighting("running", FRESH, None), S.DOUBTFUL),
+        (sighting("running", FRESH, STOPPED), S.DOUBTFUL),
+        (sighting("running", OLD, STOPPED, store=False), S.DOUBTFUL),
         (sighting("running", OLD, GONE, store=False), S.DOUBTFUL),
         # The silence alone.
         (sighting("running", OLD, RUNNING), S.DOUBTFUL),
         (sighting("preparing", OLD, MachineState.PENDING), S.DOUBTFUL),
         (sighting("running", OLD, "away"), S.DOUBTFUL),
-        (sighting("running", OLD, MachineState.STOPPED), S.DOUBTFUL),
         # Nothing was heard of the agent yet.
         (sighting(None, FRESH, MachineState.PENDING), S.STARTING),
         (sighting(None, OLD, RUNNING), S.STARTING),
@@ -112,7 +116,7 @@ def test_lost_needs_both_sources(seen: Sighting) -> None:
     heard = datetime.fromtimestamp(seen.agent.heartbeat, UTC) if seen.agent else seen.launched
     both = (
         seen.cloud_answered
-        and (seen.machine is None or seen.machine.state in {GONE, ENDING})
+        and (seen.machine is None or seen.machine.state in {GONE, ENDING, STOPPED})
         and seen.store_answered
         and NOW - heard > HEARTBEAT_LIMIT
         and not (seen.agent and seen.agent.phase == "ended")

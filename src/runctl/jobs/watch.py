@@ -1,0 +1,104 @@
+"""What is seen of one attempt: its agent's word, the cloud's, its log, and the doubts about all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from runctl.errors import ConfigError, TrainctlError
+from runctl.events import Emit, LogOutput, Notice
+from runctl.jobs.attempt import AgentState
+from runctl.jobs.place import Place
+from runctl.model import JobId
+from runctl.providers.base import Machine
+
+LOCAL_LOOK_SECONDS = 0.2
+CLOUD_LOOK_SECONDS = 2.0
+REFUSED_LOOK_SECONDS = 15.0
+"""Real seconds between two questions to the cloud; the last where it refused us: a login takes a while."""
+
+
+class Watch:
+    """One attempt as its supervisor sees it; all of it may be forgotten and seen again."""
+
+    def __init__(
+        self, place: Place, job: JobId, number: int, emit: Emit, *, log_from_start: bool = True
+    ) -> None:
+        self.number = number
+        self.agent: AgentState | None = None
+        self.store_answered = False
+        self.machine: Machine | None = None
+        self.cloud_answered = False
+        self.looked_at_prices = 0.0
+        self.lost_because = ""
+        self._place = place
+        self._view = place.view(number)
+        self._job = job
+        self._emit = emit
+        self._log_offset: int | None = 0 if log_from_start else None
+        self._next_question = 0.0
+        self._doubts: dict[str, str] = {}
+
+    def look_at_agent(self) -> None:
+        """Read the agent's newest word; what it said before stands where there is none to be had."""
+        try:
+            self.agent = self._view.state() or self.agent
+        except TrainctlError as error:
+            self.store_answered = False
+            self.doubt("store", f"the store does not answer: {error}", error)
+        else:
+            self.store_answered = True
+            self.settle("store")
+
+    def look_at_machine(self, machine_id: str, note: Callable[[Machine], None]) -> None:
+        """Ask the cloud where it is time for it, and always once the agent is over; `note` what it says.
+
+        An error of whatever kind is a doubt: the machine goes on without us, and so do we.
+        """
+        over = self.agent is not None and self.agent.is_over
+        if not over and time.monotonic() < self._next_question:
+            return
+        between = LOCAL_LOOK_SECONDS if self._place.session is None else CLOUD_LOOK_SECONDS
+        self._next_question = time.monotonic() + between
+        try:
+            self.machine = self._place.provider.describe(machine_id)
+            self.cloud_answered = True
+            if self.machine is not None:
+                note(self.machine)
+        except TrainctlError as error:
+            self.cloud_answered = False
+            if isinstance(error, ConfigError):
+                self._next_question = time.monotonic() + REFUSED_LOOK_SECONDS
+            self.doubt("cloud", f"the cloud does not answer: {error}", error)
+        else:
+            self.settle("cloud")
+
+    def ask_the_cloud_next(self) -> None:
+        """Something was done to the machine: what the cloud said before is old."""
+        self._next_question = 0.0
+
+    def show_log(self) -> None:
+        """Emit what the script wrote since the last time."""
+        try:
+            if self._log_offset is None:
+                agent = self._view.state()
+                self._log_offset = agent.log_bytes if agent else 0
+            data = self._view.log(self._log_offset)
+        except TrainctlError as error:
+            self.doubt("log", f"the log cannot be read: {error}", error)
+            return
+        self.settle("log")
+        if data:
+            self._log_offset += len(data)
+            self._emit(LogOutput(job=self._job, attempt=self.number, data=data))
+
+    def doubt(self, about: str, text: str, error: TrainctlError | None = None) -> None:
+        """Say a doubt once, its figures aside, until it is settled or another takes its place."""
+        kind = text.split(";", maxsplit=1)[0].split(" for ", maxsplit=1)[0]
+        if self._doubts.get(about) != kind:
+            self._doubts[about] = kind
+            advice = f"; next: {error.next}" if error is not None and error.next else ""
+            self._emit(Notice(text=text + advice, warning=True))
+
+    def settle(self, about: str) -> None:
+        self._doubts.pop(about, None)

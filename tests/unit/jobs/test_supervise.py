@@ -1,0 +1,172 @@
+"""What a supervisor does when a source fails, and what it leaves of a machine that is of no use any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from runctl.events import Event, Notice
+from runctl.model import JobState
+
+GONE = {"shutting-down", "terminated"}
+SILENT = 120.0
+
+
+def stop(attempt: Any) -> None:
+    """Somebody stops the machine from outside."""
+    attempt.live.client("ec2").stop_instances(InstanceIds=[attempt.machine])
+    attempt.live.until(lambda: attempt.live.state(attempt.machine) == "stopped")
+
+
+def test_a_machine_that_was_stopped_and_is_silent_is_lost_and_ended(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.agent("running", silent=SILENT)
+    stop(attempt)
+    job = attempt.supervise()
+    assert any("machine is lost" in cause and "User initiated" in cause for cause in attempt.causes())
+    assert job.state is JobState.FAILED  # no attempts left
+    assert attempt.live.state(attempt.machine) in GONE
+    assert attempt.ledger.jobs.attempts(attempt.job)[0].cause == "lost"
+    assert bill_ends(attempt)
+
+
+def test_a_stop_that_the_agent_heard_of_leaves_no_machine_either(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.agent("ended", cause="shutdown")
+    stop(attempt)
+    attempt.supervise()
+    assert "recovering" in [event.state for event in attempt.ledger.jobs.events(attempt.job)]
+    assert attempt.live.state(attempt.machine) in GONE
+    assert bill_ends(attempt)
+
+
+def bill_ends(attempt: Any) -> bool:
+    """Every machine and disk of the job is closed in the ledger."""
+    rows = attempt.ledger.resources.list(job=attempt.job)
+    return bool(rows) and all(isinstance(row.ended, datetime) for row in rows)
+
+
+def test_a_machine_that_shall_be_kept_is_kept_stopped(attempted: Callable[..., Any]) -> None:
+    attempt = attempted(keep=True)
+    attempt.agent("running", silent=SILENT)
+    stop(attempt)
+    attempt.supervise()
+    assert attempt.live.state(attempt.machine) == "stopped"
+    assert any("is kept" in text for text in attempt.warnings())
+    assert not bill_ends(attempt)
+
+
+def test_a_machine_that_is_not_the_jobs_any_more_is_left_and_told(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.live.client("ec2").delete_tags(
+        Resources=[attempt.machine], Tags=[{"Key": "runctl:managed"}, {"Key": "runctl:job"}]
+    )
+    attempt.agent("running", silent=SILENT)
+    stop(attempt)
+    assert attempt.supervise().state is JobState.FAILED
+    assert attempt.live.state(attempt.machine) == "stopped"
+    assert any("is left as it is" in text and "next: " in text for text in attempt.warnings())
+
+
+def test_an_instance_of_the_users_is_never_ended(attempted: Callable[..., Any]) -> None:
+    attempt = attempted(on="the user's own", max_attempts=1)
+    attempt.agent("running", silent=SILENT)
+    stop(attempt)
+    assert attempt.supervise().state is JobState.FAILED
+    assert any("machine is lost" in cause for cause in attempt.causes())
+    assert attempt.live.state(attempt.machine) == "stopped"
+
+
+def test_a_stopped_machine_that_is_heard_of_is_but_a_doubt(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.agent("running")
+    attempt.live.control.add_fault(
+        "ec2", "wrong-state", operation="DescribeInstances", state="stopped", instance=attempt.machine
+    )
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Notice) and "the machine is stopped" in event.text:
+            attempt.live.control.clear_faults()
+            attempt.agent("ended", cause="finished")
+            attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+
+    assert attempt.supervise(heard).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [("ExpiredToken", "aws sso login"), ("InvalidInstanceID.Malformed", "")]
+)
+def test_an_error_of_whatever_kind_is_a_doubt_that_is_told_once(
+    attempted: Callable[..., Any], code: str, advice: str
+) -> None:
+    attempt = attempted()
+    attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+    attempt.agent("ended", cause="finished")
+    attempt.live.control.add_fault(
+        "ec2", "error", operation="DescribeInstances", code=code, status=400, count=3
+    )
+    assert attempt.supervise().state is JobState.SUCCEEDED
+    told = [text for text in attempt.warnings() if "the cloud does not answer" in text]
+    assert len(told) == 1
+    assert advice in told[0]
+
+
+def test_a_bucket_that_is_gone_is_a_doubt_that_is_told_once(attempted: Callable[..., Any]) -> None:
+    """Its silence is not the agent's: what the cloud says of the machine is one source, and no loss."""
+    attempt = attempted()
+    attempt.agent("running", silent=SILENT)
+    attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+    s3 = attempt.live.client("s3")
+    s3.delete_object(Bucket=attempt.bucket, Key=f"{attempt.place.prefix}/attempt-1/state.json")
+    s3.delete_bucket(Bucket=attempt.bucket)
+    looks: list[str] = []
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Notice):
+            looks.append(event.text)
+            if "the machine is gone" in event.text:
+                s3.create_bucket(Bucket=attempt.bucket)
+                attempt.agent("ended", cause="finished")
+
+    assert attempt.supervise(heard).state is JobState.SUCCEEDED
+    store = [text for text in looks if "the store does not answer" in text]
+    assert len(store) == 1
+    assert "There is no bucket" in store[0]
+    assert "next: " in store[0]
+
+
+def test_a_close_that_fails_is_told_once_and_done_again(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.agent("running", silent=SILENT)
+    stop(attempt)
+    attempt.live.control.add_fault(
+        "ec2", "error", operation="TerminateInstances", code="UnauthorizedOperation", status=403, count=3
+    )
+    assert attempt.supervise().state is JobState.FAILED
+    assert attempt.live.state(attempt.machine) in GONE
+    assert len([text for text in attempt.warnings() if "it is tried again" in text]) == 1
+
+
+def test_whoever_follows_goes_on_when_the_store_is_away(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.agent("running")
+    ledger, job, clock = attempt.ledger, attempt.job, attempt.place.clock
+    other = "elsewhere:1:0.00"
+    assert ledger.jobs.supervise(job, other, now=datetime.now(UTC), seconds=600)
+    attempt.live.control.add_fault("s3", "error", status=403, count=4)
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Notice) and "the log cannot be read" in event.text:
+            ledger.jobs.transition(
+                job,
+                JobState.FAILED,
+                allowed_from={JobState.RUNNING},
+                at=clock.now() + timedelta(seconds=1),
+                attempt=1,
+                cause="by the other",
+            )
+
+    assert attempt.supervise(heard).state is JobState.FAILED
