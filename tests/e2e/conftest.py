@@ -74,10 +74,12 @@ class Lab:
             pytest.fail(f"the command did not end:\n{self.said()}\n{self.control.status()}")
         assert found == code, self.said()
 
-    def train(self, *arguments: str, script: str = "walk.py", options: tuple[str, ...] = ()) -> Any:
-        """Start a spot job; `arguments` are the script's."""
-        market = ("--on", "sandbox", "--spot", "--instance-type", INSTANCE_TYPE)
-        return self.start("train", script, *market, *options, "--", *arguments)
+    def train(
+        self, *arguments: str, script: str = "walk.py", options: tuple[str, ...] = (), spot: bool = True
+    ) -> Any:
+        """Start a job; `arguments` are the script's."""
+        place = ("--on", "sandbox", "--instance-type", INSTANCE_TYPE, *(["--spot"] if spot else []))
+        return self.start("train", script, *place, *options, "--", *arguments)
 
     def wait(self, code: int = 0, seconds: float = 120.0) -> None:
         self.finish(self.start("jobs", "wait", "last"), code, seconds)

@@ -73,13 +73,17 @@ def test_a_script_that_ignores_sigterm_loses_an_interval_at_most(lab: Any) -> No
 
 
 @pytest.mark.parametrize("speed", [40, 5])
-def test_a_machine_that_goes_without_notice_is_replaced(lab: Any, speed: float) -> None:
-    """Somebody ends the machine behind everybody's back: at 5, its agent hears of it."""
+@pytest.mark.parametrize("blow", ["terminate", "stop"])
+def test_a_machine_that_goes_without_notice_is_replaced(lab: Any, blow: str, speed: float) -> None:
+    """Somebody ends or stops the machine behind everybody's back: at 5, its agent hears of it."""
     lab.control.set_speed(speed)
-    command = lab.train("--steps", str(STEPS), "--interruptions", "1")
+    # One that was stopped is no more use and would go on costing; EC2 stops no spot machine.
+    command = lab.train("--steps", str(STEPS), "--interruptions", "1", spot=blow == "terminate")
     lab.stepped(12)
-    lab.cloud.client("ec2").terminate_instances(InstanceIds=[lab.first_machine()])
-    lab.until(lambda: lab.ended(lab.machines()[0]), "it is gone")
+    first = lab.first_machine()
+    ec2 = lab.cloud.client("ec2")
+    (ec2.terminate_instances if blow == "terminate" else ec2.stop_instances)(InstanceIds=[first])
+    lab.until(lambda: first not in lab.live(), "it does not run any more")
     lab.control.set_speed(40)
     lab.finish(command)
 
@@ -92,6 +96,9 @@ def test_a_machine_that_goes_without_notice_is_replaced(lab: Any, speed: float) 
     assert report["interruptions"] == 1
     assert report["steps_lost"] is not None
     assert lab.output() == lab.walked(STEPS)
+    lab.until(lambda: all(lab.ended(machine) for machine in lab.machines()), "no machine is left")
+    assert lab.most_at_once() == 1
+    assert abs(Decimal(report["cost"]) - lab.bill()) < Decimal("0.01")
 
 
 @pytest.mark.timeout(300)
