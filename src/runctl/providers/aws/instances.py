@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from runctl.errors import CloudError, NotFound
+from runctl.events import Emit, Progress
 from runctl.model import Market, Offer
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.volumes import POLL_SECONDS, UNSEEN_PATIENCE, Attachment
 from runctl.providers.base import Disk, LaunchRequest, Machine, MachineState
 
 _STATES = {
@@ -213,4 +218,157 @@ def describe_disks(session: Session, instance_id: str) -> tuple[Disk, ...]:
             throughput_mibs=volume.get("Throughput"),
         )
         for volume in volumes
+    )
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """What EC2 says of an instance, in EC2's own word for its state."""
+
+    id: str
+    region: str
+    zone: str
+    instance_type: str
+    state: str
+    market: Market
+    launched: datetime
+    image: str
+    root_device: str
+    architecture: str
+    disks: tuple[Attachment, ...]
+    tags: dict[str, str]
+    spot_request: str | None = None
+    key: str | None = None
+    profile: str | None = None
+    ended: datetime | None = None
+    ended_by: str | None = None
+    reason: str = ""
+    private_ip: str | None = None
+    public_ip: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tags.get("Name", "")
+
+
+def listing(session: Session, filters: Sequence[dict[str, Any]] = ()) -> list[Instance]:
+    """Every instance of the region that passes the filters, those that ended within the hour included."""
+    reservations = session.pages(
+        "ec2", "describe_instances", "Reservations", Filters=list(filters), MaxResults=1000
+    )
+    return [_instance(session, row) for reservation in reservations for row in reservation["Instances"]]
+
+
+def get(session: Session, instance_id: str) -> Instance | None:
+    """One instance; None where EC2 knows none of this id (yet, or any more)."""
+    found = listing(session, [{"Name": "instance-id", "Values": [instance_id]}])
+    return found[0] if found else None
+
+
+def start(session: Session, instance_id: str) -> None:
+    """Start a stopped instance; one that runs is fine. Raises CapacityError, CloudError, NotFound."""
+    session.call("ec2", "start_instances", InstanceIds=[instance_id])
+
+
+def stop(session: Session, instance_id: str) -> None:
+    """Stop an instance; one that has stopped is fine. To be called by `safety.destroy` alone."""
+    session.call("ec2", "stop_instances", InstanceIds=[instance_id])
+
+
+def termination_protected(session: Session, instance_id: str) -> bool:
+    """Whether AWS itself refuses to terminate it. Raises NotFound, CloudError."""
+    answer = session.call(
+        "ec2", "describe_instance_attribute", InstanceId=instance_id, Attribute="disableApiTermination"
+    )
+    return bool(answer["DisableApiTermination"].get("Value"))
+
+
+def set_delete_on_termination(session: Session, instance_id: str, device: str, *, delete: bool) -> None:
+    """Whether a volume ends with its instance. Raises CloudError, NotFound."""
+    session.call(
+        "ec2",
+        "modify_instance_attribute",
+        InstanceId=instance_id,
+        BlockDeviceMappings=[{"DeviceName": device, "Ebs": {"DeleteOnTermination": delete}}],
+    )
+
+
+def wait_state(session: Session, instance_id: str, state: str, *, timeout: timedelta, emit: Emit) -> Instance:
+    """Wait until an instance is in a state. Raises CloudError where it ended instead, and after `timeout`."""
+    begun = session.cloud.clock.now()
+    while True:
+        found = get(session, instance_id)
+        waited = session.cloud.clock.now() - begun
+        if found is not None and found.state == state:
+            return found
+        gone = found is None and waited > UNSEEN_PATIENCE
+        ended = found is not None and found.state in {"shutting-down", "terminated"}
+        if gone and state == "terminated":
+            raise NotFound(f"There is no instance {instance_id}", next="runctl resources list")
+        if gone or (ended and state != "terminated"):
+            why = found.reason if found else "EC2 does not know it"
+            raise _not_so(instance_id, "InstanceGone", f"it has ended: {why}")
+        if waited > timeout:
+            now = found.state if found else "not shown"
+            raise _not_so(instance_id, "TimedOut", f"it is {now}, not {state}, after {timeout}")
+        emit(
+            Progress(
+                task=f"waiting for {instance_id} to be {state}",
+                done=waited.total_seconds(),
+                total=None,
+                unit="s",
+            )
+        )
+        time.sleep(POLL_SECONDS)
+
+
+def _not_so(instance_id: str, code: str, why: str) -> CloudError:
+    return CloudError(
+        f"{instance_id} is not as it should be",
+        service="ec2",
+        operation="describe_instances",
+        code=code,
+        why=why,
+        next=f"runctl aws status {instance_id}",
+    )
+
+
+def _instance(session: Session, raw: dict[str, Any]) -> Instance:
+    ended = ended_by = None
+    code = raw.get("StateReason", {}).get("Code", "")
+    if raw["State"]["Name"] not in {"pending", "running"}:
+        ended_by = _ended_by(code)
+        if match := _TRANSITION_TIME.search(raw.get("StateTransitionReason", "")):
+            ended = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    spot = raw.get("InstanceLifecycle") == "spot"
+    return Instance(
+        id=raw["InstanceId"],
+        region=session.region,
+        zone=raw["Placement"]["AvailabilityZone"],
+        instance_type=raw["InstanceType"],
+        state=raw["State"]["Name"],
+        market=Market.SPOT if spot else Market.ON_DEMAND,
+        launched=raw["LaunchTime"].astimezone(UTC),
+        image=raw.get("ImageId", ""),
+        root_device=raw.get("RootDeviceName", ""),
+        architecture=raw.get("Architecture", ""),
+        disks=tuple(
+            Attachment(
+                volume=mapping["Ebs"]["VolumeId"],
+                instance=raw["InstanceId"],
+                device=mapping["DeviceName"],
+                state=mapping["Ebs"].get("Status", ""),
+                delete_on_termination=bool(mapping["Ebs"].get("DeleteOnTermination")),
+            )
+            for mapping in raw.get("BlockDeviceMappings", [])
+            if "Ebs" in mapping
+        ),
+        tags={tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])},
+        spot_request=raw.get("SpotInstanceRequestId"),
+        key=raw.get("KeyName"),
+        profile=raw.get("IamInstanceProfile", {}).get("Arn"),
+        ended=ended,
+        ended_by=ended_by,
+        reason=raw.get("StateReason", {}).get("Message", "") or code,
+        private_ip=raw.get("PrivateIpAddress"),
+        public_ip=raw.get("PublicIpAddress"),
     )

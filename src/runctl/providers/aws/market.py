@@ -16,14 +16,14 @@ PLAIN_IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{a
 GPU_IMAGE = (
     "/aws/service/deeplearning/ami/{architecture}/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
 )
-_ROOT_DEVICE = "/dev/xvda"  # of Amazon Linux, on which both images stand
 
 
 class Image(msgspec.Struct, frozen=True):
-    """An AMI and the name of its root device."""
+    """An AMI, the name of its root device, and the least GiB that a root disk made from it may have."""
 
     id: str
     root_device: str
+    root_gib: int
 
 
 def zones_offering(session: Session, instance_type: str) -> list[str]:
@@ -75,13 +75,10 @@ def spot_history(
 def image_for(session: Session, *, architecture: str, gpus: int, chosen: str | None) -> Image:
     """The AMI for a machine: the chosen one, else Amazon Linux 2023, with NVIDIA's driver for GPUs.
 
-    Raises ConfigError where AWS's public parameter has gone.
+    Raises ConfigError where the image, or AWS's public parameter, is not there.
     """
     if chosen:
-        answer = session.call("ec2", "describe_images", ImageIds=[chosen])
-        if not answer["Images"]:
-            raise ConfigError(f"There is no image {chosen} in {session.region}", next="check aws.image")
-        return Image(id=chosen, root_device=answer["Images"][0]["RootDeviceName"])
+        return _described(session, chosen, next="check aws.image")
     name = (GPU_IMAGE if gpus else PLAIN_IMAGE).format(architecture=architecture)
     try:
         answer = session.call("ssm", "get_parameter", Name=name)
@@ -91,4 +88,22 @@ def image_for(session: Session, *, architecture: str, gpus: int, chosen: str | N
             why=f"{name} does not exist in {session.region}",
             next="name an image: runctl config set aws.image ami-...",
         ) from error
-    return Image(id=answer["Parameter"]["Value"], root_device=_ROOT_DEVICE)
+    return _described(
+        session, answer["Parameter"]["Value"], next="name an image: runctl config set aws.image ami-..."
+    )
+
+
+def _described(session: Session, image_id: str, *, next: str) -> Image:  # noqa: A002 (the error's word)
+    answer = session.call(
+        "ec2", "describe_images", Filters=[{"Name": "image-id", "Values": [image_id]}], IncludeDeprecated=True
+    )
+    if not answer["Images"]:
+        raise ConfigError(f"There is no image {image_id} in {session.region}", next=next)
+    [image] = answer["Images"]
+    device = image["RootDeviceName"]
+    sizes = [
+        mapping["Ebs"].get("VolumeSize", 0)
+        for mapping in image.get("BlockDeviceMappings", [])
+        if mapping["DeviceName"] == device and "Ebs" in mapping
+    ]
+    return Image(id=image_id, root_device=device, root_gib=max(sizes, default=0))
