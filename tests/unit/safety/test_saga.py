@@ -1,4 +1,4 @@
-"""Plans in the journal: carried out, cut short anywhere, resumed or rolled back; nothing is left half done."""
+"""Plans in the journal: carried out, cut short anywhere, resumed or rolled back; nothing is half done."""
 
 from __future__ import annotations
 
