@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from runctl.clouds import SandboxRecord
+from runctl.clock import FileClock
+from runctl.clouds import Cloud, SandboxRecord
 from runctl.processes import is_alive
 from runctl.sandbox.control import Control
 
@@ -37,6 +38,20 @@ class LiveSandbox:
     record: SandboxRecord
     control: Control
     _clients: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def cloud(self) -> Cloud:
+        """This cloud as the library knows it."""
+        record = self.record
+        return Cloud(
+            name="sandbox",
+            key=f"sandbox:{record.id}",
+            clock=FileClock(Path(record.clock)),
+            region=record.region,
+            endpoint=record.endpoint,
+            s3_endpoint=record.s3_endpoint,
+            access_key=record.access_key,
+            secret_key=record.secret_key,
+        )
 
     def client(self, service: str, **config: Any) -> Any:
         """A boto3 client of this cloud that does not retry, unless `config` says so."""

@@ -15,7 +15,7 @@ import msgspec
 from runctl.errors import CapacityError, CloudError, Conflict
 from runctl.events import Emit, Notice
 from runctl.jobs import accounting
-from runctl.jobs.place import Place, s3_access
+from runctl.jobs.place import Place, RootDisk, root_disk, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import (
@@ -28,7 +28,6 @@ from runctl.model import (
     TAG_USER,
     Offer,
 )
-from runctl.pricing import catalog
 from runctl.providers.base import LaunchRequest, Machine
 from runctl.providers.local import LocalLaunch
 from runctl.safety import transaction
@@ -91,6 +90,7 @@ class Launcher:
         self._job = job
         self._spec = spec
         self._emit = emit
+        self._disks: dict[str, RootDisk] = {}
 
     def launch(self, attempt: AttemptRecord, offers: list[Offer]) -> Machine:
         """Take the first offer that there is capacity for. Raises CapacityError where there is none."""
@@ -204,21 +204,17 @@ class Launcher:
             folder = Path(self._job.folder or "") / f"attempt-{number}"
             launch = LocalLaunch(spec=str(folder / "spec.json"))
             return LaunchRequest(f"{tx}-1", offer, msgspec.json.encode(launch).decode())
-        from runctl.providers.aws import instances, market
+        from runctl.providers.aws import instances
 
         script = self._bootstrap(number)
         if self._spec.instance:
             return LaunchRequest(f"{tx}-1", offer, script)
-        session, settings = self._place.session, self._place.settings
-        kind = catalog.instance_type(offer.instance_type)
-        image = market.image_for(
-            session, architecture=kind.architecture, gpus=kind.gpus, chosen=settings.image
-        )
+        settings, disk = self._place.settings, self._disk(offer)
         spec = instances.InstanceSpec(
             offer=offer,
-            image=image.id,
-            root_device=image.root_device,
-            root_volume_gib=settings.root_volume_gib,
+            image=disk.image.id,
+            root_device=disk.image.root_device,
+            root_volume_gib=disk.gib,
             profile=settings.instance_profile,
             user_data=script,
             tags=self._tags(number, tx, now),
@@ -227,6 +223,12 @@ class Launcher:
         )
         parameters = json.dumps(instances.run_parameters(spec, f"{tx}-1"))
         return LaunchRequest(f"{tx}-1", offer, parameters)
+
+    def _disk(self, offer: Offer) -> RootDisk:
+        """Looked up once: all attempts at one launch start from the same image."""
+        if offer.instance_type not in self._disks:
+            self._disks[offer.instance_type] = root_disk(self._place, offer.instance_type)
+        return self._disks[offer.instance_type]
 
     def _tags(self, number: int, tx: str, now: datetime) -> dict[str, str]:
         return {
@@ -335,9 +337,7 @@ class Launcher:
             return None
         rate = offer.price.usd_per_hour if offer.price else Decimal(0)
         if self._place.session is not None and not self._spec.instance:
-            disk = catalog.volume_rate(
-                "gp3", size_gib=self._place.settings.root_volume_gib, region=self._place.session.region
-            )
+            disk = self._disk(offer).price
             rate += disk.usd_per_hour if disk else Decimal(0)
         so_far = accounting.spent(self._ledger, self._job.id, now)
         return {

@@ -23,6 +23,7 @@ from runctl.storage.folder import FolderStore
 from runctl.storage.objects import Store
 
 if TYPE_CHECKING:
+    from runctl.providers.aws.market import Image
     from runctl.providers.aws.session import Session
     from runctl.storage.s3 import S3Access
 
@@ -110,6 +111,27 @@ def s3_access(session: Session) -> S3Access:
     return S3Access(
         region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
     )
+
+
+class RootDisk(msgspec.Struct, frozen=True):
+    """The image that a machine starts from and the disk that it gets; the price is None where unknown."""
+
+    image: Image
+    gib: int
+    price: Price | None
+
+
+def root_disk(place: Place, instance_type: str) -> RootDisk:
+    """As large as the settings say, and never smaller than the image. Raises as `market.image_for`."""
+    from runctl.providers.aws import market
+
+    assert place.session is not None  # noqa: S101 (clouds only)
+    kind, settings = catalog.instance_type(instance_type), place.settings
+    image = market.image_for(
+        place.session, architecture=kind.architecture, gpus=kind.gpus, chosen=settings.image
+    )
+    gib = max(settings.root_volume_gib, image.root_gib)
+    return RootDisk(image, gib, catalog.volume_rate("gp3", size_gib=gib, region=place.session.region))
 
 
 def pool(cloud_key: str, zone: str, instance_type: str) -> str:

@@ -8,10 +8,9 @@ import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
-from runctl.jobs.place import Place, offers
+from runctl.jobs.place import Place, offers, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.model import JobId, Market, Offer, Price
-from runctl.pricing import catalog
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -61,9 +60,7 @@ def make_plan(
         new_bucket = not account.bucket_exists(place.session, place.bucket)
         if not spec.instance:
             account.require_profile(place.session, place.settings.instance_profile)
-            disk = catalog.volume_rate(
-                "gp3", size_gib=place.settings.root_volume_gib, region=place.session.region
-            )
+            disk = root_disk(place, found[0].instance_type)
         if spec.budget is None and spec.max_hours is None:
             warnings.append("no --budget and no --max-hours: only the script's end stops the spending")
     if spec.spot and spec.fallback and any(offer.market is Market.ON_DEMAND for offer in found):
@@ -82,8 +79,8 @@ def make_plan(
         job=job,
         spec=spec,
         offers=tuple(found),
-        disk=disk,
-        disk_gib=place.settings.root_volume_gib if disk else 0,
+        disk=disk.price if disk else None,
+        disk_gib=disk.gib if disk else 0,
         bucket=place.bucket,
         bucket_is_new=new_bucket,
         code_files=code_files,

@@ -20,12 +20,12 @@ _PLAIN = "/aws/service/ami-amazon-linux-latest/{name}-{arch}"
 _PLAIN_NAMES = ("al2023-ami-kernel-default", "al2023-ami-kernel-6.1", "al2023-ami-minimal-kernel-default")
 _PLAIN_GIB = 8
 _DEEP_LEARNING = "/aws/service/deeplearning/ami/{arch}/{name}/latest/ami-id"
-_DEEP_LEARNING_NAMES = (
-    "base-oss-nvidia-driver-gpu-amazon-linux-2023",
-    "base-oss-nvidia-driver-gpu-ubuntu-22.04",
-    "oss-nvidia-driver-gpu-pytorch-2.7-amazon-linux-2023",
-)
-_DEEP_LEARNING_GIB = 30
+_DEEP_LEARNING_GIB = {
+    # More than a default of 30 GiB: who asks for less than an image's own size is refused.
+    "base-oss-nvidia-driver-gpu-amazon-linux-2023": 75,
+    "base-oss-nvidia-driver-gpu-ubuntu-22.04": 65,
+    "oss-nvidia-driver-gpu-pytorch-2.7-amazon-linux-2023": 75,
+}
 
 
 @replaces(Ami, "__init__")
@@ -70,9 +70,9 @@ def seed(region: str) -> None:
         for name in _PLAIN_NAMES
     ]
     wanted += [
-        (_DEEP_LEARNING.format(arch=arch, name=name), arch, _DEEP_LEARNING_GIB)
+        (_DEEP_LEARNING.format(arch=arch, name=name), arch, gib)
         for arch in _ARCHITECTURES
-        for name in _DEEP_LEARNING_NAMES
+        for name, gib in _DEEP_LEARNING_GIB.items()
     ]
     for number, (parameter, architecture, size) in enumerate(wanted):
         image_id = f"ami-{0x5A9D000000000000 + number:017x}"
@@ -88,7 +88,7 @@ def seed(region: str) -> None:
             architecture=architecture,
             hypervisor="xen",
             root_device_type="ebs",
-            root_device_name=ROOT_DEVICE,
+            root_device_name="/dev/sda1" if "ubuntu" in parameter else ROOT_DEVICE,
             creation_date=datetime(2026, 11, 1),  # noqa: DTZ001 (moto keeps times without zones)
         )
         image.sandbox_gib = size

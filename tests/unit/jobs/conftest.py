@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from runctl.clock import FileClock
-from runctl.clouds import Cloud
 from runctl.events import Event, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState
@@ -21,21 +19,7 @@ from runctl.jobs.supervise import Supervisor
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState
 
-INSTANCE_TYPE = "c6i.large"
-
-
-def cloud_of(live: Any) -> Cloud:
-    record = live.record
-    return Cloud(
-        name="sandbox",
-        key=f"sandbox:{record.id}",
-        clock=FileClock(Path(record.clock)),
-        region=record.region,
-        endpoint=record.endpoint,
-        s3_endpoint=record.s3_endpoint,
-        access_key=record.access_key,
-        secret_key=record.secret_key,
-    )
+INSTANCE_TYPE = "m7i.xlarge"
 
 
 class Attempted:
@@ -68,9 +52,7 @@ class Attempted:
                 **asked,
             }
         )
-        self.place: Place = cloud_place(
-            cloud_of(live), self.job, self.spec, AwsSettings(), bucket=self.bucket
-        )
+        self.place: Place = cloud_place(live.cloud(), self.job, self.spec, AwsSettings(), bucket=self.bucket)
         self.events: list[Event] = []
         self._write_rows()
 

@@ -94,12 +94,11 @@ def image_for(session: Session, *, architecture: str, gpus: int, chosen: str | N
 
 
 def _described(session: Session, image_id: str, *, next: str) -> Image:  # noqa: A002 (the error's word)
-    answer = session.call(
-        "ec2", "describe_images", Filters=[{"Name": "image-id", "Values": [image_id]}], IncludeDeprecated=True
-    )
-    if not answer["Images"]:
-        raise ConfigError(f"There is no image {image_id} in {session.region}", next=next)
-    [image] = answer["Images"]
+    # By id and not by filter: EC2 shows a deprecated image to who names it, and looks through no others.
+    try:
+        [image] = session.call("ec2", "describe_images", ImageIds=[image_id])["Images"]
+    except (NotFound, ValueError) as error:
+        raise ConfigError(f"There is no image {image_id} in {session.region}", next=next) from error
     device = image["RootDeviceName"]
     sizes = [
         mapping["Ebs"].get("VolumeSize", 0)
