@@ -126,7 +126,12 @@ def terminate(session: Session, instance_id: str) -> None:
     for instance in raw:
         if request := instance.get("SpotInstanceRequestId"):
             session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[request])
-    session.call("ec2", "terminate_instances", InstanceIds=[instance_id])
+    session.call(
+        "ec2",
+        "terminate_instances",
+        InstanceIds=[instance_id],
+        exists=lambda: get(session, instance_id) is not None,
+    )
 
 
 def tags_of(session: Session, instance_id: str) -> dict[str, str]:
@@ -266,18 +271,32 @@ def get(session: Session, instance_id: str) -> Instance | None:
 
 def start(session: Session, instance_id: str) -> None:
     """Start a stopped instance; one that runs is fine. Raises CapacityError, CloudError, NotFound."""
-    session.call("ec2", "start_instances", InstanceIds=[instance_id])
+    session.call(
+        "ec2",
+        "start_instances",
+        InstanceIds=[instance_id],
+        exists=lambda: get(session, instance_id) is not None,
+    )
 
 
 def stop(session: Session, instance_id: str) -> None:
     """Stop an instance; one that has stopped is fine. To be called by `safety.destroy` alone."""
-    session.call("ec2", "stop_instances", InstanceIds=[instance_id])
+    session.call(
+        "ec2",
+        "stop_instances",
+        InstanceIds=[instance_id],
+        exists=lambda: get(session, instance_id) is not None,
+    )
 
 
 def termination_protected(session: Session, instance_id: str) -> bool:
     """Whether AWS itself refuses to terminate it. Raises NotFound, CloudError."""
     answer = session.call(
-        "ec2", "describe_instance_attribute", InstanceId=instance_id, Attribute="disableApiTermination"
+        "ec2",
+        "describe_instance_attribute",
+        InstanceId=instance_id,
+        Attribute="disableApiTermination",
+        exists=lambda: get(session, instance_id) is not None,
     )
     return bool(answer["DisableApiTermination"].get("Value"))
 
@@ -289,6 +308,7 @@ def set_delete_on_termination(session: Session, instance_id: str, device: str, *
         "modify_instance_attribute",
         InstanceId=instance_id,
         BlockDeviceMappings=[{"DeviceName": device, "Ebs": {"DeleteOnTermination": delete}}],
+        exists=lambda: get(session, instance_id) is not None,
     )
 
 

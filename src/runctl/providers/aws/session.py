@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from runctl.clouds import Cloud
@@ -87,11 +87,20 @@ class Session:
                 self._clients[service] = self._make_client(service)
             return self._clients[service]
 
-    def call(self, service: str, operation: str, *, repeatable: bool = True, **parameters: Any) -> Any:
+    def call(
+        self,
+        service: str,
+        operation: str,
+        *,
+        repeatable: bool = True,
+        exists: Callable[[], bool] | None = None,
+        **parameters: Any,
+    ) -> Any:
         """Make one call under the retry policy.
 
         `repeatable=False` marks calls that carry no client token and must not run twice: they are
-        repeated only when the cloud refused them, never when the answer was lost.
+        repeated only when the cloud refused them, never when the answer was lost. EC2 may not know the id of
+        something new for a while: NotFound is retried while `exists` says that it is there.
         Raises CapacityError, NotFound, ConfigError (credentials) or CloudError.
         """
         method = getattr(self.client(service), operation)
@@ -101,7 +110,10 @@ class Session:
             try:
                 return method(**parameters)
             except Exception as error:
-                raise _translate(error, service, operation, repeatable=repeatable) from error
+                translated = _translate(error, service, operation, repeatable=repeatable)
+                if exists is not None and isinstance(translated, NotFound) and exists():
+                    translated = _not_seen_yet(translated, service, operation)
+                raise translated from error
 
         return self._policy.call(name, once, retryable=_is_retryable, emit=self.emit)
 
@@ -188,6 +200,12 @@ class Session:
 
 def _is_retryable(error: Exception) -> bool:
     return isinstance(error, CloudError) and error.retryable
+
+
+def _not_seen_yet(error: NotFound, service: str, operation: str) -> CloudError:
+    return CloudError(
+        error.what, service=service, operation=operation, code="NotSeenYet", retryable=True, why=error.why
+    )
 
 
 def _no_credentials(why: str) -> ConfigError:

@@ -96,7 +96,12 @@ def listing(session: Session, filters: Sequence[dict[str, Any]] = ()) -> list[Sn
 def delete(session: Session, snapshot_id: str) -> None:
     """Delete a snapshot; one that is gone is fine. To be called by `safety.destroy` alone."""
     try:
-        session.call("ec2", "delete_snapshot", SnapshotId=snapshot_id)
+        session.call(
+            "ec2",
+            "delete_snapshot",
+            SnapshotId=snapshot_id,
+            exists=lambda: describe(session, snapshot_id) is not None,
+        )
     except NotFound:
         return
 

@@ -199,7 +199,14 @@ def listing(session: Session, filters: Sequence[dict[str, Any]] = ()) -> list[Vo
 def attach(session: Session, volume_id: str, instance_id: str, device: str) -> None:
     """Ask for an attachment; one that is there already is fine. Raises CloudError."""
     try:
-        session.call("ec2", "attach_volume", VolumeId=volume_id, InstanceId=instance_id, Device=device)
+        session.call(
+            "ec2",
+            "attach_volume",
+            VolumeId=volume_id,
+            InstanceId=instance_id,
+            Device=device,
+            exists=lambda: describe(session, volume_id) is not None,
+        )
     except CloudError as error:
         volume = describe(session, volume_id)
         if error.code != "VolumeInUse" or volume is None or not _is_at(volume, instance_id):
@@ -231,13 +238,24 @@ def modify(
     """Ask for a change; one that is so already is fine. Raises CloudError."""
     asked = {"Size": size_gib, "VolumeType": volume_type, "Iops": iops, "Throughput": throughput_mibs}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    session.call("ec2", "modify_volume", VolumeId=volume_id, **changes)
+    session.call(
+        "ec2",
+        "modify_volume",
+        VolumeId=volume_id,
+        exists=lambda: describe(session, volume_id) is not None,
+        **changes,
+    )
 
 
 def delete(session: Session, volume_id: str) -> None:
     """Delete a volume; one that is gone is fine. To be called by `safety.destroy` alone."""
     try:
-        session.call("ec2", "delete_volume", VolumeId=volume_id)
+        session.call(
+            "ec2",
+            "delete_volume",
+            VolumeId=volume_id,
+            exists=lambda: describe(session, volume_id) is not None,
+        )
     except NotFound:
         return
 
