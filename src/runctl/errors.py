@@ -54,18 +54,23 @@ class Conflict(TrainctlError):
 
 
 class Protected(TrainctlError):
-    """Protection forbids the operation; `reasons` are the names of the rules that spoke."""
+    """Protection forbids the operation; `reasons` are the names of the rules that spoke.
+
+    `verdict` is the policy's whole answer where it was asked (`safety.protection.Verdict`).
+    """
 
     def __init__(
         self,
         what: str,
         *,
         reasons: tuple[str, ...] = (),
+        verdict: object = None,
         why: str = "",
         next: str = "",  # noqa: A002
     ) -> None:
         super().__init__(what, why=why, next=next)
         self.reasons = reasons
+        self.verdict = verdict
 
     def details(self) -> dict[str, object]:
         return {"reasons": list(self.reasons)}

@@ -9,6 +9,7 @@ from runctl.ledger.records import (
     ResourceRecord,
     StepRecord,
     TransactionRecord,
+    VerdictRecord,
 )
 from runctl.ledger.store import Ledger
 
@@ -22,4 +23,5 @@ __all__ = [
     "ResourceRecord",
     "StepRecord",
     "TransactionRecord",
+    "VerdictRecord",
 ]

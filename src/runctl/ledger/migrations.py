@@ -57,4 +57,15 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (tx, number)
     ) STRICT;
     """,
+    """
+    CREATE TABLE verdicts (
+        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, action TEXT NOT NULL, resource TEXT NOT NULL,
+        allowed INTEGER NOT NULL, forced INTEGER NOT NULL, findings BLOB NOT NULL, user TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX verdicts_by_resource ON verdicts (resource, id);
+    CREATE TRIGGER verdicts_stay BEFORE UPDATE ON verdicts
+    BEGIN SELECT RAISE(ABORT, 'verdicts are append-only'); END;
+    CREATE TRIGGER verdicts_are_kept BEFORE DELETE ON verdicts
+    BEGIN SELECT RAISE(ABORT, 'verdicts are append-only'); END;
+    """,
 )

@@ -125,3 +125,15 @@ class TransactionRecord(msgspec.Struct, frozen=True, kw_only=True):
     begun: datetime
     outcome: str | None
     steps: tuple[StepRecord, ...]
+
+
+class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What protection said of an action on a resource; `findings` is the JSON of what each rule said."""
+
+    at: datetime
+    action: str
+    resource: str
+    allowed: bool
+    forced: bool
+    findings: bytes
+    user: str

@@ -15,6 +15,7 @@ from runctl.ledger.journal import Journal
 from runctl.ledger.migrations import MIGRATIONS
 from runctl.ledger.prices import Prices
 from runctl.ledger.resources import Resources
+from runctl.ledger.verdicts import Verdicts
 
 FILE_NAME = "ledger.sqlite3"
 _BUSY_SECONDS = 30.0
@@ -85,6 +86,7 @@ class Ledger:
         self.resources = Resources(database)
         self.prices = Prices(database)
         self.journal = Journal(database)
+        self.verdicts = Verdicts(database)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
