@@ -172,8 +172,8 @@ class Run:
             self._ending.begin("deadline", now + grace, "its time is over")
         budget = self._spec.get("budget")
         if budget and self.spent(budget, now) >= float(budget["usd"]):
-            spent = (self.spent(budget, now), float(budget["usd"]))
-            self._ending.begin("budget", now + grace, "$%.2f of a budget of $%.2f are spent" % spent)
+            spent = (_usd(self.spent(budget, now)), _usd(float(budget["usd"])))
+            self._ending.begin("budget", now + grace, "%s of a budget of %s are spent" % spent)
         return self._ending.cause is not None
 
     def _is_shut_down(self) -> bool:
@@ -340,6 +340,10 @@ class Run:
                 path = os.path.join(parent, leaf)
                 key = "outputs/" + os.path.relpath(path, output).replace(os.sep, "/")
                 self._store.put_file(key, path, os.path.getsize(path))
+
+
+def _usd(amount: float) -> str:
+    return ("$%.2f" if amount >= 1 else "$%.4f") % amount
 
 
 def _tick() -> float:

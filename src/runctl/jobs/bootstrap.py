@@ -6,7 +6,8 @@ import shlex
 
 import msgspec
 
-AGENT_FETCH_TRIES = 20
+FETCH_WAITS = (0.2, 0.4, 0.8, 1.6, *[3.0] * 18)
+"""Real seconds between two tries to fetch the agent: a network that is a moment late costs a moment."""
 
 _TEMPLATE = """\
 #!/bin/sh
@@ -20,13 +21,11 @@ fetch() {{
   else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' "$1" agent.part
   fi
 }}
-tries=0
-until fetch {url} && echo {sha256}'  agent.part' | sha256sum -c - >/dev/null; do
-  tries=$((tries + 1))
-  [ "$tries" -ge {max_tries} ] && {{ echo "runctl: the agent could not be fetched" >&2; {give_up}; }}
-  sleep {wait}
+for wait in {waits} last; do
+  fetch {url} && echo {sha256}'  agent.part' | sha256sum -c - >/dev/null && mv agent.part agent.py && break
+  [ "$wait" = last ] && {{ echo "runctl: the agent could not be fetched" >&2; {give_up}; }}
+  sleep "$wait"
 done
-mv agent.part agent.py
 set -- python3 "$folder/agent.py" boot --bucket {bucket} --prefix {prefix} \\
   --attempt {attempt} --region {region}
 if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
@@ -66,8 +65,7 @@ def script(bootstrap: Bootstrap) -> str:
         give_up="{ shutdown -P now; exit 1; }" if disposable else "exit 1",
         url=shlex.quote(bootstrap.agent_url),
         sha256=bootstrap.agent_sha256,
-        max_tries=AGENT_FETCH_TRIES,
-        wait=3,
+        waits=" ".join(f"{seconds:g}" for seconds in FETCH_WAITS),
         bucket=shlex.quote(bootstrap.bucket),
         prefix=shlex.quote(bootstrap.prefix),
         region=shlex.quote(bootstrap.region),

@@ -303,9 +303,11 @@ def test_the_budget_is_enforced_while_preparing_too(machine):
     fake.write_text("#!/bin/sh\nsleep 300\n")
     fake.chmod(0o755)
     python = {"kind": "requirements", "requirements": ["no-such-thing-7"], "digest": "d"}
-    budget = {"usd": 1.0, "spent_usd": 0.99999, "usd_per_hour": 100.0, "since": time.time()}
+    budget = {"usd": 0.0123, "spent_usd": 0.01229999, "usd_per_hour": 0.01, "since": time.time()}
     state = machine.attempt("print(1)", python=python, budget=budget).run(10)
     assert (state["cause"], state["step_name"], state["exit_code"]) == ("budget", "environment", None)
+    # A sum below a dollar is worth its hundredths of a cent.
+    assert state["message"].startswith("$0.0123 of a budget of $0.0123 are spent")
 
 
 def test_an_attempt_that_ended_or_runs_is_refused(machine):
