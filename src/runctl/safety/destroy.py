@@ -2,32 +2,367 @@
 
 from __future__ import annotations
 
-from runctl.errors import Protected
-from runctl.model import TAG_JOB, TAG_MANAGED
-from runctl.providers.aws import instances
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from enum import StrEnum
+
+import msgspec
+
+from runctl.config import Protection
+from runctl.errors import CloudError, Conflict, NotFound, Protected, TrainctlError, ValidationError
+from runctl.events import Emit, Notice, ignore
+from runctl.ledger import Ledger, VerdictRecord
+from runctl.model import TAG_JOB, TAG_MANAGED, TAG_PERSISTENT, TAG_TRANSACTION
+from runctl.providers.aws import instances, shell, snapshots, volumes
+from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.volumes import Volume
+from runctl.safety import ending, facts
+from runctl.safety.facts import KnownInstance
+from runctl.safety.protection import evaluate, marked
+from runctl.safety.vocabulary import Action, Disk, Effect, Facts, Finding, Request, ResourceKind, Verdict
+
+DETACH_PATIENCE = timedelta(minutes=2)
+UNSEEN_PATIENCE = timedelta(seconds=15)
+"""How long something that was just made may not be shown by EC2, before it is believed to be gone."""
+
+_POLL_SECONDS = 2.0
+_OVER = frozenset({"shutting-down", "terminated"})
+
+
+class Fate(StrEnum):
+    """What becomes of a volume when its instance is terminated."""
+
+    DETACHED_AND_KEPT = "detached and kept"
+    KEPT = "kept"
+    DELETED = "deleted"
+
+
+class VolumeFate(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one volume, and why."""
+
+    volume: str
+    device: str
+    fate: Fate
+    reason: str
+
+
+def fate_of_volumes(instance: Instance, known: Iterable[Volume]) -> tuple[VolumeFate, ...]:
+    """What a termination does to each attached volume. Pure; a volume that is not `known` is kept."""
+    tags = {volume.id: volume.tags for volume in known}
+    fates: list[VolumeFate] = []
+    for disk in instance.disks:
+        if marked(tags.get(disk.volume), TAG_PERSISTENT):
+            why = "it is persistent" if disk.volume in tags else "it is not known whether it is persistent"
+            fate = Fate.DETACHED_AND_KEPT
+        elif disk.delete_on_termination:
+            why, fate = "it is set to be deleted with its instance", Fate.DELETED
+        else:
+            why, fate = "it is not set to be deleted with its instance", Fate.KEPT
+        fates.append(VolumeFate(volume=disk.volume, device=disk.device, fate=fate, reason=why))
+    return tuple(fates)
+
+
+class Door:
+    """Destroys for one user on one cloud. One object is for one thread, as its ledger is."""
+
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        user: str,
+        *,
+        policy: Protection | None = None,
+        emit: Emit = ignore,
+    ) -> None:
+        self._session = session
+        self._ledger = ledger
+        self._user = user
+        self._policy = policy or Protection()
+        self._emit = emit
+
+    def assess(self, action: Action, kind: ResourceKind, resource_id: str, request: Request) -> Verdict:
+        """What the rules say now; nothing is changed and nothing recorded.
+
+        Raises NotFound for what the cloud does not show, ValidationError for an action that the kind has not.
+        """
+        if kind is ResourceKind.INSTANCE and action is not Action.DELETE:
+            known = facts.of_instance(self._session, self._ledger, resource_id)
+        elif kind is ResourceKind.VOLUME and action is Action.DELETE:
+            known = facts.of_volume(self._session, self._ledger, resource_id)
+        elif kind is ResourceKind.SNAPSHOT and action is Action.DELETE:
+            known = facts.of_snapshot(self._session, self._ledger, resource_id)
+        else:
+            raise ValidationError(f"A {kind} cannot be asked for this here: {action}")
+        if known is None:
+            raise _not_found(kind, resource_id)
+        return self._judge(action, resource_id, known.facts, request)
+
+    def stop_instance(self, instance_id: str, request: Request) -> Verdict:
+        """Stop an instance, after its training was ended where some runs.
+
+        Raises Protected, NotFound, CloudError. One that its agent ended meanwhile is left to its end.
+        """
+        known = facts.of_instance(self._session, self._ledger, instance_id)
+        if known is None or known.instance.state in _OVER:
+            raise _not_found(ResourceKind.INSTANCE, instance_id)
+        verdict, known = self._pass(Action.STOP, known, request)
+        if known.instance.state in _OVER:
+            self._emit(Notice(text=f"{instance_id} was ended by its agent, once it had saved", warning=True))
+        else:
+            instances.stop(self._session, instance_id)
+        return verdict
+
+    def terminate_instance(self, instance_id: str, request: Request) -> Verdict:
+        """Terminate an instance, after its training was ended; persistent volumes are kept. Idempotent.
+
+        Raises Protected, CloudError; Conflict where a persistent volume could not be saved from its end.
+        """
+        known = facts.of_instance(self._session, self._ledger, instance_id)
+        if known is None or known.instance.state in _OVER:
+            return _gone(Action.TERMINATE, ResourceKind.INSTANCE, instance_id)
+        verdict, known = self._pass(Action.TERMINATE, known, request)
+        _terminate(self._session, known.instance, emit=self._emit)
+        return verdict
+
+    def delete_volume(self, volume_id: str, request: Request) -> Verdict:
+        """Delete a volume; one that is gone is fine. Raises Protected, CloudError."""
+        known = facts.of_volume(self._session, self._ledger, volume_id)
+        if known is None or known.volume.state in {"deleting", "deleted"}:
+            return _gone(Action.DELETE, ResourceKind.VOLUME, volume_id)
+        verdict = self._admit(self._judge(Action.DELETE, volume_id, known.facts, request), request)
+        volumes.delete(self._session, volume_id)
+        return verdict
+
+    def delete_snapshot(self, snapshot_id: str, request: Request) -> Verdict:
+        """Delete a snapshot; one that is gone is fine. Raises Protected, CloudError."""
+        known = facts.of_snapshot(self._session, self._ledger, snapshot_id)
+        if known is None:
+            return _gone(Action.DELETE, ResourceKind.SNAPSHOT, snapshot_id)
+        verdict = self._admit(self._judge(Action.DELETE, snapshot_id, known.facts, request), request)
+        snapshots.delete(self._session, snapshot_id)
+        return verdict
+
+    def remove_created(self, kind: ResourceKind, resource_id: str, *, tx: str) -> None:
+        """Undo a creation: remove what carries the tag of this transaction, and nothing else. Idempotent.
+
+        Raises Protected for what does not carry it, CloudError, ValidationError for a checkpoint.
+        """
+        if kind is ResourceKind.CHECKPOINT:
+            raise ValidationError("A checkpoint is not made by a transaction")
+        created = self._created(kind, resource_id)
+        if created is None:
+            return
+        tags = created.tags
+        made = bool(tx) and tags.get(TAG_TRANSACTION) == tx
+        reason = f"{tx} made it" if made else f"it was not made by {tx}"
+        action = Action.TERMINATE if kind is ResourceKind.INSTANCE else Action.DELETE
+        finding = Finding("made by this operation", Effect.ALLOW if made else Effect.FORBID, reason)
+        verdict = Verdict(action=action, kind=kind, resource=resource_id, findings=(finding,))
+        self._admit(verdict, Request(user=self._user))
+        if isinstance(created, Instance):
+            _terminate(self._session, created, emit=self._emit, made_by=tx)
+        elif isinstance(created, Volume):
+            volumes.delete(self._session, resource_id)
+        else:
+            snapshots.delete(self._session, resource_id)
+
+    def end_with_instance(self, volume_id: str, instance_id: str, device: str) -> None:
+        """Set a volume to be deleted with its instance again: undoes its keeping.
+
+        A persistent one stays kept, as it should have been before.
+        """
+        volume = volumes.describe(self._session, volume_id)
+        if volume is None or not any(found.instance == instance_id for found in volume.attachments):
+            return
+        if marked(volume.tags, TAG_PERSISTENT):
+            self._emit(Notice(text=f"{volume_id} is persistent and stays kept when {instance_id} ends"))
+            return
+        instances.set_delete_on_termination(self._session, instance_id, device, delete=True)
+
+    def _created(self, kind: ResourceKind, resource_id: str) -> Instance | Volume | snapshots.Snapshot | None:
+        """What is there still; what was just made may be shown late."""
+        read: Callable[[Session, str], Instance | Volume | snapshots.Snapshot | None] = {
+            ResourceKind.INSTANCE: instances.get,
+            ResourceKind.VOLUME: volumes.describe,
+            ResourceKind.SNAPSHOT: snapshots.describe,
+        }[kind]
+        clock = self._session.cloud.clock
+        begun = clock.now()
+        while (found := read(self._session, resource_id)) is None:
+            if clock.now() - begun > UNSEEN_PATIENCE:
+                return None
+            clock.sleep(_POLL_SECONDS)
+        over = not isinstance(found, snapshots.Snapshot) and found.state in {*_OVER, "deleting", "deleted"}
+        return None if over else found
+
+    def _pass(self, action: Action, known: KnownInstance, request: Request) -> tuple[Verdict, KnownInstance]:
+        """Let an instance through once its training has ended: then everything is asked anew."""
+        instance_id = known.instance.id
+        verdict = self._admit(self._judge(action, instance_id, known.facts, request), request)
+        if not verdict.graceful:
+            return verdict, known
+        ending.end_training(self._session, self._ledger, instance_id, known.seen, emit=self._emit)
+        again = facts.of_instance(self._session, self._ledger, instance_id)
+        if again is None:
+            raise _not_found(ResourceKind.INSTANCE, instance_id)
+        if again.instance.state in _OVER:
+            return verdict, again
+        verdict = self._admit(self._judge(action, instance_id, again.facts, request), request)
+        if verdict.graceful:
+            raise _refused(verdict, "training runs on it again", reasons=(ending.RULE,))
+        return verdict, again
+
+    def _judge(self, action: Action, resource_id: str, known: Facts, request: Request) -> Verdict:
+        now = self._session.cloud.clock.now()
+        return evaluate(action, resource_id, known, request, now, self._policy)
+
+    def _admit(self, verdict: Verdict, request: Request) -> Verdict:
+        """Record a verdict, then raise Protected where it blocks."""
+        self._ledger.verdicts.add(
+            VerdictRecord(
+                at=self._session.cloud.clock.now(),
+                action=verdict.action,
+                resource=verdict.resource,
+                allowed=verdict.allowed,
+                forced=verdict.forced,
+                findings=msgspec.json.encode(verdict.findings),
+                user=request.user,
+            )
+        )
+        if not verdict.allowed:
+            raise _refused(verdict, "; ".join(finding.reason for finding in verdict.blocking))
+        return verdict
 
 
 def terminate_job_instance(session: Session, instance_id: str, *, job: str) -> None:
-    """Terminate a machine that a job made for itself; idempotent.
+    """Terminate a machine that a job made for itself; idempotent. Persistent volumes at it are kept.
 
     Raises Protected for a machine that is unmanaged or belongs to another job: everything unknown
     counts against deletion.
     """
-    machine = instances.describe(session, instance_id)
-    if machine is None:
+    instance = instances.get(session, instance_id)
+    if instance is None:
         return
-    tags = instances.tags_of(session, instance_id)
     reasons: list[str] = []
-    if tags.get(TAG_MANAGED) != "true":
+    if instance.tags.get(TAG_MANAGED) != "true":
         reasons.append("unmanaged")
-    if tags.get(TAG_JOB) != job:
+    if instance.tags.get(TAG_JOB) != job:
         reasons.append("another job's machine")
     if reasons:
         raise Protected(
             f"{instance_id} is not terminated",
             reasons=tuple(reasons),
             why="; ".join(reasons),
-            next=f"aws ec2 describe-instances --instance-ids {instance_id}",
+            next=f"runctl aws status {instance_id}",
         )
-    instances.terminate(session, instance_id)
+    _terminate(session, instance, emit=session.emit)
+
+
+def _terminate(session: Session, instance: Instance, *, emit: Emit, made_by: str | None = None) -> None:
+    """Save the persistent volumes from its end, then cancel its spot request, then terminate it.
+
+    With `made_by` every volume that this transaction did not make is kept, too.
+    """
+    if instance.state not in _OVER:
+        kept = _to_keep(session, instance, made_by)
+        for disk in kept:
+            if disk.dies_with_instance:
+                instances.set_delete_on_termination(session, instance.id, disk.device, delete=False)
+        for disk in kept:
+            _detach(session, instance, disk, emit=emit)
+        _require_kept(session, instance, made_by)
+    if instance.spot_request:
+        _cancel_spot_request(session, instance.spot_request)
+    if instance.state not in _OVER:
+        instances.terminate(session, instance.id)
+
+
+def _to_keep(session: Session, instance: Instance, made_by: str | None) -> list[Disk]:
+    """What must outlive its instance. A volume whose tags stay unknown must, too."""
+    clock = session.cloud.clock
+    begun = clock.now()
+    disks = facts.disks_of(session, instance)
+    while any(disk.tags is None for disk in disks) and clock.now() - begun < UNSEEN_PATIENCE:
+        clock.sleep(_POLL_SECONDS)
+        disks = facts.disks_of(session, instance)
+    return [
+        disk
+        for disk in disks
+        if marked(disk.tags, TAG_PERSISTENT)
+        or (made_by is not None and (disk.tags or {}).get(TAG_TRANSACTION) != made_by)
+    ]
+
+
+def _detach(session: Session, instance: Instance, disk: Disk, *, emit: Emit) -> None:
+    """Detach a volume cleanly where that is possible; elsewhere the end of the machine does it.
+
+    It is kept either way: it does not end with the instance any more.
+    """
+    from runctl.providers.aws import disks
+
+    if disk.device == instance.root_device or instance.state not in {"running", "stopped"}:
+        return
+    try:
+        if instance.state == "running":
+            if not shell.is_online(session, instance.id):
+                return
+            disks.unmount(session, instance.id, disk.volume)
+        volumes.detach(session, disk.volume, instance.id)
+        volumes.wait_detached(session, disk.volume, timeout=DETACH_PATIENCE, emit=emit)
+    except (CloudError, Conflict, NotFound) as error:
+        text = f"{disk.volume} is not detached before {instance.id} ends, and kept: {error.why or error.what}"
+        emit(Notice(text=text, warning=True))
+
+
+def _require_kept(session: Session, instance: Instance, made_by: str | None) -> None:
+    """Ask the cloud itself whether every volume to be kept is: a promise is no proof."""
+    clock = session.cloud.clock
+    begun = clock.now()
+    while True:
+        now = instances.get(session, instance.id)
+        if now is None or now.state in _OVER:
+            return
+        doomed = [disk.volume for disk in _to_keep(session, now, made_by) if disk.dies_with_instance]
+        if not doomed:
+            return
+        if clock.now() - begun > UNSEEN_PATIENCE:
+            raise Conflict(
+                f"{instance.id} is not terminated",
+                why=f"{', '.join(doomed)} would be deleted with it, though persistent",
+                next=f"runctl aws ebs detach {doomed[0]}",
+            )
+        clock.sleep(_POLL_SECONDS)
+
+
+def _cancel_spot_request(session: Session, request_id: str) -> None:
+    """Cancel a request that could still start a machine: a terminated one of an open request comes back."""
+    try:
+        answer = session.call("ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[request_id])
+    except NotFound:
+        return
+    if any(row["State"] in {"open", "active"} for row in answer["SpotInstanceRequests"]):
+        session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[request_id])
+
+
+def _gone(action: Action, kind: ResourceKind, resource_id: str) -> Verdict:
+    finding = Finding("gone already", Effect.ALLOW, "the cloud has ended it or does not know it")
+    return Verdict(action=action, kind=kind, resource=resource_id, findings=(finding,))
+
+
+def _not_found(kind: ResourceKind, resource_id: str) -> TrainctlError:
+    return NotFound(
+        f"There is no {kind} {resource_id}",
+        why="the cloud does not show it in this region, or it has ended",
+        next="runctl resources list, or another --region",
+    )
+
+
+def _refused(verdict: Verdict, why: str, *, reasons: tuple[str, ...] = ()) -> Protected:
+    return Protected(
+        f"{verdict.resource} is protected from this: {verdict.action}",
+        reasons=reasons or tuple(finding.rule for finding in verdict.blocking),
+        verdict=verdict,
+        why=why,
+        next=next((finding.next for finding in verdict.blocking if finding.next), ""),
+    )

@@ -121,11 +121,10 @@ def find_by_job(session: Session, job: str) -> list[Machine]:
 
 
 def terminate(session: Session, instance_id: str) -> None:
-    """Cancel the instance's spot request, then terminate it. To be called by `safety.destroy` alone."""
-    raw = _describe(session, "instance-id", instance_id)
-    for instance in raw:
-        if request := instance.get("SpotInstanceRequestId"):
-            session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[request])
+    """Terminate an instance; one that has ended is fine. To be called by `safety.destroy` alone.
+
+    Its spot request is to be cancelled before: an open one starts the machine again.
+    """
     session.call(
         "ec2",
         "terminate_instances",
