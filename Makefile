@@ -44,7 +44,7 @@ lock: | $(VENV)/bin/python
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 	  --extra sandbox --group examples --group build --output-file requirements/demo.txt
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-	  --extra sandbox --group examples --group build --group test --group check --constraint requirements/demo.txt \
+	  --extra sandbox --extra graph --group examples --group build --group test --group check --constraint requirements/demo.txt \
 	  --output-file requirements/dev.txt
 
 clean:

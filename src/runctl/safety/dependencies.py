@@ -198,7 +198,7 @@ def _checkpoint_id(attempt: AttemptRecord) -> str:
 
 
 def _checkpoint_nodes(jobs: Sequence[JobRecord], attempts: Sequence[AttemptRecord]) -> Iterator[Node]:
-    """The newest committed checkpoint of each attempt; what it costs is a part of its bucket's bill."""
+    """The newest committed checkpoint of each attempt; it costs nothing beyond its bucket."""
     by_id = {job.id: job for job in jobs}
     for attempt in attempts:
         if attempt.committed_name and (job := by_id.get(attempt.job)):
@@ -210,6 +210,7 @@ def _checkpoint_nodes(jobs: Sequence[JobRecord], attempts: Sequence[AttemptRecor
                 detail=f"{step}attempt {attempt.number}",
                 project=job.project,
                 user=job.user,
+                usd_per_month=NOTHING,
             )
 
 
@@ -253,8 +254,13 @@ def _job_edges(
 ) -> Iterator[Edge]:
     by_id = {str(job.id): job for job in jobs}
     shown = {instance.id for instance in instances}
+    newest: dict[str, str] = {}
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number):
+        if attempt.committed_name:
+            newest[attempt.job] = _checkpoint_id(attempt)
     for job in jobs:
-        if bucket := _bucket_of(job):
+        # One with checkpoints is bound to its bucket through them.
+        if job.id not in newest and (bucket := _bucket_of(job)):
             yield Edge(source=job.id, target=bucket, relation=Relation.KEEPS_IN)
     pairs = {(instance.tags.get(TAG_JOB, ""), instance.id) for instance in instances}
     # Instances of attempts that are long over are history, not resources.
@@ -266,7 +272,9 @@ def _job_edges(
     for attempt in attempts:
         if attempt.committed_name and (job := by_id.get(attempt.job)):
             checkpoint = _checkpoint_id(attempt)
-            yield Edge(source=checkpoint, target=attempt.job, relation=Relation.WRITTEN_BY)
+            resumes = not job.state.final and checkpoint == newest[attempt.job]
+            relation = Relation.RESUMES_FROM if resumes else Relation.WROTE
+            yield Edge(source=attempt.job, target=checkpoint, relation=relation)
             if bucket := _bucket_of(job):
                 yield Edge(source=checkpoint, target=bucket, relation=Relation.STORED_IN)
 

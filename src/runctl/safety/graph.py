@@ -37,7 +37,8 @@ class Relation(StrEnum):
     RAN_ON = "ran on"
     KEEPS_IN = "keeps its checkpoints in"
     STORED_IN = "is stored in"
-    WRITTEN_BY = "was written by"
+    RESUMES_FROM = "may resume from"
+    WROTE = "wrote"
     USES = "uses"
     NEEDS = "needs"
     STARTED_FROM = "was started from"
@@ -50,7 +51,16 @@ class Relation(StrEnum):
         return self in _BINDING
 
 
-_BINDING = frozenset({Relation.RUNS_ON, Relation.KEEPS_IN, Relation.STORED_IN, Relation.USES, Relation.NEEDS})
+_BINDING = frozenset(
+    {
+        Relation.RUNS_ON,
+        Relation.KEEPS_IN,
+        Relation.STORED_IN,
+        Relation.RESUMES_FROM,
+        Relation.USES,
+        Relation.NEEDS,
+    }
+)
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,9 +119,14 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
         raise NotFound(f"There is no {node_id} in the graph", next="runctl resources graph")
 
     @property
-    def usd_per_month(self) -> Decimal | None:
-        """What all of it costs; None where a price is unknown."""
-        return total(node.usd_per_month for node in self.nodes)
+    def usd_per_month(self) -> Decimal:
+        """What all of it costs whose price is known."""
+        return sum((node.usd_per_month for node in self.nodes if node.usd_per_month), NOTHING)
+
+    @property
+    def unpriced(self) -> int:
+        """How many nodes have a price that is unknown."""
+        return sum(node.usd_per_month is None for node in self.nodes)
 
 
 def total(amounts: Iterable[Decimal | None]) -> Decimal | None:

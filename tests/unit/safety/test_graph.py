@@ -145,8 +145,7 @@ def test_every_kind_of_dependency_is_an_edge() -> None:
         ("snap-1", "was made from", "vol-1"),
         ("ami-1", "needs", "snap-1"),
         ("digits-1", "runs on", "i-1"),
-        ("digits-1", "keeps its checkpoints in", "s3://bucket"),
-        ("digits-1/step-100", "was written by", "digits-1"),
+        ("digits-1", "may resume from", "digits-1/step-100"),
         ("digits-1/step-100", "is stored in", "s3://bucket"),
     }
     assert found.node("vol-0").gone
@@ -185,12 +184,22 @@ def test_a_job_that_is_over_holds_no_instance() -> None:
     assert graph.deletion(over, "i-1").first == ()
 
 
-def test_an_unknown_price_makes_a_sum_unknown_and_never_smaller() -> None:
+def test_a_job_without_checkpoints_keeps_its_bucket_and_a_live_one_its_newest_checkpoint() -> None:
+    bare = built(jobs=[job()])
+    assert graph.deletion(bare, "s3://bucket").first == ("digits-1",)
+    live = built(jobs=[job()], attempts=[attempt()])
+    assert graph.deletion(live, "digits-1/step-100").first == ("digits-1",)
+    over = built(jobs=[job(JobState.SUCCEEDED)], attempts=[attempt()])
+    assert graph.deletion(over, "digits-1/step-100").first == ()
+
+
+def test_an_unknown_price_is_told_and_never_counted_as_nothing() -> None:
     found = graph_of(
         instances=[instance()], volumes=[volume()], rates={"i-1": usd("1"), "vol-1": None}, protected={}
     )
     assert found.node("vol-1").usd_per_month is None
-    assert found.usd_per_month is None
+    assert (found.usd_per_month, found.unpriced) == (730, 1)
+    assert graph.deletion(found, "vol-1").saves_per_month is None
     assert graph.deletion(found, "i-1").saves_per_month == 730
 
 
