@@ -225,6 +225,13 @@ class Lab:
             self.cloud.client("ec2").terminate_instances(InstanceIds=live)
 
 
+@pytest.fixture(scope="module")
+def own_cloud(start_sandbox: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A module's own sandbox, which it may leave full and put faults into."""
+    with start_sandbox(tmp_path_factory.mktemp("home")) as live:
+        yield live
+
+
 @pytest.fixture
 def sandbox(sandbox_cloud: Any) -> Iterator[Any]:
     """The worker's live sandbox at this suite's speed, without faults; proven empty when the session ends."""

@@ -65,10 +65,10 @@ class Context(msgspec.Struct, frozen=True):
         return Session(cloud, emit=self.emit())
 
     def emit(self) -> Callable[[Event], None]:
-        """Where a command's events go: to people or to scripts."""
-        from runctl.cli.running import follower
+        """Where the events of a command go that answers with one object: beside it."""
+        from runctl.render.follow import JsonFollower, TextFollower
 
-        return follower(self)
+        return JsonFollower(talk=True) if self.json else TextFollower(quiet=self.quiet)
 
 
 def common(function: F) -> F:

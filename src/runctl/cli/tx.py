@@ -1,10 +1,153 @@
-"""`runctl tx`: operations on several resources that were left unfinished."""
+"""`runctl tx`: operations on several resources, finished and unfinished."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+from runctl.cli import acting
+from runctl.cli.options import Context, common
+
+if TYPE_CHECKING:
+    from runctl.ledger import TransactionRecord
 
 
 @click.group()
 def tx() -> None:
-    """Operations on several resources, as the journal has them."""
+    """Operations on several resources: a crash leaves them here, to be finished or undone."""
+
+
+@tx.command("list")
+@click.option("--all", "every", is_flag=True, help="Finished ones, too.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@common
+def list_(context: Context, every: bool, limit: int) -> None:
+    """List unfinished operations.
+
+    \b
+    Examples:
+      runctl tx list
+      runctl tx list --all --output json
+    """
+    from runctl.render import output
+    from runctl.resources import recovery
+
+    with context.ledger() as ledger:
+        found = ledger.journal.newest(limit=limit) if every else ledger.journal.unfinished()
+        left = {record.id for record in recovery.unfinished(ledger)}
+    if context.json:
+        output.write_json([_summary(record, record.id in left) for record in found])
+    elif context.quiet:
+        for record in found:
+            output.write_line(record.id)
+    elif not found:
+        output.talk("nothing is unfinished")
+    else:
+        from runctl.render.transaction import show_transactions
+
+        show_transactions([(record, _state(record, record.id in left)) for record in found])
+
+
+@tx.command()
+@click.argument("transaction")
+@common
+def show(context: Context, transaction: str) -> None:
+    """Show every step of an operation: what was asked for, what came of it.
+
+    \b
+    Examples:
+      runctl tx show tx-5f0c1a
+    """
+    from runctl.render import output
+    from runctl.resources import recovery
+
+    with context.ledger() as ledger:
+        record = recovery.find(ledger, transaction)
+        left = record.id in {found.id for found in recovery.unfinished(ledger)}
+    if context.json:
+        output.write_json(_summary(record, left))
+        return
+    from runctl.render.transaction import show_transaction
+
+    show_transaction(record, _state(record, left))
+
+
+@tx.command()
+@click.argument("transaction")
+@common
+def resume(context: Context, transaction: str) -> None:
+    """Finish an operation that was left unfinished, from the step at which it stopped.
+
+    \b
+    Examples:
+      runctl tx resume tx-5f0c1a
+    """
+    _recover(context, transaction, undo=False)
+
+
+@tx.command()
+@click.argument("transaction")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@common
+def rollback(context: Context, transaction: str, yes: bool) -> None:
+    """Undo an operation that was left unfinished, the last step first.
+
+    \b
+    Examples:
+      runctl tx rollback tx-5f0c1a --yes
+    """
+    acting.confirm(f"Undo {transaction}?", yes=yes)
+    _recover(context, transaction, undo=True)
+
+
+def _recover(context: Context, reference: str, *, undo: bool) -> None:
+    from runctl.errors import Conflict
+    from runctl.render import output
+    from runctl.resources import recovery
+    from runctl.safety import saga
+
+    with context.ledger() as ledger:
+        record = recovery.find(ledger, reference)
+    on = region = None
+    if record.operation not in {recovery.JOB_LAUNCH, recovery.CLEANUP}:
+        plan = saga.plan_of(record)
+        on, region = ("sandbox" if plan.cloud.startswith("sandbox") else "aws"), plan.region
+    with acting.operation(context, on, region=region) as operation:
+        if on and saga.plan_of(record).cloud != operation.session.cloud.key:
+            raise Conflict(
+                f"The cloud of {record.id} is gone",
+                why="the sandbox that is up was started after it",
+                next="runctl tx list",
+            )
+        (recovery.roll_back if undo else recovery.resume)(operation, record)
+    with context.ledger() as ledger:
+        record = ledger.journal.get(record.id)
+    if context.json:
+        output.write_json(_summary(record, False))
+    else:
+        output.write_line(f"{record.id} is {record.outcome}")
+
+
+def _state(record: TransactionRecord, left: bool) -> str:
+    return record.outcome or ("left unfinished" if left else "under way")
+
+
+def _summary(record: TransactionRecord, left: bool) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "operation": record.operation,
+        "subject": record.subject,
+        "begun": record.begun,
+        "state": _state(record, left),
+        "steps": [
+            {
+                "number": step.number,
+                "name": step.name,
+                "outcome": step.outcome or "unknown",
+                "result": (step.result or b"").decode("utf-8", "replace"),
+                "error": step.error,
+            }
+            for step in record.steps
+        ],
+    }

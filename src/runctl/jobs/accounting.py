@@ -8,27 +8,12 @@ from decimal import Decimal
 import msgspec
 
 from runctl.errors import NotFound
-from runctl.jobs.place import Place, pool
-from runctl.ledger import JobRecord, Ledger, ResourceRecord
+from runctl.jobs.place import Place
+from runctl.ledger import InstanceFacts, JobRecord, Ledger, ResourceRecord, VolumeFacts
+from runctl.ledger.prices import spot_pool
 from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter
 from runctl.providers.base import Disk, Machine, MachineState
-
-
-class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the meter needs to know of an instance."""
-
-    instance_type: str
-    market: Market
-    region: str
-
-
-class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the meter needs to know of a disk."""
-
-    volume_type: str
-    size_gib: int
-    instance: str
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -101,7 +86,7 @@ def close_machine(
         note_prices(ledger, place, facts.instance_type, known.zone, start=start, end=at)
     ledger.resources.close(machine_id, at=at, ended_by=ended_by)
     for disk in ledger.resources.list(kind="volume", job=known.job):
-        if disk.ended is None and msgspec.json.decode(disk.facts, type=DiskFacts).instance == machine_id:
+        if disk.ended is None and msgspec.json.decode(disk.facts, type=VolumeFacts).instance == machine_id:
             ledger.resources.close(disk.id, at=max(at, disk.created), ended_by=ended_by)
 
 
@@ -115,7 +100,7 @@ def note_prices(
         history = market.spot_history(
             place.session, instance_type, start=start, end=end + timedelta(seconds=1), zones=[zone]
         )
-        ledger.prices.add(pool(place.cloud_key, zone, instance_type), history.get(zone, []))
+        ledger.prices.add(spot_pool(place.cloud_key, zone, instance_type), history.get(zone, []))
 
 
 def spent(ledger: Ledger, job: str, now: datetime, *, attempt: int | None = None) -> Spent:
@@ -162,7 +147,7 @@ def _plus_on_demand(so_far: Decimal | None, facts: InstanceFacts, seconds: Decim
 def _price_of(place: Place, machine: Machine) -> tuple[Price | None, str | None]:
     """The price to begin with, and the pool whose price points override it."""
     if machine.market is Market.SPOT:
-        name = pool(place.cloud_key, machine.zone, machine.instance_type)
+        name = spot_pool(place.cloud_key, machine.zone, machine.instance_type)
         return catalog.spot_estimate(machine.instance_type, machine.region), name
     return catalog.on_demand(machine.instance_type, machine.region), None
 
@@ -214,7 +199,7 @@ def _save_disk(
             job=job.id,
             attempt=attempt,
             facts=msgspec.json.encode(
-                DiskFacts(volume_type=disk.volume_type, size_gib=disk.size_gib, instance=machine.id)
+                VolumeFacts(volume_type=disk.volume_type, size_gib=disk.size_gib, instance=machine.id)
             ),
             created=machine.launched,
         )

@@ -134,11 +134,6 @@ def root_disk(place: Place, instance_type: str) -> RootDisk:
     return RootDisk(image, gib, catalog.volume_rate("gp3", size_gib=gib, region=place.session.region))
 
 
-def pool(cloud_key: str, zone: str, instance_type: str) -> str:
-    """The name of a spot price pool in the ledger."""
-    return f"{cloud_key}/{zone}/{instance_type}/{Market.SPOT}"
-
-
 def offers(place: Place, spec: JobSpec, *, avoid: Collection[str] = (), emit: Emit = ignore) -> list[Offer]:
     """Every way to get a machine for this job, the best first; zones in `avoid` come last.
 

@@ -2,26 +2,32 @@
 
 from runctl.ledger.records import (
     AttemptRecord,
+    InstanceFacts,
     Interval,
     JobEvent,
     JobRecord,
     Owner,
     ResourceRecord,
+    SnapshotFacts,
     StepRecord,
     TransactionRecord,
     VerdictRecord,
+    VolumeFacts,
 )
 from runctl.ledger.store import Ledger
 
 __all__ = [
     "AttemptRecord",
+    "InstanceFacts",
     "Interval",
     "JobEvent",
     "JobRecord",
     "Ledger",
     "Owner",
     "ResourceRecord",
+    "SnapshotFacts",
     "StepRecord",
     "TransactionRecord",
     "VerdictRecord",
+    "VolumeFacts",
 ]

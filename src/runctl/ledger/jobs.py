@@ -170,6 +170,14 @@ class Jobs:
         rows = self._database.read("SELECT * FROM attempts WHERE job = ? ORDER BY number", (job,))
         return [_attempt(row) for row in rows]
 
+    def on_instance(self, instance_id: str) -> JobId | None:
+        """The job whose newest attempt is, or was, on an instance."""
+        rows = self._database.read(
+            "SELECT job FROM attempts WHERE instance_id = ? ORDER BY created DESC, number DESC LIMIT 1",
+            (instance_id,),
+        )
+        return JobId(rows[0]["job"]) if rows else None
+
     def supervise(self, job: JobId, owner: str, *, now: datetime, seconds: float) -> bool:
         """Take or renew supervision; False where another process holds it. Real time, not the cloud's."""
         length = int(seconds * 1_000_000)

@@ -68,4 +68,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TRIGGER verdicts_are_kept BEFORE DELETE ON verdicts
     BEGIN SELECT RAISE(ABORT, 'verdicts are append-only'); END;
     """,
+    """
+    ALTER TABLE resources ADD COLUMN seen INTEGER;
+    CREATE INDEX resources_that_live ON resources (cloud, region) WHERE ended IS NULL;
+    """,
 )

@@ -7,10 +7,15 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from runctl.ledger.columns import from_time, to_time
-from runctl.model import PricePoint
+from runctl.model import Market, PricePoint
 
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
+
+
+def spot_pool(cloud: str, zone: str, instance_type: str) -> str:
+    """The name of a spot market's price points."""
+    return f"{cloud}/{zone}/{instance_type}/{Market.SPOT}"
 
 
 class Prices:

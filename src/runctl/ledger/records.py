@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 
-from runctl.model import JobId, JobState, Price
+from runctl.model import JobId, JobState, Market, Price
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,10 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that costs money; `ended_by` is cloud, self or user; `facts` is JSON (type, size, market)."""
+    """Something that costs money; `ended_by` is cloud, self or user; `facts` is JSON (type, size, market).
+
+    `seen` is when the cloud last showed it.
+    """
 
     id: str
     kind: str
@@ -77,6 +80,30 @@ class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     ended: datetime | None = None
     ended_by: str | None = None
+    seen: datetime | None = None
+
+
+class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the meter needs to know of an instance."""
+
+    instance_type: str
+    market: Market
+    region: str
+
+
+class VolumeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the meter needs to know of a disk; the size in GiB. `instance` is the one that it dies with."""
+
+    volume_type: str
+    size_gib: int
+    instance: str = ""
+
+
+class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the meter needs to know of a snapshot: the bytes that it stores, None where EBS does not tell."""
+
+    volume: str
+    stored_bytes: int | None
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):

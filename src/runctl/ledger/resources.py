@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ from runctl.model import Price
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
 
+_TIMES = frozenset({"created", "ended", "seen"})
+
 
 class Resources:
     """What costs money. Accumulated cost is computed from intervals, never stored."""
@@ -26,9 +30,10 @@ class Resources:
         """Add it; of one that is known, only what may change is replaced."""
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO resources VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO resources VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET name = excluded.name, facts = excluded.facts,"
-                " job = excluded.job, attempt = excluded.attempt",
+                " job = excluded.job, attempt = excluded.attempt,"
+                " seen = MAX(COALESCE(seen, 0), COALESCE(excluded.seen, seen, 0))",
                 (
                     resource.id,
                     resource.kind,
@@ -44,7 +49,22 @@ class Resources:
                     from_time(resource.created),
                     from_time_or_none(resource.ended),
                     resource.ended_by,
+                    from_time_or_none(resource.seen),
                 ),
+            )
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Everything that is noted in the block is committed at its end: ten thousand notes cost one wait."""
+        with self._database.write():
+            yield
+
+    def seen(self, ids: Collection[str], at: datetime) -> None:
+        """Note that the cloud showed these resources."""
+        with self._database.write() as connection:
+            connection.executemany(
+                "UPDATE resources SET seen = MAX(COALESCE(seen, 0), ?) WHERE id = ?",
+                [(from_time(at), resource_id) for resource_id in ids],
             )
 
     def get(self, resource_id: str) -> ResourceRecord:
@@ -131,6 +151,26 @@ class Resources:
                 (from_time(at), ended_by, resource_id),
             )
 
+    def last_start(self, resource_id: str) -> datetime | None:
+        """When the newest interval of a resource began, or the last one ended; None where there is none."""
+        rows = self._database.read(
+            'SELECT MAX(MAX(start, COALESCE("end", start))) AS last FROM intervals WHERE resource = ?',
+            (resource_id,),
+        )
+        return to_time_or_none(rows[0]["last"])
+
+    def all_intervals(self, *, cloud: str) -> dict[str, list[Interval]]:
+        """The intervals of every resource of a cloud, by resource, in order of time."""
+        rows = self._database.read(
+            "SELECT i.* FROM intervals i JOIN resources r ON r.id = i.resource WHERE r.cloud = ?"
+            " ORDER BY i.resource, i.start, i.number",
+            (cloud,),
+        )
+        found: dict[str, list[Interval]] = {}
+        for row in rows:
+            found.setdefault(row["resource"], []).append(_interval(row))
+        return found
+
     def intervals(self, resource_id: str) -> list[Interval]:
         rows = self._database.read(
             "SELECT * FROM intervals WHERE resource = ? ORDER BY start, number", (resource_id,)
@@ -156,9 +196,10 @@ def _end(connection: sqlite3.Connection, interval: sqlite3.Row, at: datetime) ->
 
 def _resource(row: sqlite3.Row) -> ResourceRecord:
     return ResourceRecord(
-        **{key: row[key] for key in row.keys() if key not in {"created", "ended"}},  # noqa: SIM118 (a Row is no dict)
+        **{key: row[key] for key in row.keys() if key not in _TIMES},  # noqa: SIM118 (a Row is no dict)
         created=to_time(row["created"]),
         ended=to_time_or_none(row["ended"]),
+        seen=to_time_or_none(row["seen"]),
     )
 
 

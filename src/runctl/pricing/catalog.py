@@ -112,6 +112,19 @@ def volume_rate(
     )
 
 
+def snapshot_rate(stored_bytes: int | None, *, region: str = REGION) -> Price | None:
+    """USD/h of a snapshot by the blocks that it stores; None where those or the region are not known."""
+    row = {row["region"]: row for row in volume_price_rows()}.get(region)
+    if stored_bytes is None or row is None or not row["snapshot_gib_mo"]:
+        return None
+    month = Decimal(row["snapshot_gib_mo"]) * stored_bytes / 2**30
+    return Price(
+        usd_per_hour=month / HOURS_PER_MONTH,
+        source="catalog",
+        as_of=datetime.fromisoformat(row["as_of"]).replace(tzinfo=UTC),
+    )
+
+
 def _tiered_iops(row: dict[str, str], iops: int) -> Decimal:
     tiers = ((0, 32_000, "tier1"), (32_000, 64_000, "tier2"), (64_000, 256_000, "tier3"))
     return sum(

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from runctl.events import Event, Heartbeat, LogOutput, Notice, Retried, Transition
+from runctl.events import Event, Heartbeat, LogOutput, Notice, Progress, Retried, Transition
 from runctl.model import JobState
 from runctl.render import figures, output
 
@@ -19,6 +19,7 @@ _STYLES = {
     JobState.ENDING: "yellow",
 }
 _STATUS_SECONDS = 10.0
+_PROGRESS_SECONDS = 3.0
 
 
 class TextFollower:
@@ -44,6 +45,8 @@ class TextFollower:
                 self._say(f"[retry] {operation}: {error}; again in {wait:.1f} s", style="dim")
             case Heartbeat():
                 self._status(event)
+            case Progress():
+                self._progress(event)
             case _:
                 pass
 
@@ -59,16 +62,31 @@ class TextFollower:
             parts.append(f"{figures.usd(event.cost)} so far")
         self._say(f"[running {event.attempt}] {', '.join(parts)}", style="dim")
 
+    def _progress(self, event: Progress) -> None:
+        """Every few seconds: what is waited for, and how far it is."""
+        if time.monotonic() - self._last_status < _PROGRESS_SECONDS:
+            return
+        self._last_status = time.monotonic()
+        whole = f" of {event.total:g}" if event.total is not None else ""
+        self._say(f"[waiting] {event.task}: {event.done:.0f}{whole} {event.unit}".rstrip(), style="dim")
+
     def _say(self, text: str, *, style: str) -> None:
         if not self._quiet:
             output.talk(text, style=style)
 
 
 class JsonFollower:
-    """Writes each event as one JSON line on stdout."""
+    """Writes each event as one JSON line: on stdout where events are the data, else as talk on stderr."""
+
+    def __init__(self, *, talk: bool = False) -> None:
+        self._talk = talk
 
     def __call__(self, event: Event) -> None:
         body = msgspec.to_builtins(event)
         if isinstance(event, LogOutput):
             body["data"] = event.data.decode("utf-8", "replace")
-        output.write_bytes(msgspec.json.encode({"event": type(event).__name__, **body}) + b"\n")
+        line = msgspec.json.encode({"event": type(event).__name__, **body})
+        if self._talk:
+            output.talk(line.decode())
+        else:
+            output.write_bytes(line + b"\n")

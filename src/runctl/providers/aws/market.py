@@ -38,6 +38,12 @@ def zones_offering(session: Session, instance_type: str) -> list[str]:
     return sorted(row["Location"] for row in offerings)
 
 
+def regions(session: Session) -> list[str]:
+    """The regions that the account may use, in order of name."""
+    answer = session.call("ec2", "describe_regions")
+    return sorted(row["RegionName"] for row in answer["Regions"])
+
+
 def zones(session: Session) -> list[str]:
     """The zones of the region that the account may use, in order of name."""
     answer = session.call(

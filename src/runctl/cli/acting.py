@@ -1,0 +1,162 @@
+"""What commands that change the cloud share: the operation, the question before harm, the verdict shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from runctl.cli.options import Context, user_name
+from runctl.errors import Interrupted, ValidationError
+
+if TYPE_CHECKING:
+    from runctl.providers.aws.session import Session
+    from runctl.resources.instances import Limits
+    from runctl.resources.operation import Operation
+    from runctl.safety.protection import Request, Verdict
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@contextmanager
+def operation(context: Context, on: str | None, *, region: str | None = None) -> Generator[Operation]:
+    """The cloud, ledger and door of one command; unfinished operations and high costs are mentioned."""
+    from runctl.resources.operation import Operation
+    from runctl.safety.destroy import Door
+
+    settings = context.settings()
+    session = context.session(settings, on, region=region)
+    with context.ledger() as ledger:
+        mention_unfinished(context)
+        door = Door(session, ledger, user_name(settings), policy=policy(context), emit=session.emit)
+        yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
+
+
+def policy(context: Context) -> Any:
+    """How careful the settings are."""
+    return context.settings().values.protection
+
+
+def limits(context: Context) -> Limits:
+    from runctl.resources.instances import Limits
+
+    found = context.settings().values.protection
+    return Limits(warn=found.warn_instances, refuse=found.refuse_instances)
+
+
+def mention_unfinished(context: Context) -> None:
+    """Operations of dead processes are mentioned by every command that acts."""
+    from runctl.events import Notice
+    from runctl.resources import recovery
+
+    with context.ledger() as ledger:
+        left = recovery.unfinished(ledger)
+    if left and not context.quiet:
+        names = ", ".join(record.id for record in left[:3])
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        context.emit()(Notice(text=f"left unfinished: {names}{more}; see runctl tx list", warning=True))
+
+
+def sessions(context: Context, operation: Operation, regions: str | None) -> list[Session]:
+    """A session for each region that is named; `all` is every region that the account may use."""
+    if regions is None:
+        return [operation.session]
+    if regions == "all":
+        from runctl.providers.aws import market
+
+        names = market.regions(operation.session)
+    else:
+        names = [name.strip() for name in regions.split(",") if name.strip()]
+    on = "sandbox" if operation.session.cloud.name == "sandbox" else "aws"
+    settings = context.settings()
+    return [context.session(settings, on, region=name) for name in names]
+
+
+def warn_of_costs(context: Context, operation: Operation) -> None:
+    """A word for each threshold that is reached, by the ledger."""
+    from runctl.events import Notice
+    from runctl.resources import costs
+
+    cloud = operation.session.cloud
+    limits = context.settings().values.thresholds
+    for warning in costs.warnings(operation.ledger, cloud.key, cloud.clock.now(), limits):
+        operation.emit(Notice(text=warning, warning=True))
+
+
+def destructive(function: F) -> F:
+    """Add the options of every command that may destroy: they come as one `Request` and `ways`."""
+    for option in reversed(
+        (
+            click.option("--dry-run", is_flag=True, help="Show what would happen, and touch nothing."),
+            click.option("--explain", is_flag=True, help="Show the verdict of every rule."),
+            click.option("--yes", "-y", is_flag=True, help="Do not ask."),
+            click.option("--force", is_flag=True, help="Where a rule allows it with force alone."),
+            click.option("--unmanaged", is_flag=True, help="A resource that runctl did not make."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def asked(
+    context: Context, *, force: bool, unmanaged: bool, bulk: bool = False, graceful: bool = True
+) -> Request:
+    """The user's request as the policy reads it."""
+    from runctl.safety.protection import Request
+
+    return Request(
+        bulk=bulk,
+        force=force,
+        unmanaged=unmanaged,
+        graceful=graceful,
+        user=user_name(context.settings()),
+    )
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before harm. Raises ValidationError without a terminal, Interrupted for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ValidationError(
+            "This needs a confirmation", why="there is no terminal to ask on", next="add --yes"
+        )
+    if not click.confirm(question, err=True):
+        raise Interrupted("Nothing was done")
+
+
+def refuse_or_show(context: Context, verdicts: list[Verdict], *, explain: bool, dry_run: bool) -> bool:
+    """Show verdicts where they were asked for; answers whether to go on.
+
+    Raises Protected for the first that blocks, unless it is a dry run.
+    """
+    from runctl.errors import Protected
+
+    if explain or dry_run:
+        _show(context, verdicts, every_rule=explain)
+    if dry_run:
+        return False
+    for verdict in verdicts:
+        if not verdict.allowed:
+            raise Protected(
+                f"{verdict.resource} is protected from this: {verdict.action}",
+                reasons=tuple(finding.rule for finding in verdict.blocking),
+                why="; ".join(finding.reason for finding in verdict.blocking),
+                next=next((finding.next for finding in verdict.blocking if finding.next), ""),
+            )
+    return True
+
+
+def _show(context: Context, verdicts: list[Verdict], *, every_rule: bool) -> None:
+    from runctl.render import output
+
+    if context.json:
+        output.write_json({"verdicts": verdicts})
+        return
+    from runctl.render.verdict import show_verdict
+
+    for verdict in verdicts:
+        show_verdict(verdict, every_rule=every_rule)

@@ -1,0 +1,394 @@
+"""`runctl aws ebs`: volumes and snapshots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runctl.cli import acting
+from runctl.cli.options import Context, common, on_cloud, user_name
+
+if TYPE_CHECKING:
+    from runctl.resources.volumes import VolumeRequest
+
+TYPES = click.Choice(["gp3", "gp2", "io1", "io2", "st1", "sc1"])
+
+
+@click.group()
+def ebs() -> None:
+    """Volumes and snapshots: created, attached, kept safe."""
+
+
+@ebs.command()
+@click.option("--size", type=click.IntRange(1), help="GiB.")
+@click.option("--volume-type", type=TYPES, help="[default: gp3]")
+@click.option("--iops", type=click.IntRange(1), help="Provisioned I/O operations per second.")
+@click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
+@click.option("--encrypted/--not-encrypted", default=True, show_default=True)
+@click.option("--persistent", is_flag=True, help="Kept whatever happens around it.")
+@click.option("--name", default="", help="A name of its own.")
+@click.option("--availability-zone", help="[default: the region's first]")
+@click.option(
+    "--for", "purpose", type=click.Choice(["data", "checkpoints", "archive"]), help="Fitting type and speed."
+)
+@click.option("--snapshot", help="With the content of this snapshot.")
+@click.option("--initialization-rate", type=click.IntRange(100, 300), help="MiB/s, from a snapshot.")
+@click.option("--pre-warm", metavar="S3_URI", help="Fill it from S3.")
+@click.option("--project", help="The project that pays.")
+@on_cloud
+@common
+def create(context: Context, *, on: str | None, pre_warm: str | None, **options: Any) -> None:
+    """Create a volume; limits and ratios of its type are checked before the call.
+
+    \b
+    Examples:
+      runctl aws ebs create --size 500 --persistent --name imagenet --for data
+      runctl aws ebs create --size 200 --volume-type io2 --iops 10000 --availability-zone us-east-1b
+    """
+    from runctl.errors import ValidationError
+    from runctl.render import output
+    from runctl.resources import noting, volumes
+
+    if pre_warm:
+        raise ValidationError(
+            "Volumes cannot be filled from S3 yet",
+            why="pre-warming is not built",
+            next="create the volume without --pre-warm, attach it, and copy on the machine",
+        )
+    if options["size"] is None and options["snapshot"] is None:
+        raise ValidationError("A volume needs a size", next="--size GIB, or --snapshot ID")
+    with acting.operation(context, on) as operation:
+        plan = volumes.plan_create(operation, _request(context, options))
+        made = operation.carry_out(plan)
+        volume_id = made["volume"]["id"]
+        (found,) = noting.note(operation, volumes=[volume_id]).volumes
+        rate = noting.per_month(operation, found)
+    if context.json:
+        output.write_json({"volume": found, "usd_per_month": rate})
+        return
+    output.write_line(volume_id)
+    if not context.quiet:
+        from runctl.render import figures
+
+        lock = ", persistent" if options["persistent"] else ""
+        output.talk(
+            f"{found.size_gib} GiB {found.volume_type} in {found.zone}{lock}, {figures.usd(rate)} a month"
+        )
+
+
+@ebs.command("list")
+@click.option("--name", help="Volumes of this name.")
+@click.option("--state", help="available, in-use, ...")
+@click.option("--persistent", is_flag=True, help="Persistent ones alone.")
+@click.option("--unattached", is_flag=True, help="Those that are attached to nothing.")
+@click.option("--unmanaged", is_flag=True, help="Those that runctl did not make, too.")
+@click.option("--project", help="Of this project.")
+@on_cloud
+@common
+def list_(context: Context, *, on: str | None, **filters: Any) -> None:
+    """List volumes: a lock for persistent ones, attachment, age, cost per month.
+
+    \b
+    Examples:
+      runctl aws ebs list
+      runctl aws ebs list --unattached --output json
+    """
+    from runctl.render import output
+    from runctl.resources import noting
+
+    with acting.operation(context, on) as operation:
+        found = noting.volumes_by(operation, **filters)
+    if context.json:
+        output.write_json([{"volume": volume, "usd_per_month": rate} for volume, rate in found])
+    elif context.quiet:
+        for volume, _ in found:
+            output.write_line(volume.id)
+    elif not found:
+        output.talk("there is no such volume: runctl aws ebs create --size 100")
+    else:
+        from runctl.render.volume import show_volumes
+
+        show_volumes(found, operation.session.cloud.clock.now())
+
+
+@ebs.command()
+@click.argument("volume")
+@click.argument("instance")
+@click.option("--mount", metavar="PATH", help="Mount it there; a blank volume gets a file system, once.")
+@on_cloud
+@common
+def attach(context: Context, volume: str, instance: str, on: str | None, mount: str | None) -> None:
+    """Attach a volume to an instance of its zone, and mount it where asked.
+
+    \b
+    Examples:
+      runctl aws ebs attach vol-0123456789abcdef0 i-0123456789abcdef0 --mount /data
+    """
+    from runctl.resources import noting, volumes
+
+    with acting.operation(context, on) as operation:
+        plan = volumes.plan_attach(operation, volume, instance, mount=mount)
+        made = operation.carry_out(plan)
+        noting.note(operation, volumes=[volume])
+    at = f"mounted at {mount}" if mount else f"attached as {made['attachment']['device']}"
+    device = made["attachment"]["device"]
+    _say(context, volume, f"{volume} is {at} on {instance}", instance=instance, device=device, mount=mount)
+
+
+@ebs.command()
+@click.argument("volume")
+@on_cloud
+@common
+def detach(context: Context, volume: str, on: str | None) -> None:
+    """Unmount and detach a volume, and wait until it is free.
+
+    \b
+    Examples:
+      runctl aws ebs detach vol-0123456789abcdef0
+    """
+    from runctl.resources import noting, volumes
+
+    with acting.operation(context, on) as operation:
+        operation.carry_out(volumes.plan_detach(operation, volume))
+        noting.note(operation, volumes=[volume])
+    _say(context, volume, f"{volume} is detached")
+
+
+@ebs.command()
+@click.argument("volume")
+@acting.destructive
+@click.option("--snapshot", "snapshot_first", is_flag=True, help="Keep its content as a snapshot.")
+@on_cloud
+@common
+def delete(context: Context, volume: str, on: str | None, snapshot_first: bool, **options: Any) -> None:
+    """Delete a volume; a persistent one needs --force, an attached one is refused.
+
+    \b
+    Examples:
+      runctl aws ebs delete vol-0123456789abcdef0
+      runctl aws ebs delete vol-0123456789abcdef0 --snapshot --yes
+      runctl aws ebs delete vol-0123456789abcdef0 --dry-run --explain
+    """
+    from runctl.resources import noting, volumes
+    from runctl.safety.protection import Action, ResourceKind
+
+    request = acting.asked(context, force=options["force"], unmanaged=options["unmanaged"])
+    with acting.operation(context, on) as operation:
+        own = _own(context)
+        plan = volumes.plan_delete(operation, volume, request, snapshot_first=snapshot_first, own=own)
+        verdict = operation.door.assess(Action.DELETE, ResourceKind.VOLUME, volume, request)
+        if not acting.refuse_or_show(
+            context, [verdict], explain=options["explain"], dry_run=options["dry_run"]
+        ):
+            return
+        for finding in verdict.warnings:
+            from runctl.render import output
+
+            output.talk(f"[warning] {finding.reason}", style="yellow")
+        acting.confirm(f"Delete {volume}?", yes=options["yes"])
+        made = operation.carry_out(plan)
+        snapshot = (made.get("snapshot") or {}).get("id")
+        noting.note(operation, volumes=[volume], snapshots=[snapshot] if snapshot else [])
+    kept = f"; its content is {snapshot}" if snapshot else ""
+    _say(context, volume, f"{volume} is deleted{kept}", snapshot=snapshot)
+
+
+@ebs.command()
+@click.argument("volume")
+@click.option("--size", type=click.IntRange(1), help="GiB; volumes only grow.")
+@click.option("--volume-type", type=TYPES)
+@click.option("--iops", type=click.IntRange(1))
+@click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
+@on_cloud
+@common
+def modify(context: Context, volume: str, on: str | None, **changes: Any) -> None:
+    """Change a volume's size, type or speed while it is in use.
+
+    \b
+    Examples:
+      runctl aws ebs modify vol-0123456789abcdef0 --volume-type gp3 --iops 6000
+    """
+    from runctl.resources import noting, volumes
+
+    with acting.operation(context, on) as operation:
+        found = volumes.modify(
+            operation,
+            volume,
+            size_gib=changes["size"],
+            volume_type=changes["volume_type"],
+            iops=changes["iops"],
+            throughput_mibs=changes["throughput"],
+        )
+        noting.note(operation, volumes=[volume])
+    speed = f", {found.iops} IOPS" if found.iops else ""
+    _say(context, volume, f"{volume} is {found.size_gib} GiB {found.volume_type}{speed}", now=found)
+
+
+@ebs.command()
+@click.argument("volume")
+@click.option("--name", default="", help="What to call the snapshot.")
+@click.option("--description", default="by runctl", help="What it is for.")
+@on_cloud
+@common
+def snapshot(context: Context, volume: str, on: str | None, name: str, description: str) -> None:
+    """Take a snapshot and wait until it is complete.
+
+    \b
+    Examples:
+      runctl aws ebs snapshot vol-0123456789abcdef0 --name imagenet-v2
+    """
+    import msgspec
+
+    from runctl.resources import noting, volumes
+
+    with acting.operation(context, on) as operation:
+        own = msgspec.structs.replace(_own(context), name=name)
+        made = operation.carry_out(volumes.plan_snapshot(operation, volume, own, description=description))
+        snapshot_id = made["snapshot"]["id"]
+        noting.note(operation, snapshots=[snapshot_id])
+    _say(context, snapshot_id, snapshot_id, snapshot=snapshot_id)
+
+
+@ebs.command("snapshot-list")
+@click.argument("source", required=False)
+@click.option("--unmanaged", is_flag=True, help="Those that runctl did not make, too.")
+@on_cloud
+@common
+def snapshot_list(context: Context, source: str | None, on: str | None, unmanaged: bool) -> None:
+    """List snapshots, of one volume or all.
+
+    \b
+    Examples:
+      runctl aws ebs snapshot-list
+      runctl aws ebs snapshot-list vol-0123456789abcdef0
+    """
+    from runctl.render import output
+    from runctl.resources import noting
+
+    with acting.operation(context, on) as operation:
+        found = noting.snapshots_of(operation, source, unmanaged=unmanaged)
+    if context.json:
+        output.write_json([{"snapshot": snapshot, "usd_per_month": rate} for snapshot, rate in found])
+    elif context.quiet:
+        for snapshot, _ in found:
+            output.write_line(snapshot.id)
+    elif not found:
+        output.talk("there is no such snapshot: runctl aws ebs snapshot VOLUME")
+    else:
+        from runctl.render.volume import show_snapshots
+
+        show_snapshots(found)
+
+
+@ebs.command("snapshot-delete")
+@click.argument("snapshot")
+@acting.destructive
+@on_cloud
+@common
+def snapshot_delete(context: Context, snapshot: str, on: str | None, **options: Any) -> None:
+    """Delete a snapshot; one that an image uses is refused.
+
+    \b
+    Examples:
+      runctl aws ebs snapshot-delete snap-0123456789abcdef0 --yes
+    """
+    from runctl.resources import noting
+    from runctl.safety.protection import Action, ResourceKind
+
+    request = acting.asked(context, force=options["force"], unmanaged=options["unmanaged"])
+    with acting.operation(context, on) as operation:
+        verdict = operation.door.assess(Action.DELETE, ResourceKind.SNAPSHOT, snapshot, request)
+        if not acting.refuse_or_show(
+            context, [verdict], explain=options["explain"], dry_run=options["dry_run"]
+        ):
+            return
+        acting.confirm(f"Delete {snapshot}?", yes=options["yes"])
+        operation.door.delete_snapshot(snapshot, request)
+        noting.note(operation, snapshots=[snapshot])
+    _say(context, snapshot, f"{snapshot} is deleted")
+
+
+@ebs.command()
+@click.argument("source")
+@click.option("--availability-zone", help="Where the new volume shall be.")
+@click.option("--attach", metavar="INSTANCE", help="Attach it there, in that instance's zone.")
+@click.option("--mount", metavar="PATH", help="And mount it.")
+@click.option("--size", type=click.IntRange(1), help="GiB; more than the source has.")
+@click.option("--volume-type", type=TYPES)
+@click.option("--iops", type=click.IntRange(1))
+@click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
+@click.option("--persistent", is_flag=True)
+@click.option("--name", default="")
+@click.option("--initialization-rate", type=click.IntRange(100, 300), help="MiB/s at which it is filled.")
+@click.option("--project")
+@on_cloud
+@common
+def restore(
+    context: Context, source: str, *, on: str | None, attach: str | None, mount: str | None, **options: Any
+) -> None:
+    """Make a volume from a snapshot, or from a volume of another zone through one.
+
+    \b
+    Examples:
+      runctl aws ebs restore snap-0123456789abcdef0 --availability-zone us-east-1b
+      runctl aws ebs restore vol-0123456789abcdef0 --attach i-0123456789abcdef0 --mount /data
+    """
+    from runctl.errors import ValidationError
+    from runctl.render import output
+    from runctl.resources import noting, volumes
+
+    if mount and not attach:
+        raise ValidationError("--mount needs --attach", next="add --attach INSTANCE")
+    with acting.operation(context, on) as operation:
+        request = _request(context, options)
+        plan = volumes.plan_restore(operation, source, request, attach=attach, mount=mount)
+        made = operation.carry_out(plan)
+        volume_id = made["volume"]["id"]
+        taken = (made.get("snapshot") or {}).get("id")
+        noting.note(operation, volumes=[volume_id], snapshots=[taken] if taken else [])
+    _say(context, volume_id, volume_id, volume=volume_id, zone=made["volume"]["zone"], snapshot=taken)
+    if not context.json and not context.quiet:
+        if taken:
+            output.talk(f"it came through {taken}, which is kept: runctl aws ebs snapshot-delete {taken}")
+        if not options["initialization_rate"]:
+            output.talk(
+                "its blocks come from S3 when they are first read: slow once; --initialization-rate 300"
+            )
+
+
+def _say(context: Context, resource_id: str, text: str, **data: Any) -> None:
+    from runctl.render import output
+
+    if context.json:
+        output.write_json({"id": resource_id, **data})
+    else:
+        output.write_line(resource_id if context.quiet else text)
+
+
+def _own(context: Context) -> VolumeRequest:
+    from runctl.resources.volumes import VolumeRequest
+
+    settings = context.settings()
+    return VolumeRequest(project=settings.values.project or "", user=user_name(settings))
+
+
+def _request(context: Context, options: dict[str, Any]) -> VolumeRequest:
+    from runctl.resources.volumes import VolumeRequest
+
+    settings = context.settings()
+    return VolumeRequest(
+        size_gib=options["size"],
+        volume_type=options["volume_type"],
+        iops=options["iops"],
+        throughput_mibs=options["throughput"],
+        encrypted=options.get("encrypted", True),
+        persistent=options["persistent"],
+        name=options["name"],
+        zone=options["availability_zone"],
+        purpose=options.get("purpose"),
+        snapshot=options.get("snapshot"),
+        initialization_rate_mibs=options["initialization_rate"],
+        project=options["project"] or settings.values.project or "",
+        user=user_name(settings),
+    )

@@ -1,0 +1,300 @@
+"""Operations on instances: create with a data volume, start, stop, terminate with what stays of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from runctl.errors import NotFound, ValidationError
+from runctl.events import Notice
+from runctl.model import (
+    TAG_CREATED,
+    TAG_LEASE_UNTIL,
+    TAG_MANAGED,
+    TAG_PERSISTENT,
+    TAG_PROJECT,
+    TAG_USER,
+    InstanceType,
+    Market,
+    Offer,
+)
+from runctl.pricing import catalog
+from runctl.providers.aws import account, instances, market, shell, volumes
+from runctl.providers.aws.instances import Instance
+from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
+from runctl.resources.offers import offers
+from runctl.resources.operation import Operation
+from runctl.safety.protection import Request
+from runctl.safety.saga import Plan, PlannedStep, result_of
+
+ONLINE_PATIENCE = timedelta(minutes=10)
+_TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class InstanceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `runctl aws create` was asked for; sizes in GiB, prices in USD/h, the lease in hours (0: none)."""
+
+    instance_type: str | None = None
+    gpus: int | None = None
+    gpu_memory_gib: float = 0.0
+    spot: bool = False
+    spot_max_price: str | None = None
+    fallback: bool = True
+    zones: tuple[str, ...] = ()
+    name: str = ""
+    image: str | None = None
+    key: str | None = None
+    security_group: str | None = None
+    subnet: str | None = None
+    profile: str = ""
+    root_volume_gib: int = 30
+    data_volume_gib: int | None = None
+    persistent: bool = False
+    mount: str | None = None
+    lease_hours: float = 0.0
+    project: str = ""
+    user: str = ""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """From how many running instances on to warn and to refuse."""
+
+    warn: int = 10
+    refuse: int = 50
+
+
+def check(request: InstanceRequest) -> None:
+    """Raises ValidationError for what cannot be asked for, before any call."""
+    if not request.instance_type and not request.gpus:
+        raise ValidationError(
+            "No machine is named",
+            why="neither a type nor a number of GPUs was given",
+            next="runctl aws create g5.xlarge, or runctl aws create --gpus 1 --gpu-memory 24",
+        )
+    if request.spot_max_price is not None and not request.spot:
+        raise ValidationError("--spot-max-price needs --spot", next="add --spot")
+    if request.mount and request.data_volume_gib is None:
+        raise ValidationError("--mount needs --data-volume-size", next="add --data-volume-size GIB")
+    if request.data_volume_gib is not None:
+        volumes.check(VolumeSpec(zone="", size_gib=request.data_volume_gib))
+
+
+def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) -> Plan:
+    """The steps of a new instance, its data volume attached. Raises ValidationError, ConfigError."""
+    check(request)
+    session = operation.session
+    guard(operation, limits)
+    types = wanted_types(request)
+    found = offers(
+        session, types, spot=request.spot, fallback=request.fallback, zones=request.zones, emit=operation.emit
+    )
+    if request.profile:
+        account.require_profile(session, request.profile)
+    tags = _tags(operation, request)
+    launches = tuple(_launch(operation, request, offer, tags) for offer in found)
+    subject = request.name or request.instance_type or f"{request.gpus} GPUs"
+    steps = [
+        PlannedStep(name="instance", kind="run-instance", requests=launches),
+        PlannedStep(
+            name="running",
+            kind="wait-instance",
+            requests=({"instance": result_of("instance"), "state": "running"},),
+        ),
+    ]
+    if request.data_volume_gib is not None:
+        steps += _data_volume(request, tags)
+    return operation.plan("create-instance", subject, steps)
+
+
+def guard(operation: Operation, limits: Limits, *, more: int = 1) -> None:
+    """Refuse to go past a number of running instances. Raises ValidationError."""
+    running = [
+        instance
+        for instance in instances.listing(operation.session)
+        if instance.state in {"pending", "running"} and instance.tags.get(TAG_MANAGED) == "true"
+    ]
+    count = len(running) + more
+    if count > limits.refuse:
+        raise ValidationError(
+            f"{len(running)} instances run already: the limit is {limits.refuse}",
+            why="a loop that creates instances is dearer than a refusal",
+            next="runctl resources list, or runctl config set protection.refuse_instances NUMBER",
+        )
+    if count > limits.warn:
+        operation.emit(Notice(text=f"{count} instances will run", warning=True))
+
+
+def wanted_types(request: InstanceRequest) -> list[InstanceType]:
+    """The named type, or the cheapest that have the GPUs and memory. Raises ValidationError."""
+    if request.instance_type:
+        return [catalog.instance_type(request.instance_type)]
+    wanted = Market.SPOT if request.spot else Market.ON_DEMAND
+    types = [
+        kind
+        for kind in catalog.with_gpus(request.gpus or 0, market=wanted)
+        if kind.gpu_memory_gib >= request.gpu_memory_gib
+    ]
+    if not types:
+        raise ValidationError(
+            f"No known machine has {request.gpus} GPUs of {request.gpu_memory_gib:g} GiB",
+            next="try --gpus 1, 4 or 8, less --gpu-memory, or name a type",
+        )
+    return types[:3]
+
+
+def start(operation: Operation, instance_id: str, *, limits: Limits) -> Instance:
+    """Start a stopped instance and wait until it runs. Raises NotFound, Conflict, CapacityError."""
+    _existing(operation, instance_id)
+    guard(operation, limits)
+    instances.start(operation.session, instance_id)
+    return wait(operation, instance_id, "running")
+
+
+def wait(
+    operation: Operation, instance_id: str, state: str, *, timeout: timedelta = ONLINE_PATIENCE
+) -> Instance:
+    """Wait until an instance is `running`, `stopped`, `terminated`, or `online`: its shell answers."""
+    if state != "online":
+        return instances.wait_state(
+            operation.session, instance_id, state, timeout=timeout, emit=operation.emit
+        )
+    found = instances.wait_state(
+        operation.session, instance_id, "running", timeout=timeout, emit=operation.emit
+    )
+    shell.wait_online(operation.session, instance_id, timeout=timeout, emit=operation.emit)
+    return found
+
+
+def plan_terminate(operation: Operation, instance_id: str, request: Request) -> Plan:
+    """The steps of an end: persistent volumes are unmounted, detached and kept, then the instance ends."""
+    session = operation.session
+    instance = _existing(operation, instance_id)
+    steps: list[PlannedStep] = []
+    for volume, attachment in kept_volumes(attached(operation, instance)):
+        place = {"instance": instance_id, "volume": volume.id, "device": attachment.device}
+        if attachment.device != instance.root_device and instance.state == "running":
+            if shell.is_online(session, instance_id):
+                steps.append(_step(f"unmount-{volume.id}", "unmount", place))
+            steps.append(_step(f"detach-{volume.id}", "detach-volume", place))
+        elif attachment.device != instance.root_device:
+            steps.append(_step(f"detach-{volume.id}", "detach-volume", place))
+        else:
+            request_of = {**place, "was_deleted": attachment.delete_on_termination}
+            steps.append(_step(f"keep-{volume.id}", "keep-volume", request_of))
+    asked = msgspec.to_builtins(request)
+    steps.append(_step("terminate", "terminate-instance", {"instance": instance_id, "request": asked}))
+    return operation.plan("terminate-instance", instance_id, steps)
+
+
+def attached(operation: Operation, instance: Instance) -> list[tuple[Volume, Attachment]]:
+    """The volumes of an instance with how each is attached."""
+    found: list[tuple[Volume, Attachment]] = []
+    for disk in instance.disks:
+        volume = volumes.describe(operation.session, disk.volume)
+        if volume is not None:
+            found.append((volume, disk))
+    return found
+
+
+def kept_volumes(disks: Sequence[tuple[Volume, Attachment]]) -> list[tuple[Volume, Attachment]]:
+    """Those that a termination must leave behind, whatever EC2 was told of them."""
+    return [(volume, disk) for volume, disk in disks if volume.tags.get(TAG_PERSISTENT) == "true"]
+
+
+def _existing(operation: Operation, instance_id: str) -> Instance:
+    found = instances.get(operation.session, instance_id)
+    if found is None:
+        raise NotFound(
+            f"There is no instance {instance_id} in {operation.session.region}",
+            next="runctl resources list, or another --region",
+        )
+    return found
+
+
+def _step(name: str, kind: str, request: dict[str, Any]) -> PlannedStep:
+    return PlannedStep(name=name, kind=kind, requests=(request,))
+
+
+def _data_volume(request: InstanceRequest, tags: dict[str, str]) -> list[PlannedStep]:
+    name = f"{request.name or request.instance_type or 'instance'} data"
+    own = {**tags, "Name": name}
+    if request.persistent:
+        own[TAG_PERSISTENT] = "true"
+    spec: dict[str, Any] = msgspec.to_builtins(
+        VolumeSpec(zone="", size_gib=request.data_volume_gib, tags=own)
+    )
+    spec["zone"] = result_of("instance", "zone")
+    place = {"volume": result_of("volume"), "instance": result_of("instance")}
+    steps = [
+        _step("volume", "create-volume", {"spec": spec}),
+        _step("available", "wait-volume", {"volume": result_of("volume")}),
+        _step("attachment", "attach-volume", place),
+    ]
+    if request.mount:
+        online = {"instance": result_of("instance"), "state": "online"}
+        steps += [
+            _step("online", "wait-instance", online),
+            _step("mount", "mount", {**place, "path": request.mount}),
+        ]
+    return steps
+
+
+def _launch(
+    operation: Operation, request: InstanceRequest, offer: Offer, tags: dict[str, str]
+) -> dict[str, Any]:
+    kind = catalog.instance_type(offer.instance_type)
+    image = operation.once(
+        f"image {kind.architecture} {bool(kind.gpus)}",
+        lambda: market.image_for(
+            operation.session, architecture=kind.architecture, gpus=kind.gpus, chosen=request.image
+        ),
+    )
+    spec = instances.InstanceSpec(
+        offer=offer,
+        image=image.id,
+        root_device=image.root_device,
+        root_volume_gib=max(request.root_volume_gib, getattr(image, "root_gib", 0)),
+        profile=request.profile,
+        user_data=_user_data(request.lease_hours),
+        tags=tags,
+        subnet=request.subnet,
+        security_group=request.security_group,
+    )
+    parameters = instances.run_parameters(spec, "")
+    # A machine of the user's own keeps its disks at a shutdown; a one-time spot machine can only end.
+    parameters["InstanceInitiatedShutdownBehavior"] = "terminate" if offer.market is Market.SPOT else "stop"
+    if request.key:
+        parameters["KeyName"] = request.key
+    if not request.profile:
+        del parameters["IamInstanceProfile"]
+    if offer.market is Market.SPOT and request.spot_max_price:
+        parameters["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] = request.spot_max_price
+    return {
+        "what": f"{offer.instance_type} {offer.market} in {offer.zone}",
+        "offer": msgspec.to_builtins(offer),
+        "parameters": parameters,
+    }
+
+
+def _user_data(lease_hours: float) -> str:
+    """The lease comes before anything that can fail: the machine ends itself though nobody looks."""
+    if lease_hours <= 0:
+        return "#!/bin/sh\n"
+    return f"#!/bin/sh\nshutdown -P +{max(1, round(lease_hours * 60))}\n"
+
+
+def _tags(operation: Operation, request: InstanceRequest) -> dict[str, str]:
+    now = operation.session.cloud.clock.now()
+    tags = {
+        "Name": request.name or f"runctl {request.user}",
+        TAG_MANAGED: "true",
+        TAG_USER: request.user,
+        TAG_PROJECT: request.project,
+        TAG_CREATED: now.strftime(_TIMESTAMP),
+    }
+    if request.lease_hours > 0:
+        tags[TAG_LEASE_UNTIL] = (now + timedelta(hours=request.lease_hours)).strftime(_TIMESTAMP)
+    return tags

@@ -1,0 +1,60 @@
+"""One operation of a user on one cloud: the session, the door, the ledger, and its plan carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from runctl.events import Emit
+from runctl.ledger import Ledger, TransactionRecord
+from runctl.providers.aws.session import Session
+from runctl.resources.steps import Surroundings, kinds
+from runctl.safety import saga
+from runctl.safety.destroy import Door
+from runctl.safety.saga import Plan, PlannedStep, Result
+
+T = TypeVar("T")
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """Where and for whom an operation is carried out."""
+
+    session: Session
+    ledger: Ledger
+    door: Door
+    emit: Emit
+    _known: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+    def once(self, what: str, read: Callable[[], T]) -> T:
+        """Ask the cloud for something that does not change meanwhile once."""
+        if what not in self._known:
+            self._known[what] = read()
+        return self._known[what]
+
+    def plan(self, name: str, subject: str, steps: list[PlannedStep]) -> Plan:
+        return Plan(
+            operation=name,
+            subject=subject,
+            cloud=self.session.cloud.key,
+            region=self.session.region,
+            steps=tuple(steps),
+        )
+
+    def carry_out(self, plan: Plan) -> Mapping[str, Result]:
+        """Raises what a step raises, after everything was undone; see `safety.saga`."""
+        return saga.carry_out(
+            self.ledger, plan, self._kinds(), emit=self.emit, at=self.session.cloud.clock.now()
+        )
+
+    def resume(self, record: TransactionRecord) -> Mapping[str, Result]:
+        """Finish an operation whose process died."""
+        return saga.resume(self.ledger, record, self._kinds(), emit=self.emit)
+
+    def roll_back(self, record: TransactionRecord) -> None:
+        """Undo an operation whose process died."""
+        saga.roll_back(self.ledger, record, self._kinds())
+
+    def _kinds(self) -> Mapping[str, saga.Kind]:
+        return kinds(Surroundings(self.session, self.door, self.emit))

@@ -1,0 +1,70 @@
+"""Operations that were left unfinished: found, finished, undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runctl.errors import Conflict, NotFound
+from runctl.ledger import Ledger, TransactionRecord
+from runctl.resources.operation import Operation
+from runctl.safety import transaction
+
+JOB_LAUNCH = "launch-attempt"
+CLEANUP = "cleanup"
+
+
+def unfinished(ledger: Ledger) -> Sequence[TransactionRecord]:
+    """Operations of dead processes, the oldest first."""
+    return transaction.abandoned(ledger)
+
+
+def find(ledger: Ledger, reference: str) -> TransactionRecord:
+    """A transaction by its id or the beginning of it. Raises NotFound, Conflict where that is unclear."""
+    known = [
+        record
+        for record in ledger.journal.newest(limit=1000)
+        if record.id == reference
+        or record.id.startswith(reference)
+        or record.id.startswith(f"tx-{reference}")
+    ]
+    if not known:
+        raise NotFound(f"There is no transaction {reference}", next="runctl tx list --all")
+    if len(known) > 1 and all(record.id != reference for record in known):
+        raise Conflict(
+            f"{reference!r} is the beginning of several transactions",
+            why=", ".join(record.id for record in known),
+        )
+    return next((record for record in known if record.id == reference), known[0])
+
+
+def resume(operation: Operation, record: TransactionRecord) -> None:
+    """Finish it. Raises Conflict for one that is under way, over, or a job's."""
+    _require_abandoned(record)
+    if record.operation == JOB_LAUNCH:
+        job = record.subject.partition("/")[0]
+        raise Conflict(
+            f"{record.id} is the launch of a job",
+            why="whoever waits for the job finishes it",
+            next=f"runctl jobs wait {job}",
+        )
+    operation.resume(record)
+
+
+def roll_back(operation: Operation, record: TransactionRecord) -> None:
+    """Undo it. Raises Conflict as `resume`, and where a step cannot be undone."""
+    _require_abandoned(record)
+    if record.operation == JOB_LAUNCH:
+        job = record.subject.partition("/")[0]
+        raise Conflict(f"{record.id} is the launch of a job", next=f"runctl jobs stop {job}")
+    operation.roll_back(record)
+
+
+def _require_abandoned(record: TransactionRecord) -> None:
+    if record.outcome is not None:
+        raise Conflict(f"{record.id} is {record.outcome}", next="runctl tx list")
+    if record.owner != transaction.this_process() and transaction.is_alive(record.owner):
+        raise Conflict(
+            f"{record.id} is under way",
+            why=f"process {record.owner.pid} on {record.owner.host} works on it",
+            next="wait for it, or end that process",
+        )

@@ -1,0 +1,165 @@
+"""Every operation, killed before and after each of its calls: the next command finishes or undoes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operations import STORIES, World
+
+from runctl.errors import Conflict
+from runctl.providers.aws.session import Session
+from runctl.resources import recovery
+
+LONGEST = 120
+POINTS = 3  # of each operation in every run, spread over its calls; all of them with -m slow
+
+
+class Counting(Session):
+    """Counts the calls of an operation."""
+
+    calls = 0
+
+    def call(self, service: str, operation: str, **parameters: Any) -> Any:
+        type(self).calls += 1
+        return super().call(service, operation, **parameters)
+
+
+class Dying(Session):
+    """Kills its process before or after one of its calls."""
+
+    at = 0
+    before = True
+    calls = 0
+
+    def call(self, service: str, operation: str, **parameters: Any) -> Any:
+        type(self).calls += 1
+        mine = type(self).calls == self.at
+        if mine and self.before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = super().call(service, operation, **parameters)
+        if mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+
+def killed(world: World, name: str, at: int, *, before: bool) -> bool:
+    """Carry out an operation in a process that is killed at a call; False where it ended before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            Dying.at, Dying.before, Dying.calls = at, before, 0
+            STORIES[name].act(world, world.operation(Dying))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc(file=sys.stderr)
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "the operation failed before it was killed"
+        return False
+    return os.WTERMSIG(status) == signal.SIGKILL
+
+
+def recovered(world: World, *, undo: bool) -> tuple[str, str]:
+    """What the next command does: the transaction, and its outcome."""
+    operation = world.operation()
+    try:
+        left = recovery.unfinished(operation.ledger)
+        known = operation.ledger.journal.newest(limit=1)
+        if not left:
+            return (known[0].id, str(known[0].outcome)) if known else ("", "never begun")
+        (record,) = left
+        try:
+            (recovery.roll_back if undo else recovery.resume)(operation, record)
+        except Conflict:
+            assert undo, "what was begun can be finished"
+            recovery.resume(operation, record)
+        return record.id, str(operation.ledger.journal.get(record.id).outcome)
+    finally:
+        operation.ledger.close()
+
+
+def tell(live: Any, folder: Path, name: str, at: int, *, before: bool, undo: bool) -> str | None:
+    """One point of the matrix; answers the outcome, None where the operation has no such call."""
+    folder.mkdir(parents=True)
+    world = World(live, folder)
+    story = STORIES[name]
+    story.prepare(world)
+    earlier = sum(1 for _ in world_transactions(world))
+    if not killed(world, name, at, before=before):
+        return None
+    tx, outcome = recovered(world, undo=undo)
+    if sum(1 for _ in world_transactions(world)) == earlier:
+        outcome = "never begun"
+    made = world.made(tx) if outcome != "never begun" else {}
+    point = f"{name} at call {at}, {'before' if before else 'after'} it: {outcome}, {made}"
+    if outcome == "finished":
+        live.until(lambda: story.is_done(world, world.made(tx)), LONGEST)
+    else:
+        assert outcome in {"rolled-back", "never begun"}, point
+        live.until(lambda: story.is_undone(world, world.made(tx or "none")), LONGEST)
+    assert not recovery.unfinished(world.operation().ledger), point
+    return outcome
+
+
+def world_transactions(world: World) -> Iterator[str]:
+    operation = world.operation()
+    yield from (record.id for record in operation.ledger.journal.newest(limit=100))
+    operation.ledger.close()
+
+
+def calls_of(live: Any, folder: Path, name: str) -> int:
+    folder.mkdir(parents=True)
+    world = World(live, folder)
+    STORIES[name].prepare(world)
+    Counting.calls = 0
+    operation = world.operation(Counting)
+    STORIES[name].act(world, operation)
+    made = world.made(operation.ledger.journal.newest(limit=1)[0].id)
+    live.until(lambda: STORIES[name].is_done(world, made), LONGEST)
+    operation.ledger.close()
+    return Counting.calls
+
+
+def run_matrix(live: Any, folder: Path, name: str, *, most: int | None = None) -> Counter[str]:
+    """So many points of an operation at most, by turns resumed and rolled back."""
+    outcomes: Counter[str] = Counter()
+    calls = calls_of(live, folder / "count", name)
+    points = [(at, before) for at in range(1, calls + 1) for before in (True, False)]
+    every = -(-len(points) // most) if most else 1
+    chosen = points[sorted(STORIES).index(name) % every :: every]
+    for number, (at, before) in enumerate(chosen):
+        place = folder / f"{at}-{'before' if before else 'after'}"
+        outcome = tell(live, place, name, at, before=before, undo=number % 2 == 1)
+        outcomes[outcome or "ended before"] += 1
+    return outcomes
+
+
+@pytest.mark.parametrize("name", sorted(STORIES))
+@pytest.mark.xdist_group("crash-matrix")
+def test_an_operation_that_is_killed_at_any_call_is_finished_or_undone(
+    own_cloud: Any, tmp_path: Path, name: str
+) -> None:
+    outcomes = run_matrix(own_cloud, tmp_path, name, most=POINTS)
+    assert outcomes["finished"] + outcomes["rolled-back"] + outcomes["never begun"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_whole_matrix(own_cloud: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {name: run_matrix(own_cloud, tmp_path / name, name) for name in sorted(STORIES)}
+    columns = ("never begun", "finished", "rolled-back", "ended before")
+    with capsys.disabled():
+        print(f"\n{'operation':<20}{'points':>8}" + "".join(f"{column:>14}" for column in columns))
+        for name, outcomes in table.items():
+            cells = "".join(f"{outcomes[column]:>14}" for column in columns)
+            print(f"{name:<20}{outcomes.total():>8}{cells}")
+    assert sum(outcomes.total() - outcomes["ended before"] for outcomes in table.values()) >= 60
