@@ -9,12 +9,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
 
+# Four workers even on two cores: tests of clouds and machines wait for more than half of their time.
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" tests
+	$(BIN)/pytest -n 4 --dist loadgroup -m "not slow" tests
 
 # Everything, the crash and soak suites included.
 test-all: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadgroup tests
+	$(BIN)/pytest -n 4 --dist loadgroup tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
