@@ -81,6 +81,21 @@ class Door:
         self._policy = policy or Protection()
         self._emit = emit
 
+    @property
+    def session(self) -> Session:
+        """The cloud that it leads to."""
+        return self._session
+
+    @property
+    def user(self) -> str:
+        """For whom it opens."""
+        return self._user
+
+    @property
+    def emit(self) -> Emit:
+        """Who listens to what it does."""
+        return self._emit
+
     def assess(self, action: Action, kind: ResourceKind, resource_id: str, request: Request) -> Verdict:
         """What the rules say now; nothing is changed and nothing recorded.
 
