@@ -33,7 +33,7 @@ class Resources:
                 "INSERT INTO resources VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET name = excluded.name, facts = excluded.facts,"
                 " job = excluded.job, attempt = excluded.attempt,"
-                " seen = MAX(COALESCE(seen, 0), COALESCE(excluded.seen, seen, 0))",
+                " seen = CASE WHEN excluded.seen > COALESCE(seen, 0) THEN excluded.seen ELSE seen END",
                 (
                     resource.id,
                     resource.kind,
