@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from runctl.render import figures
+from runctl.render import figures, output
 from runctl.safety.graph import Edge, Graph, Node, NodeKind
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
+_WIDE = 10_000
 LOCK = "\N{LOCK}"
 _COLOURS = {
     NodeKind.JOB: "magenta",
@@ -98,6 +99,28 @@ def tree(graph: Graph) -> Tree:
         if node.id not in shown:
             grow(top, node, None)
     return top
+
+
+def show_tree(graph: Graph) -> None:
+    """The tree on stdout: in colour on a terminal, as wide as it needs in a pipe."""
+    import sys
+
+    from rich.console import Console
+
+    if not sys.stdout.isatty():
+        output.write_bytes(tree_text(graph).encode())
+        return
+    Console(highlight=False, markup=False, emoji=False).print(tree(graph))
+
+
+def tree_text(graph: Graph) -> str:
+    """The tree without colours, each node on one line."""
+    from rich.console import Console
+
+    console = Console(width=_WIDE, highlight=False, markup=False, emoji=False, color_system=None)
+    with console.capture() as captured:
+        console.print(tree(graph))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _label(node: Node, edge: Edge | None) -> Text:

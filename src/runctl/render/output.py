@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from runctl.errors import ValidationError
 
 _PIPE_WIDTH = 10_000
 
@@ -27,6 +30,14 @@ def write_bytes(data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """To a file that the user named. Raises ValidationError where it cannot be written."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ValidationError(f"{path} cannot be written", why=error.strerror or str(error)) from error
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:

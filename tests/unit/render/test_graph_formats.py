@@ -187,21 +187,12 @@ def fleet(instances: int = 40, seed: int = 4) -> Graph:
     )
 
 
-def tree(graph: Graph) -> str:
-    from rich.console import Console
-
-    console = Console(width=10_000, markup=False, emoji=False, highlight=False, color_system=None)
-    with console.capture() as captured:
-        console.print(text.tree(graph))
-    return captured.get()
-
-
 def html_page(graph: Graph) -> str:
     return page(graph, title="resources")
 
 
 FORMATS: dict[str, Callable[[Graph], str]] = {
-    "tree": tree,
+    "tree": text.tree_text,
     "dot": text.dot,
     "mermaid": text.mermaid,
     "svg": svg,
@@ -323,7 +314,7 @@ def test_what_is_needed_twice_is_opened_once_in_the_tree() -> None:
         Edge(source="vol-1", target="vol-3", relation=Relation.RESTORED_FROM),
         Edge(source="vol-2", target="vol-1", relation=Relation.RESTORED_FROM),
     )
-    output = tree(Graph(nodes=nodes, edges=edges))
+    output = text.tree_text(Graph(nodes=nodes, edges=edges))
     assert output.count("vol-3") == 1
     assert "volume vol-1  cost unknown  (see above)" in output
 
@@ -382,7 +373,7 @@ def test_without_the_library_pictures_say_what_to_install_and_text_needs_nothing
     assert "runctl[graph]" in raised.value.next
     assert text.dot(graph)
     assert text.mermaid(graph)
-    assert tree(graph)
+    assert text.tree_text(graph)
 
 
 def test_a_long_name_is_shortened_to_its_box() -> None:
