@@ -227,6 +227,8 @@ class Machine:
             "RUNCTL_CLOCK": str(self._clock.path.resolve()),
             **self._given,
             "RUNCTL_SANDBOX_MACHINE": self.id,
+            "RUNCTL_DEV": str(self.folder / "dev"),
+            **({} if self._isolation.separate else {"RUNCTL_ROOT": str(self.folder)}),
             "RUNCTL_SANDBOX_FOLDER": str(self.folder),
             "RUNCTL_SANDBOX_STATE": str(self._state),
             shims.FIFO_VARIABLE: str(self.folder / "power"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from runctl.sandbox import block_devices
+
 FIFO_VARIABLE = "RUNCTL_SANDBOX_POWER"
 
 _SHUTDOWN = """#!/bin/sh
@@ -57,6 +59,7 @@ SHIMS = {
     "halt": '#!/bin/sh\necho "halt +0" > "$RUNCTL_SANDBOX_POWER"\n',
     "reboot": '#!/bin/sh\necho "reboot +0" > "$RUNCTL_SANDBOX_POWER"\n',
     "sudo": _SUDO,
+    **block_devices.SHIMS,
 }
 
 _LINE = re.compile(r"(halt|reboot|cancel) (?:\+(\d{1,7})|(\d{1,2}):(\d{1,2}))")

@@ -40,6 +40,9 @@ class Confines:
 class Isolation(Protocol):
     """The processes of one machine; `start` and `stop` may alternate, called by one thread at a time."""
 
+    separate: bool
+    """Whether a machine has a root of its own; else its folder stands for it."""
+
     @property
     def running(self) -> bool:
         """True between `start` and `stop` while the machine has not died by itself."""

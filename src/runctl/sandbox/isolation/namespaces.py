@@ -131,6 +131,8 @@ def refusal() -> str:
 class NamespaceIsolation:
     """The processes of one machine, in namespaces of their own."""
 
+    separate = True
+
     def __init__(self, confines: Confines) -> None:
         self._confines = confines
         self._user_namespace = os.geteuid() != 0

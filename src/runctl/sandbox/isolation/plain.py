@@ -55,6 +55,8 @@ def _dismiss() -> None:
 class PlainIsolation:
     """Processes that know their machine only by folder and environment."""
 
+    separate = False
+
     def __init__(self, confines: Confines) -> None:
         self._dev = confines.folder / "dev"
         self._mounts = confines.folder / "mounts"
@@ -68,7 +70,17 @@ class PlainIsolation:
 
     def start(self) -> None:
         guard(self._sandbox_marker)
+        self._forget_mounts()
         self._running = True
+
+    def _forget_mounts(self) -> None:
+        """A machine that boots has mounted nothing yet."""
+        for link in self._mounts.iterdir() if self._mounts.is_dir() else ():
+            if link.is_symlink():
+                place = link.readlink()
+                if place.is_symlink():
+                    place.unlink()
+                link.unlink()
 
     def spawn(
         self,
