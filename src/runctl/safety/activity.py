@@ -25,7 +25,7 @@ JOBS_PREFIX = "runctl/jobs"
 BUSY_GPU_PERCENT = 5
 BUSY_CPU_PERCENT = 50
 COMMENT = "runctl: does training run?"
-_PATIENCE = timedelta(seconds=60)
+_PATIENCE = timedelta(minutes=5)  # on the cloud's clock, which may run faster than the script
 _SYSTEM = (
     "/usr/lib/systemd/",
     "/lib/systemd/",

@@ -217,16 +217,13 @@ class Door:
         verdict = self._admit(self._judge(action, instance_id, known.facts, request), request)
         if not verdict.graceful:
             return verdict, known
-        ending.end_training(self._session, self._ledger, instance_id, known.seen, emit=self._emit)
-        again = facts.of_instance(self._session, self._ledger, instance_id)
+        seen = ending.end_training(self._session, self._ledger, instance_id, known.seen, emit=self._emit)
+        again = facts.of_instance(self._session, self._ledger, instance_id, seen=seen)
         if again is None:
             raise _not_found(ResourceKind.INSTANCE, instance_id)
         if again.instance.state in _OVER:
             return verdict, again
-        verdict = self._admit(self._judge(action, instance_id, again.facts, request), request)
-        if verdict.graceful:
-            raise _refused(verdict, "training runs on it again", reasons=(ending.RULE,))
-        return verdict, again
+        return self._admit(self._judge(action, instance_id, again.facts, request), request), again
 
     def _judge(self, action: Action, resource_id: str, known: Facts, request: Request) -> Verdict:
         now = self._session.cloud.clock.now()
@@ -373,10 +370,10 @@ def _not_found(kind: ResourceKind, resource_id: str) -> TrainctlError:
     )
 
 
-def _refused(verdict: Verdict, why: str, *, reasons: tuple[str, ...] = ()) -> Protected:
+def _refused(verdict: Verdict, why: str) -> Protected:
     return Protected(
         f"{verdict.resource} is protected from this: {verdict.action}",
-        reasons=reasons or tuple(finding.rule for finding in verdict.blocking),
+        reasons=tuple(finding.rule for finding in verdict.blocking),
         verdict=verdict,
         why=why,
         next=next((finding.next for finding in verdict.blocking if finding.next), ""),

@@ -29,8 +29,10 @@ def end_training(
     *,
     emit: Emit,
     patience: timedelta = PATIENCE,
-) -> None:
+) -> Sighting:
     """Ask what trains to save and end, and wait until it has, or until its agent ended the machine.
+
+    Answers what was seen last: nothing that trains.
 
     Raises Protected where it cannot be asked or does not end in time: nothing was stopped then.
     """
@@ -43,7 +45,7 @@ def end_training(
         raise
     except TrainctlError as error:
         raise _goes_on(instance_id, f"it could not be asked to save: {error.why or error.what}") from error
-    _await(session, ledger, instance_id, emit=emit, patience=patience)
+    return _await(session, ledger, instance_id, emit=emit, patience=patience)
 
 
 def _ask(session: Session, instance_id: str, seen: Sighting) -> None:
@@ -58,16 +60,18 @@ def _ask(session: Session, instance_id: str, seen: Sighting) -> None:
         )
 
 
-def _await(session: Session, ledger: Ledger, instance_id: str, *, emit: Emit, patience: timedelta) -> None:
+def _await(
+    session: Session, ledger: Ledger, instance_id: str, *, emit: Emit, patience: timedelta
+) -> Sighting:
     clock = session.cloud.clock
     begun = clock.now()
     while True:
         instance = instances.get(session, instance_id)
-        if instance is None or instance.state in {"shutting-down", "terminated", "stopped"}:
-            return
+        if instance is None:
+            return Sighting(activity=Activity.IDLE, reason="the instance is gone")
         seen = activity.detect(session, ledger, instance)
         if seen.activity is Activity.IDLE:
-            return
+            return seen
         waited = clock.now() - begun
         if waited > patience:
             raise _goes_on(instance_id, f"it has not ended after {patience}: {seen.reason}")

@@ -42,12 +42,17 @@ class KnownSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
 
 
-def of_instance(session: Session, ledger: Ledger, instance_id: str) -> KnownInstance | None:
-    """None for an instance that EC2 does not show. Raises ConfigError, CloudError."""
+def of_instance(
+    session: Session, ledger: Ledger, instance_id: str, *, seen: Sighting | None = None
+) -> KnownInstance | None:
+    """None for an instance that EC2 does not show; `seen` is what was seen on it just now.
+
+    Raises ConfigError, CloudError.
+    """
     instance = instances.get(session, instance_id)
     if instance is None:
         return None
-    seen = activity.detect(session, ledger, instance)
+    seen = seen or activity.detect(session, ledger, instance)
     facts = Facts(
         kind=ResourceKind.INSTANCE,
         tags=instance.tags,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runctl.agent import archive
 from runctl.config import Protection
 from runctl.errors import CloudError, NotFound, Protected
 from runctl.events import Event, Notice
@@ -209,6 +210,45 @@ def test_running_training_saves_before_its_machine_is_stopped(doorway: Doorway) 
     doorway.ec2.start_instances(InstanceIds=[instance])
     doorway.live.until(lambda: doorway.live.is_online(instance))
     assert doorway.live.command(instance, 'ls "$HOME/saved"')["ResponseCode"] == 0
+
+
+AGENT = """\
+folder="$HOME/.runctl/jobs/digits/attempt-1"
+mkdir -p "$folder" && cd "$folder/.." || exit 1
+cat >train.py <<'END'
+import pathlib, signal, time
+def save(*_):
+    pathlib.Path("checkpoints").mkdir(exist_ok=True)
+    pathlib.Path("checkpoints/step-7.txt").write_text("saved")
+    raise SystemExit
+signal.signal(signal.SIGTERM, save)
+while True: time.sleep(0.1)
+END
+cat >attempt-1/spec.json <<END
+{"format": 1, "job": "digits", "attempt": 1, "command": ["python3", "train.py"], "workdir": "$PWD",
+ "environment": {}, "python": {"kind": "none"}, "bundle": null, "data": null,
+ "checkpoint_dir": "checkpoints", "output_dir": "outputs", "store": {"kind": "folder", "path": "$PWD"},
+ "resume": {"from": "newest"}, "resume_arg": null, "signal": "SIGTERM", "grace_seconds": 60,
+ "lease_seconds": 0, "deadline": null, "budget": null,
+ "machine": {"disposable": false, "watch_notice": false}}
+END
+setsid nohup python3 "$HOME/agent.py" run attempt-1/spec.json </dev/null >agent.log 2>&1 &
+until grep -q '"phase": "running"' attempt-1/state.json 2>/dev/null; do sleep 0.1; done
+"""
+
+
+def test_the_agent_is_asked_to_save_before_its_machine_stops(doorway: Doorway) -> None:
+    instance = doorway.machine()
+    home = doorway.live.home / "sandbox/state/machines" / instance / "home"
+    (home / "agent.py").write_bytes(archive.build())
+    start_training(doorway, instance, AGENT)
+    verdict = doorway.door.stop_instance(instance, ALONE)
+    assert not verdict.graceful  # the last word was said once nothing trained any more
+    first, last = reversed(doorway.ledger.verdicts.list(resource=instance))
+    assert "the agent of digits, attempt 1, lives" in first.findings.decode()
+    assert "no agent and no busy process" in last.findings.decode()
+    doorway.live.until(lambda: doorway.live.state(instance) == "stopped")
+    assert (home / ".runctl/jobs/digits/checkpoints/step-7.txt").read_text() == "saved"
 
 
 def test_training_that_does_not_end_keeps_its_machine(

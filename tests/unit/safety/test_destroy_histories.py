@@ -275,6 +275,9 @@ class MemoryCloud:
                 lines.append({"kind": "trouble", "what": "nvidia-smi"})
             lines += [] if instance.garbled else [{"kind": "end"}]
             return "\n".join(json.dumps(line) for line in lines)
+        if comment.startswith("unmount "):
+            volume = comment.removeprefix("unmount ")
+            return f"runctl: error busy {volume} is in use" if instance.clings else "runctl: ok none"
         if comment.startswith("stop ") and instance.training == "agent":
             assert "stop" in script
             instance.saved, instance.training = True, None
@@ -452,7 +455,7 @@ class History:
 
     def name(self, kind: str) -> str:
         self.count += 1
-        return f"{kind}-{self.count}"
+        return f"{kind}-{self.count:08x}"
 
     def maybe(self, chance: float) -> bool:
         return self.dice.random() < chance
@@ -492,6 +495,7 @@ class History:
             online=self.maybe(0.85),
             garbled=self.maybe(0.05),
             mute=self.maybe(0.1),
+            clings=self.maybe(0.2),
             training=None,
             saved=False,
             spot=spot,
@@ -531,16 +535,14 @@ class History:
             return
         if self.maybe(0.3):
             owner = Owner(pid=1, started=0.0, host="elsewhere")
-            payload = json.dumps({"snapshot": snapshot + "."}).encode()
+            payload = json.dumps({"snapshot": snapshot}).encode()
             operation = self.dice.choice(("restore-volume", "delete-volume"))
             tx = self.ledger.journal.begin(
                 operation, subject="x", payload=payload, owner=owner, at=self.clock.now()
             )
             self.transactions.append(tx)
             if operation == "restore-volume":
-                # Names here are short: snap-1 is the beginning of snap-12, as no true id is of another.
-                named = [one for one in self.world.snapshots if one in payload.decode()]
-                self.restoring.update(named)
+                self.restoring.add(snapshot)
         else:
             volume = self.world.volumes[self.make_volume()]
             volume.source, volume.state = snapshot, self.dice.choice(("creating", "available"))
@@ -719,7 +721,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cloud in memory answers at once, and its clock waits for nobody."""
     monkeypatch.setattr(shell, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
     monkeypatch.setattr(volumes, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr("runctl.providers.aws.disks", SimpleNamespace(unmount=lambda *_: None), raising=False)
 
 
 @pytest.fixture
