@@ -34,14 +34,14 @@ def show_plan(plan: Plan, *, as_json: bool, quiet: bool, verdicts: Sequence[Verd
         ]
         columns = ("resource", "name", "what", "why", "saves/month", "the same by hand")
         output.write_table(columns, rows, right=("saves/month",))
-    output.talk(_sum(plan) if plan.items else "nothing is left over")
+    output.talk(_sum(plan) if plan.items else "there is nothing to do")
     for rule, count in _by_rule(plan).items():
         output.talk(f"  {count} stay{'s' if count == 1 else ''}: {rule}")
 
 
 def question(plan: Plan) -> str:
     """What is asked before it happens."""
-    return f"{_sum(plan)[0].upper()}{_sum(plan)[1:]}. Go on?"
+    return f"{_sum(plan)}. Go on?"
 
 
 def show_report(plan: Plan, report: Report, *, as_json: bool, quiet: bool) -> None:
@@ -113,10 +113,11 @@ def _by_rule(plan: Plan) -> dict[str, int]:
 
 
 def _sum(plan: Plan) -> str:
-    counts = Counter(f"{item.action} {item.kind}" for item in plan.items)
-    parts = [f"{name}s" if count > 1 else name for name, count in counts.items()]
-    words = ", ".join(f"{count} to {part}" for count, part in zip(counts.values(), parts, strict=True))
-    unknown = f" and what {plan.unpriced} of unknown price cost" if plan.unpriced else ""
+    counts = Counter((item.kind, item.action) for item in plan.items)
+    words = ", ".join(
+        f"{count} {kind}{'s' if count > 1 else ''} to {action}" for (kind, action), count in counts.items()
+    )
+    unknown = f", and what {plan.unpriced} of unknown price cost" if plan.unpriced else ""
     return f"{words}: saves {figures.usd(plan.saves_per_month)} a month{unknown}"
 
 

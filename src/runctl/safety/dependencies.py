@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 
 import msgspec
 
@@ -17,6 +18,7 @@ from runctl.safety.graph import NOTHING, Edge, Graph, Node, NodeKind, Relation
 from runctl.safety.protection import evaluate, marked
 from runctl.safety.vocabulary import Action, Activity, Disk, Effect, Facts, Request, ResourceKind
 
+_MICRODOLLAR = Decimal("0.000001")
 _LASTING = frozenset(
     {"unmanaged", "another user's", "protected tag", "persistent volume", "snapshot of an image"}
 )
@@ -50,7 +52,7 @@ def graph_of(
         *_bucket_nodes(jobs),
     ):
         rate = rates.get(node.id)
-        usd = node.usd_per_month if rate is None else rate.usd_per_hour * HOURS_PER_MONTH
+        usd = node.usd_per_month if rate is None else _per_month(rate)
         nodes[node.id] = msgspec.structs.replace(
             node, usd_per_month=usd, protected_by=protected.get(node.id, "")
         )
@@ -113,6 +115,10 @@ def marks(
             if finding.rule in _LASTING and finding.effect in {Effect.FORCE, Effect.FORBID}:
                 found.setdefault(resource, finding.rule)
     return found
+
+
+def _per_month(rate: Price) -> Decimal:
+    return (rate.usd_per_hour * HOURS_PER_MONTH).quantize(_MICRODOLLAR)
 
 
 def _of_tags(tags: Mapping[str, str]) -> dict[str, object]:
