@@ -31,25 +31,18 @@ def pairs(tags: dict[str, str]) -> list[dict[str, str]]:
 class Doorway:
     """A door to the shared sandbox; what it makes is removed afterwards, whatever protects it."""
 
-    def __init__(self, live: Any, ledger: Ledger, minutes: int = 1) -> None:
+    def __init__(self, live: Any, ledger: Ledger) -> None:
         self.live = live
         self.ledger = ledger
         self.session = Session(live.cloud())
         self.ec2 = live.client("ec2")
         self.events: list[Event] = []
-        self.door = self.careful(minutes)
+        self.door = self.careful(minutes=0)
         self.made: list[str] = []
 
     def careful(self, minutes: int) -> Door:
         policy = Protection(young_minutes=minutes)
         return Door(self.session, self.ledger, "ada", policy=policy, emit=self.events.append)
-
-    def old(self, resource_id: str) -> str:
-        """Wait until it is a minute old on the cloud's clock: seconds here."""
-        clock = self.live.cloud().clock
-        born = clock.now()
-        self.live.until(lambda: clock.now() - born > timedelta(seconds=61))
-        return resource_id
 
     def volume(self, tags: dict[str, str] | None = None, **changes: Any) -> str:
         tags = {**MINE, **(tags or {})}
@@ -102,13 +95,22 @@ def doorway(sandbox_cloud: Any, tmp_path: Path) -> Iterator[Doorway]:
         made.clear()
 
 
+@pytest.fixture(scope="module")
+def standing(sandbox_cloud: Any) -> Iterator[str]:
+    """A machine that no test ends."""
+    specification = [{"ResourceType": "instance", "Tags": pairs(MINE)}]
+    made = sandbox_cloud.running(TagSpecifications=specification)
+    yield made
+    sandbox_cloud.client("ec2").terminate_instances(InstanceIds=[made])
+
+
 ALONE = Request(user="ada")
 FORCED = Request(user="ada", force=True)
 BULK = Request(user="ada", force=True, unmanaged=True, bulk=True)
 
 
 def test_a_persistent_volume_is_deleted_with_force_alone_and_never_in_bulk(doorway: Doorway) -> None:
-    volume = doorway.old(doorway.volume({"runctl:persistent": "true"}))
+    volume = doorway.volume({"runctl:persistent": "true"})
     assert doorway.refusal(doorway.door.delete_volume, volume, ALONE).reasons == ("persistent volume",)
     refused = doorway.refusal(doorway.door.delete_volume, volume, BULK)
     assert refused.reasons == ("persistent volume",)
@@ -125,35 +127,36 @@ def test_a_persistent_volume_is_deleted_with_force_alone_and_never_in_bulk(doorw
     ].items()
 
 
-def test_an_attached_volume_is_not_deleted_even_with_force(doorway: Doorway) -> None:
-    instance, volume = doorway.machine(), doorway.volume()
-    doorway.attach(volume, instance)
-    doorway.old(volume)
+def test_an_attached_volume_is_not_deleted_even_with_force(doorway: Doorway, standing: str) -> None:
+    volume = doorway.volume()
+    doorway.attach(volume, standing)
     refused = doorway.refusal(doorway.door.delete_volume, volume, FORCED)
     assert refused.reasons == ("attached volume",)
     assert refused.next == f"runctl aws ebs detach {volume}"
+    doorway.ec2.detach_volume(VolumeId=volume)
 
 
-def test_the_original_forgot_a_machines_age_at_each_start_of_its_own(doorway: Doorway) -> None:
+def test_the_original_forgot_a_machines_age_at_each_start_of_its_own(doorway: Doorway, standing: str) -> None:
     """It kept ages in memory, so that protection of young machines never applied: here the cloud says it."""
-    instance = doorway.machine()
     careful = doorway.careful(minutes=600)
-    assert doorway.refusal(careful.terminate_instance, instance, ALONE).reasons == ("young",)
-    assert doorway.refusal(careful.terminate_instance, instance, BULK).reasons == ("young",)
-    assert doorway.live.state(instance) == "running"
+    assert doorway.refusal(careful.terminate_instance, standing, ALONE).reasons == ("young",)
+    assert doorway.refusal(careful.terminate_instance, standing, BULK).reasons == ("young",)
+    assert doorway.live.state(standing) == "running"
 
 
-def test_termination_protection_is_told_with_the_command_that_lifts_it(doorway: Doorway) -> None:
-    instance = doorway.old(doorway.machine())
-    doorway.ec2.modify_instance_attribute(InstanceId=instance, DisableApiTermination={"Value": True})
-    refused = doorway.refusal(doorway.door.terminate_instance, instance, FORCED)
+def test_termination_protection_is_told_with_the_command_that_lifts_it(
+    doorway: Doorway, standing: str
+) -> None:
+    doorway.ec2.modify_instance_attribute(InstanceId=standing, DisableApiTermination={"Value": True})
+    refused = doorway.refusal(doorway.door.terminate_instance, standing, FORCED)
     assert refused.reasons == ("termination protection",)
-    assert refused.next.split()[-2:] == [instance, "--no-disable-api-termination"]
-    assert doorway.live.state(instance) == "running"
+    assert refused.next.split()[-2:] == [standing, "--no-disable-api-termination"]
+    assert doorway.live.state(standing) == "running"
+    doorway.ec2.modify_instance_attribute(InstanceId=standing, DisableApiTermination={"Value": False})
 
 
 def test_assessing_changes_and_records_nothing(doorway: Doorway) -> None:
-    volume = doorway.old(doorway.volume())
+    volume = doorway.volume()
     verdict = doorway.door.assess(Action.DELETE, ResourceKind.VOLUME, volume, ALONE)
     assert verdict.allowed
     assert doorway.live.disk(volume)["State"] == "available"
@@ -166,7 +169,6 @@ def test_persistent_volumes_outlive_their_machine_whatever_ec2_was_told(doorway:
     instance = doorway.machine()
     kept = doorway.volume({"runctl:persistent": "true"})
     doorway.attach(kept, instance, dies=True)
-    doorway.old(instance)
     machine = instances.get(doorway.session, instance)
     assert machine is not None
     disks = [disk.volume for disk in machine.disks]
@@ -260,7 +262,6 @@ def test_training_that_does_not_end_keeps_its_machine(
     instance = doorway.machine()
     deaf = "RUNCTL_JOB_ID=digits setsid nohup sh -c 'trap \"\" TERM; while :; do sleep 0.2; done' "
     start_training(doorway, instance, deaf + "</dev/null >/dev/null 2>&1 &")
-    doorway.old(instance)
     refused = doorway.refusal(doorway.door.terminate_instance, instance, ALONE)
     assert refused.reasons == ("running training",)
     assert doorway.live.state(instance) == "running"
@@ -272,7 +273,7 @@ def test_training_that_does_not_end_keeps_its_machine(
 
 def test_the_original_proceeded_when_ssm_failed(doorway: Doorway) -> None:
     """Nobody knows whether a machine trains that does not answer, so that it is taken to."""
-    instance = doorway.old(doorway.machine())
+    instance = doorway.machine()
     doorway.live.control.add_fault(
         "ssm", "error", operation="SendCommand", instance=instance, code="AccessDeniedException", status=400
     )
@@ -331,7 +332,7 @@ def test_a_spot_request_is_cancelled_before_its_machine_ends(doorway: Doorway) -
 
 
 def test_a_refusal_by_the_cloud_is_no_success(doorway: Doorway) -> None:
-    volume = doorway.old(doorway.volume())
+    volume = doorway.volume()
     doorway.live.control.add_fault("ec2", "error", operation="DeleteVolume", code="Nope", status=400, count=1)
     with pytest.raises(CloudError):
         doorway.door.delete_volume(volume, ALONE)

@@ -17,7 +17,7 @@ SERVICES = ("ec2", "s3", "autoscaling")
 VERBS = re.compile(r"(terminate|stop|delete|deregister|cancel|release)_")
 ALSO = {"modify_instance_attribute", "reset_instance_attribute", "modify_image_attribute"}
 NAMES = (ast.Attribute, ast.Name)
-RECEIVERS = {"door", "_door"}
+RECEIVERS = {"door", "_door", "Door"}
 
 
 @cache
