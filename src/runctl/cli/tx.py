@@ -105,16 +105,13 @@ def _recover(context: Context, reference: str, *, undo: bool) -> None:
     from runctl.errors import Conflict
     from runctl.render import output
     from runctl.resources import recovery
-    from runctl.safety import saga
 
     with context.ledger() as ledger:
         record = recovery.find(ledger, reference)
-    on = region = None
-    if record.operation not in {recovery.JOB_LAUNCH, recovery.CLEANUP}:
-        plan = saga.plan_of(record)
-        on, region = ("sandbox" if plan.cloud.startswith("sandbox") else "aws"), plan.region
+    cloud, region = recovery.place_of(record) or (None, None)
+    on = None if cloud is None else "sandbox" if cloud.startswith("sandbox") else "aws"
     with acting.operation(context, on, region=region) as operation:
-        if on and saga.plan_of(record).cloud != operation.session.cloud.key:
+        if cloud not in {None, operation.session.cloud.key}:
             raise Conflict(
                 f"The cloud of {record.id} is gone",
                 why="the sandbox that is up was started after it",

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from runctl.errors import Conflict, NotFound
 from runctl.ledger import Ledger, TransactionRecord
 from runctl.resources.operation import Operation
-from runctl.safety import transaction
+from runctl.safety import cleanup, saga, transaction
 
 JOB_LAUNCH = "launch-attempt"
-CLEANUP = "cleanup"
 
 
 def unfinished(ledger: Ledger) -> Sequence[TransactionRecord]:
@@ -37,6 +36,14 @@ def find(ledger: Ledger, reference: str) -> TransactionRecord:
     return next((record for record in known if record.id == reference), known[0])
 
 
+def place_of(record: TransactionRecord) -> tuple[str, str] | None:
+    """The cloud's key and the region of an operation; None for a job's launch, which its job knows."""
+    if record.operation == JOB_LAUNCH:
+        return None
+    plan = cleanup.plan_of(record) if record.operation == cleanup.OPERATION else saga.plan_of(record)
+    return plan.cloud, plan.region
+
+
 def resume(operation: Operation, record: TransactionRecord) -> None:
     """Finish it. Raises Conflict for one that is under way, over, or a job's."""
     _require_abandoned(record)
@@ -47,7 +54,10 @@ def resume(operation: Operation, record: TransactionRecord) -> None:
             why="whoever waits for the job finishes it",
             next=f"runctl jobs wait {job}",
         )
-    operation.resume(record)
+    if record.operation == cleanup.OPERATION:
+        cleanup.resume(operation.ledger, operation.door, record)
+    else:
+        operation.resume(record)
 
 
 def roll_back(operation: Operation, record: TransactionRecord) -> None:
@@ -56,7 +66,10 @@ def roll_back(operation: Operation, record: TransactionRecord) -> None:
     if record.operation == JOB_LAUNCH:
         job = record.subject.partition("/")[0]
         raise Conflict(f"{record.id} is the launch of a job", next=f"runctl jobs stop {job}")
-    operation.roll_back(record)
+    if record.operation == cleanup.OPERATION:
+        cleanup.rollback(operation.ledger, record)
+    else:
+        operation.roll_back(record)
 
 
 def _require_abandoned(record: TransactionRecord) -> None:
