@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import List, Optional
 
 from .credentials import Credentials
+from .digest import Digest
 from .failures import PreconditionFailed
 from .imds import Metadata
 from .s3 import Bucket
@@ -28,8 +29,8 @@ class BucketStore:
     def get(self, key: str) -> Optional[bytes]:
         return self._bucket.get(self._prefix + key)
 
-    def put_file(self, key: str, path: str, size: int) -> str:
-        """Answers the SHA-256 of what was sent."""
+    def put_file(self, key: str, path: str, size: int) -> Digest:
+        """Answers the digest of what was sent."""
         return self._bucket.put_file(self._prefix + key, path, size)
 
     def get_file(self, key: str, path: str) -> bool:

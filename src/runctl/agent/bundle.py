@@ -8,9 +8,9 @@ import tarfile
 from typing import Any, Dict
 
 from .attempt import Attempt
+from .digest import file_digest
 from .failures import StoreRefused
 from .files import write_atomically
-from .store import file_digest
 
 
 def unpack_bundle(attempt: Attempt, store: Any) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import clock
 from .checkpoints import Checkpoint, completeness, scan, step_of
+from .digest import file_digest
 from .failures import SourceChanged, StoreAway, StoreRefused
 from .files import to_json
-from .store import file_digest
 
 POLL_SECONDS = 2.0
 SHORTEST_POLL = 0.2
@@ -205,7 +205,7 @@ class Committer:
                 if not self._is_unchanged(checkpoint):
                     raise Changed(str(error)) from error
                 raise
-            files.append({"path": file.path, "size": file.size, "sha256": digest})
+            files.append({"path": file.path, "size": file.size, **digest.entry()})
         return files
 
     def _is_unchanged(self, checkpoint: Checkpoint) -> bool:
@@ -259,7 +259,12 @@ def restore(store: Any, name: str, folder: str) -> Dict[str, Any]:
         manifest: Dict[str, Any] = json.loads(data)
         source = str(manifest["source"])
         files: List[Dict[str, Any]] = [
-            {"path": str(file["path"]), "size": int(file["size"]), "sha256": str(file["sha256"])}
+            {
+                "path": str(file["path"]),
+                "size": int(file["size"]),
+                "sha256": str(file["sha256"]),
+                "part": int(file.get("part", 0)),
+            }
             for file in manifest["files"]
         ]
     except (ValueError, KeyError, TypeError) as error:
@@ -292,7 +297,7 @@ def _fetch(store: Any, prefix: str, file: Dict[str, Any], incoming: str) -> None
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if not store.get_file(prefix + relative, path):
         raise CorruptCheckpoint("%s is missing" % relative)
-    if os.path.getsize(path) != file["size"] or file_digest(path) != file["sha256"]:
+    if os.path.getsize(path) != file["size"] or not _is_as_committed(path, file):
         raise CorruptCheckpoint("%s is not what was committed" % relative)
 
 
@@ -302,7 +307,11 @@ def _is_there(folder: str, files: List[Dict[str, Any]]) -> bool:
         path = os.path.join(folder, str(file["path"]))
         if not os.path.isfile(path) or os.path.getsize(path) != file["size"]:
             return False
-    return all(file_digest(os.path.join(folder, str(file["path"]))) == file["sha256"] for file in files)
+    return all(_is_as_committed(os.path.join(folder, str(file["path"])), file) for file in files)
+
+
+def _is_as_committed(path: str, file: Dict[str, Any]) -> bool:
+    return file_digest(path, max(0, int(file.get("part", 0)))) == file["sha256"]
 
 
 def _aside(path: str) -> str:

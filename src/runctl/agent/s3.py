@@ -16,6 +16,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .credentials import Credentials
+from .digest import Digest
 from .failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
 
 PART = 16 * 1024 * 1024
@@ -65,8 +66,8 @@ class Bucket:
             headers["If-None-Match"] = "*"
         return self._ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest())[1].get("etag", "")
 
-    def put_file(self, key: str, path: str, size: int) -> str:
-        """Send a file of `size` bytes; answers the SHA-256 (hex) of what was sent.
+    def put_file(self, key: str, path: str, size: int) -> Digest:
+        """Send a file of `size` bytes; answers the digest of what was sent.
 
         The file is opened once: a new version that is moved over its name meanwhile is not mixed in.
         Raises SourceChanged where it turns out shorter.
@@ -78,7 +79,7 @@ class Bucket:
             for chunk in _chunks(file.fileno(), 0, size):
                 whole.update(chunk)
             self._put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
-            return whole.hexdigest()
+            return Digest(whole.hexdigest())
 
     def _put_slice(
         self, key: str, query: Dict[str, str], file: int, start: int, size: int, digest: Any, tries: int
@@ -134,7 +135,7 @@ class Bucket:
             if not token:
                 return found
 
-    def _put_parts(self, key: str, file: int, size: int) -> str:
+    def _put_parts(self, key: str, file: int, size: int) -> Digest:
         """Parts go out while the rest is still being hashed."""
         import re
         from concurrent.futures import Future, ThreadPoolExecutor
@@ -165,8 +166,8 @@ class Bucket:
                     for number, start in enumerate(range(0, size, length), 1):
                         digest = hashlib.sha256()
                         for chunk in _chunks(file, start, min(length, size - start)):
-                            whole.update(chunk)
                             digest.update(chunk)
+                        whole.update(digest.digest())
                         sent.append(pool.submit(send, number, start, digest))
                     parts = "".join(part.result() for part in sent)
                 finally:
@@ -182,7 +183,7 @@ class Bucket:
             except (StoreAway, StoreRefused):
                 pass  # the bucket's own rule removes torn uploads
             raise
-        return str(whole.hexdigest())
+        return Digest(whole.hexdigest(), length)
 
     def _ask(
         self,

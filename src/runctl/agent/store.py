@@ -8,6 +8,7 @@ import shutil
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
+from .digest import Digest, file_digest
 from .files import write_atomically
 from .imds import Metadata
 
@@ -40,14 +41,14 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
-    def put_file(self, key: str, path: str, size: int) -> str:  # noqa: ARG002 (the bucket needs it)
+    def put_file(self, key: str, path: str, size: int) -> Digest:  # noqa: ARG002 (the bucket needs it)
         target = self._path(key)
         temporary = target + ".tmp"
         try:
             _copy(path, temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            digest = file_digest(temporary)
+            digest = Digest(file_digest(temporary))
             os.replace(temporary, target)
         finally:
             if os.path.exists(temporary):
@@ -115,13 +116,3 @@ def _copy(source: str, target: str) -> None:
         except OSError:
             pass
     shutil.copyfile(source, target)
-
-
-def file_digest(path: str) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1024 * 1024), b""):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from runctl.agent.commit import Committer, CorruptCheckpoint, commit_names, restore
+from runctl.agent import s3
+from runctl.agent.bucket_store import BucketStore
+from runctl.agent.commit import Commit, Committer, CorruptCheckpoint, commit_names, restore
+from runctl.agent.digest import Digest, file_digest
 from runctl.agent.failures import StoreAway, StoreRefused
+from runctl.agent.imds import Metadata
 from runctl.agent.store import FolderStore
+from runctl.errors import ValidationError
+from runctl.jobs import checkpoints
+from runctl.storage.folder import FolderStore as LocalObjects
 
 
 class Watched(FolderStore):
@@ -21,7 +32,7 @@ class Watched(FolderStore):
         super().__init__(folder)
         self.meanwhile = lambda: None
 
-    def put_file(self, key: str, path: str, size: int) -> str:
+    def put_file(self, key: str, path: str, size: int) -> Digest:
         digest = super().put_file(key, path, size)
         self.meanwhile()
         return digest
@@ -187,3 +198,52 @@ def test_a_manifest_that_lies_is_a_corrupt_checkpoint(committer, folder, store, 
     with pytest.raises(CorruptCheckpoint):
         restore(store, commit.name, str(back))
     assert list(back.iterdir()) == []
+
+
+def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeypatch, tmp_path, folder):
+    """Each byte was hashed once: the manifest has the digest of the parts' digests, as has whoever reads."""
+    monkeypatch.setattr(s3, "PART", 64 * 1024)
+    monkeypatch.setattr(s3, "MULTIPART_FROM", 128 * 1024)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    store = BucketStore("bucket", "job", "us-east-1", Metadata())
+    request.addfinalizer(store._bucket.close)
+    data = os.urandom(300 * 1024 + 17)
+    (folder / "model.bin").write_bytes(data)
+    committed: list[Commit] = []
+    Committer(store, str(folder), 1, committed.append, print).commit_newest(final=True, whole=True)
+    [commit] = committed
+    assert commit.manifest["files"][0]["part"] == 64 * 1024
+
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    restore(store, commit.name, str(incoming))
+    assert (incoming / "model.bin").read_bytes() == data
+    job = tmp_path / "job"
+    place = SimpleNamespace(store=LocalObjects(job), commits=lambda: "checkpoints/")
+    for key, content in bucket.objects.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(content)
+    assert checkpoints.verify(place, commit.name) == commit.name
+
+    torn = bytearray(data)
+    torn[200_000] ^= 1
+    bucket.objects[f"job/checkpoints/{commit.name}/model.bin"] = bytes(torn)
+    (job / "checkpoints" / commit.name / "model.bin").write_bytes(torn)
+    (incoming / "model.bin").unlink()
+    with pytest.raises(CorruptCheckpoint):
+        restore(store, commit.name, str(incoming))
+    with pytest.raises(ValidationError, match="corrupt"):
+        checkpoints.verify(place, commit.name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=300), part=st.integers(0, 70))
+def test_all_who_read_parts_make_the_same_of_them(tmp_path_factory, data: bytes, part: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "digested"
+    path.write_bytes(data)
+    cut = [data[at : at + part] for at in range(0, len(data), part)] if part else []
+    wanted = b"".join(hashlib.sha256(piece).digest() for piece in cut) if part else data
+    assert file_digest(str(path), part) == hashlib.sha256(wanted).hexdigest()
+    assert checkpoints._digest(data, part) == hashlib.sha256(wanted).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from runctl.agent import s3
 from runctl.agent.credentials import Credentials, parse_time
+from runctl.agent.digest import file_digest
 from runctl.agent.failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
 from runctl.agent.imds import Metadata
 
@@ -65,12 +67,11 @@ def test_a_big_file_goes_in_parts_that_the_store_verifies(client, bucket, tmp_pa
     path = tmp_path / "big"
     path.write_bytes(os.urandom(300 * 1024 + 17))
     bucket.faults = [(503, b""), (500, b"")]
-    import hashlib
-
-    assert (
-        client.put_file("big", str(path), path.stat().st_size)
-        == hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    data, part = path.read_bytes(), 64 * 1024
+    parts = [hashlib.sha256(data[at : at + part]).digest() for at in range(0, len(data), part)]
+    sent = client.put_file("big", str(path), len(data))
+    assert sent == (hashlib.sha256(b"".join(parts)).hexdigest(), part)
+    assert file_digest(str(path), part) == sent.sha256
     assert bucket.objects["big"] == path.read_bytes()
     assert client.get_file("big", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
