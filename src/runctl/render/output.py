@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +44,44 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout, as wide as its terminal; in a pipe as wide as it needs, so that lines stay whole."""
+    cells = [[_harmless(cell) for cell in row] for row in rows]
+    lines = _plain_table(columns, cells, right)
+    if lines is None:
+        _write_rich_table(columns, cells, right)
+        return
+    if sys.stdout.isatty() and _is_styled():
+        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
+    for line in lines:
+        write_line(line)
+
+
+def _plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]
+) -> list[str] | None:
+    """The lines of a table that needs no folding and no knowledge of wide characters; else None.
+
+    Nearly every table is one, and reading rich in takes longer than all the rest of a short command.
+    """
+    if not all(cell.isascii() for row in (columns, *rows) for cell in row):
+        return None
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    whole = sum(widths) + 3 * (len(widths) - 1)
+    if sys.stdout.isatty() and whole > shutil.get_terminal_size().columns:
+        return None
+
+    def line(cells: Sequence[str]) -> str:
+        parts = zip(cells, columns, widths, strict=True)
+        aligned = [cell.rjust(width) if name in right else cell.ljust(width) for cell, name, width in parts]
+        return "   ".join(aligned).rstrip()
+
+    return [line(columns), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * whole, *map(line, rows)]
+
+
+def _is_styled() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
+
+
+def _write_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -52,7 +92,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(_harmless, row))
+        table.add_row(*row)
     if sys.stdout.isatty():
         console.print(table)
         return

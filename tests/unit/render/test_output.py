@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runctl.render import output
 
@@ -97,6 +99,29 @@ def test_a_table_fits_its_terminal() -> None:
     lines = written.splitlines()
     assert max(map(len, lines)) <= 80
     assert "".join(lines).count("x") == 100
+
+
+ascii_words = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12).map(str.strip)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(ascii_words, ascii_words, ascii_words), max_size=4))
+def test_a_simple_table_is_drawn_without_rich_as_rich_draws_it(rows: list[tuple[str, str, str]]) -> None:
+    columns, right = ["job", "kept at", "cost"], ["cost"]
+    plain = output._plain_table(columns, rows, right)
+    written: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "write_line", written.append)
+        output._write_rich_table(columns, rows, right)
+    assert plain == written
+
+
+def test_a_simple_table_needs_no_rich_on_a_terminal_either() -> None:
+    code = "import sys; output.write_table(['a', 'b'], [['x', 'y']]); print('rich' in sys.modules)"
+    lines = on_terminal(code).splitlines()
+    assert "\x1b[1ma   b\x1b[0m" in lines
+    assert lines[-1] == "False"
+    assert "\x1b" not in on_terminal(code, NO_COLOR="1")
 
 
 def test_talk_goes_to_stderr(capsysbinary: Capture) -> None:
