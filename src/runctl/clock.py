@@ -11,7 +11,6 @@ run `speed` times as fast since.
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,22 +50,29 @@ class SystemClock(msgspec.Struct, frozen=True):
         return 1.0
 
 
+class _Anchor(msgspec.Struct, frozen=True):
+    """The file's contents."""
+
+    real: float
+    cloud: float
+    speed: float
+
+
 class FileClock(msgspec.Struct, frozen=True):
     """A clock that a sandbox publishes in a file and may speed up at any moment."""
 
     path: Path
 
-    def _anchor(self) -> tuple[float, float, float]:
-        anchor = json.loads(self.path.read_bytes())
-        return float(anchor["real"]), float(anchor["cloud"]), float(anchor["speed"])
+    def _anchor(self) -> _Anchor:
+        return msgspec.json.decode(self.path.read_bytes(), type=_Anchor)
 
     def now(self) -> datetime:
-        real, cloud, speed = self._anchor()
-        return datetime.fromtimestamp(cloud + (time.time() - real) * speed, UTC)
+        anchor = self._anchor()
+        return datetime.fromtimestamp(anchor.cloud + (time.time() - anchor.real) * anchor.speed, UTC)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds / self.speed)
 
     @property
     def speed(self) -> float:
-        return self._anchor()[2]
+        return self._anchor().speed

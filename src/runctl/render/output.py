@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +65,7 @@ def _plain_table(
         return None
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     whole = sum(widths) + 3 * (len(widths) - 1)
-    if sys.stdout.isatty() and whole > shutil.get_terminal_size().columns:
+    if sys.stdout.isatty() and whole > _terminal_columns():
         return None
 
     def line(cells: Sequence[str]) -> str:
@@ -75,6 +74,12 @@ def _plain_table(
         return "   ".join(aligned).rstrip()
 
     return [line(columns), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * whole, *map(line, rows)]
+
+
+def _terminal_columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _is_styled() -> bool:
