@@ -29,6 +29,7 @@ TAG_PERSISTENT = "runctl:persistent"
 TAG_PROTECTED = "runctl:protected"
 TAG_IMPORTANT = "runctl:important"
 TAG_STEP = "runctl:step"
+TAG_PURPOSE = "runctl:purpose"
 
 
 class Market(StrEnum):

@@ -121,7 +121,9 @@ class Closing:
         assert attempt.instance_id is not None  # noqa: S101 (asked before)
         watch.doubt("end", f"{attempt.instance_id} {why} and is terminated")
         try:
-            destroy.terminate_job_instance(self._place.session, attempt.instance_id, job=job.id)
+            destroy.terminate_job_instance(
+                self._place.session, attempt.instance_id, job=job.id, ledger=self._ledger
+            )
         except Protected as error:
             text = f"{attempt.instance_id} is left as it is, and goes on costing: {error.why}"
             self._emit(Notice(text=f"{text}; next: {error.next}", warning=True))

@@ -197,7 +197,9 @@ class Launcher:
         elif not self._spec.instance:
             from runctl.safety import destroy
 
-            destroy.terminate_job_instance(self._place.session, machine_id, job=self._job.id)
+            destroy.terminate_job_instance(
+                self._place.session, machine_id, job=self._job.id, ledger=self._ledger
+            )
 
     def _request(self, number: int, offer: Offer, tx: str, now: datetime) -> LaunchRequest:
         if self._place.session is None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from runctl.errors import Conflict, NotFound, ValidationError
-from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_USER
+from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_PURPOSE, TAG_USER
 from runctl.providers.aws import instances, market, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
@@ -275,6 +275,8 @@ def tags_of(operation: Operation, request: VolumeRequest) -> dict[str, str]:
         tags["Name"] = request.name
     if request.persistent:
         tags[TAG_PERSISTENT] = "true"
+    if request.purpose:
+        tags[TAG_PURPOSE] = request.purpose
     return tags
 
 

@@ -135,7 +135,7 @@ def store_of(session: Session, ledger: Ledger, job: str) -> tuple[str, str]:
 
 def judge(seen: tuple[Seen, ...]) -> Sighting:
     """What the machine's own answer means; what says most comes first. Pure."""
-    agents = [AgentAt(line.job, line.attempt) for line in seen if isinstance(line, AgentLine) and line.alive]
+    agents = [AgentAt(line.job, line.attempt) for line in seen if isinstance(line, AgentLine)]
     units = [line.name for line in seen if isinstance(line, Unit)]
     agents += [agent for name in units if (agent := _agent_of(name)) and agent not in agents]
     processes = [line for line in seen if isinstance(line, Process)]

@@ -12,7 +12,7 @@ from runctl.config import Protection
 from runctl.errors import CloudError, Conflict, NotFound, Protected, TrainctlError, ValidationError
 from runctl.events import Emit, Notice, ignore
 from runctl.ledger import Ledger, VerdictRecord
-from runctl.model import TAG_JOB, TAG_MANAGED, TAG_PERSISTENT, TAG_TRANSACTION
+from runctl.model import TAG_JOB, TAG_MANAGED, TAG_PERSISTENT, TAG_TRANSACTION, TAG_USER
 from runctl.providers.aws import instances, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
@@ -134,7 +134,9 @@ class Door:
         Raises Protected, CloudError; Conflict where a persistent volume could not be saved from its end.
         """
         known = facts.of_instance(self._session, self._ledger, instance_id)
-        if known is None or known.instance.state in _OVER:
+        if known is None or (
+            known.instance.state in _OVER and not _may_come_back(self._session, known.instance)
+        ):
             return _gone(Action.TERMINATE, ResourceKind.INSTANCE, instance_id)
         verdict, known = self._pass(Action.TERMINATE, known, request)
         _terminate(self._session, known.instance, emit=self._emit)
@@ -231,44 +233,66 @@ class Door:
 
     def _admit(self, verdict: Verdict, request: Request) -> Verdict:
         """Record a verdict, then raise Protected where it blocks."""
-        self._ledger.verdicts.add(
-            VerdictRecord(
-                at=self._session.cloud.clock.now(),
-                action=verdict.action,
-                resource=verdict.resource,
-                allowed=verdict.allowed,
-                forced=verdict.forced,
-                findings=msgspec.json.encode(verdict.findings),
-                user=request.user,
-            )
-        )
-        if not verdict.allowed:
-            raise _refused(verdict, "; ".join(finding.reason for finding in verdict.blocking))
+        _record(self._ledger, self._session, verdict, request.user)
+        _require_allowed(verdict)
         return verdict
 
 
-def terminate_job_instance(session: Session, instance_id: str, *, job: str) -> None:
+def terminate_job_instance(
+    session: Session, instance_id: str, *, job: str, ledger: Ledger | None = None
+) -> None:
     """Terminate a machine that a job made for itself; idempotent. Persistent volumes at it are kept.
 
     Raises Protected for a machine that is unmanaged or belongs to another job: everything unknown
-    counts against deletion.
+    counts against deletion. The verdict is recorded where a ledger is given.
     """
     instance = instances.get(session, instance_id)
     if instance is None:
         return
-    reasons: list[str] = []
-    if instance.tags.get(TAG_MANAGED) != "true":
-        reasons.append("unmanaged")
-    if instance.tags.get(TAG_JOB) != job:
-        reasons.append("another job's machine")
-    if reasons:
-        raise Protected(
-            f"{instance_id} is not terminated",
-            reasons=tuple(reasons),
-            why="; ".join(reasons),
-            next=f"runctl aws status {instance_id}",
-        )
+    managed = instance.tags.get(TAG_MANAGED) == "true"
+    own = instance.tags.get(TAG_JOB) == job
+    status = f"runctl aws status {instance_id}"
+    findings = (
+        Finding("unmanaged", Effect.ALLOW, "runctl made it")
+        if managed
+        else Finding("unmanaged", Effect.FORBID, "unmanaged: runctl did not make it", status),
+        Finding("made by this job", Effect.ALLOW, f"{job} made it")
+        if own
+        else Finding("made by this job", Effect.FORBID, "another job's machine", status),
+    )
+    verdict = Verdict(
+        action=Action.TERMINATE, kind=ResourceKind.INSTANCE, resource=instance_id, findings=findings
+    )
+    if ledger is not None and instance.state not in _OVER:
+        _record(ledger, session, verdict, instance.tags.get(TAG_USER, ""))
+    _require_allowed(verdict)
     _terminate(session, instance, emit=session.emit)
+
+
+def _record(ledger: Ledger, session: Session, verdict: Verdict, user: str) -> None:
+    ledger.verdicts.add(
+        VerdictRecord(
+            at=session.cloud.clock.now(),
+            action=verdict.action,
+            resource=verdict.resource,
+            allowed=verdict.allowed,
+            forced=verdict.forced,
+            findings=msgspec.json.encode(verdict.findings),
+            user=user,
+        )
+    )
+
+
+def _require_allowed(verdict: Verdict) -> None:
+    if verdict.allowed:
+        return
+    raise Protected(
+        f"{verdict.resource} is protected from this: {verdict.action}",
+        reasons=tuple(finding.rule for finding in verdict.blocking),
+        verdict=verdict,
+        why="; ".join(finding.reason for finding in verdict.blocking),
+        next=next((finding.next for finding in verdict.blocking if finding.next), ""),
+    )
 
 
 def _terminate(session: Session, instance: Instance, *, emit: Emit, made_by: str | None = None) -> None:
@@ -284,8 +308,8 @@ def _terminate(session: Session, instance: Instance, *, emit: Emit, made_by: str
         for disk in kept:
             _detach(session, instance, disk, emit=emit)
         _require_kept(session, instance, made_by)
-    if instance.spot_request:
-        _cancel_spot_request(session, instance.spot_request)
+    if _may_come_back(session, instance):
+        session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[instance.spot_request])
     if instance.state not in _OVER:
         instances.terminate(session, instance.id)
 
@@ -347,14 +371,17 @@ def _require_kept(session: Session, instance: Instance, made_by: str | None) -> 
         clock.sleep(_POLL_SECONDS)
 
 
-def _cancel_spot_request(session: Session, request_id: str) -> None:
-    """Cancel a request that could still start a machine: a terminated one of an open request comes back."""
+def _may_come_back(session: Session, instance: Instance) -> bool:
+    """Whether its spot request could still start a machine, although this one ends."""
+    if not instance.spot_request:
+        return False
     try:
-        answer = session.call("ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[request_id])
+        answer = session.call(
+            "ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[instance.spot_request]
+        )
     except NotFound:
-        return
-    if any(row["State"] in {"open", "active"} for row in answer["SpotInstanceRequests"]):
-        session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[request_id])
+        return False
+    return any(row["State"] in {"open", "active"} for row in answer["SpotInstanceRequests"])
 
 
 def _gone(action: Action, kind: ResourceKind, resource_id: str) -> Verdict:
@@ -367,14 +394,4 @@ def _not_found(kind: ResourceKind, resource_id: str) -> TrainctlError:
         f"There is no {kind} {resource_id}",
         why="the cloud does not show it in this region, or it has ended",
         next="runctl resources list, or another --region",
-    )
-
-
-def _refused(verdict: Verdict, why: str) -> Protected:
-    return Protected(
-        f"{verdict.resource} is protected from this: {verdict.action}",
-        reasons=tuple(finding.rule for finding in verdict.blocking),
-        verdict=verdict,
-        why=why,
-        next=next((finding.next for finding in verdict.blocking if finding.next), ""),
     )

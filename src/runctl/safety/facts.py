@@ -6,7 +6,7 @@ import msgspec
 
 from runctl.errors import ConfigError, NotFound, TrainctlError
 from runctl.ledger import Ledger, TransactionRecord
-from runctl.model import TAG_JOB
+from runctl.model import TAG_JOB, TAG_PURPOSE
 from runctl.providers.aws import instances, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
@@ -133,7 +133,8 @@ def _only_copy_of(session: Session, ledger: Ledger, volume: Volume) -> tuple[str
     """The job whose checkpoints may lie here, unless its bucket has a committed one. None is unknown."""
     job = volume.tags.get(TAG_JOB) or _job_in_ledger(ledger, volume.id)
     if not job:
-        return ()
+        # Made for checkpoints, and nobody knows of which jobs: they may be nowhere else.
+        return None if volume.tags.get(TAG_PURPOSE) == "checkpoints" else ()
     try:
         bucket, prefix = activity.store_of(session, ledger, job)
         session.call("s3", "head_object", Bucket=bucket, Key=f"{prefix}/checkpoints/latest.json")

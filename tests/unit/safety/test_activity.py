@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,14 +32,12 @@ def process(why: str, cpu: int = 0, command: str = "python x.py") -> Process:
     return Process(why=why, pid=7, cpu=cpu, command=command)
 
 
-ALIVE = AgentLine(job="digits", attempt=2, phase="running", alive=True)
-DEAD = AgentLine(job="digits", attempt=2, phase="running", alive=False)
+ALIVE = AgentLine(job="digits", attempt=2, phase="running")
 
 JUDGED = [
     ((), Activity.IDLE, "no agent"),
     ((ALIVE, process("gpu")), Activity.BUSY, "the agent of digits, attempt 2"),
-    ((DEAD,), Activity.IDLE, "no agent"),
-    ((DEAD, process("job")), Activity.BUSY, "belongs to a job"),
+    ((process("job"),), Activity.BUSY, "belongs to a job"),
     ((Unit(name="runctl-digits-7f-3.service"),), Activity.BUSY, "the agent of digits-7f, attempt 3"),
     ((Unit(name="runctl-odd.service"),), Activity.BUSY, "the unit runctl-odd.service"),
     ((process("gpu"),), Activity.BUSY, "uses a GPU"),
@@ -69,7 +68,7 @@ def test_the_agent_behind_a_unit_can_be_asked() -> None:
 
 LINES = st.lists(
     st.one_of(
-        st.builds(AgentLine, st.text(max_size=9), st.integers(0, 9), st.text(max_size=9), st.booleans()),
+        st.builds(AgentLine, st.text(max_size=9), st.integers(0, 9), st.text(max_size=9)),
         st.builds(Unit, st.text(max_size=9)),
         st.builds(Gpu, st.integers(0, 100)),
         st.builds(Trouble, st.text(max_size=9)),
@@ -114,7 +113,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         '{"kind":"gpu","busy":1,"more":1}',
         '{"kind":"process","why":"whim","pid":1,"cpu":0,"command":"x"}',
         '{"kind":"process","why":"job","pid":0,"cpu":0,"command":"x"}',
-        '{"kind":"agent","job":"x","attempt":"1","phase":"running","alive":true}',
+        '{"kind":"agent","job":"x","attempt":"1","phase":"running"}',
         '{"kind":"begin","version":1}',
         '{"kind":"end"}',
         '{"kind":"other"}',
@@ -185,11 +184,34 @@ def test_an_agent_is_found_by_its_state_and_its_process(tmp_path: Path) -> None:
     with running(sys.executable, str(agent)) as pid:
         state = {"agent_pid": pid, "message": 'he said "phase": "ended"', "phase": "running"}
         (folder / "state.json").write_text(json.dumps(state, sort_keys=True))
-        assert AgentLine(job="digits-7f", attempt=3, phase="running", alive=True) in look(tmp_path)
+        assert AgentLine(job="digits-7f", attempt=3, phase="running") in look(tmp_path)
         (folder / "state.json").write_text(json.dumps({**state, "phase": "ended"}, sort_keys=True))
         assert look(tmp_path) == []
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True))
-    assert look(tmp_path) == [AgentLine(job="digits-7f", attempt=3, phase="running", alive=False)]
+    assert look(tmp_path) == []  # its process is gone: what it left would be found by its variables
+
+
+def test_a_hundred_workers_do_not_cut_the_answer(tmp_path: Path) -> None:
+    """SSM keeps 24,000 characters, and what is cut off is no answer: each worker is told of in few words."""
+    script = tmp_path / "train_with_workers.py"
+    script.write_text(
+        "import subprocess, sys, time\n"
+        "workers = [subprocess.Popen(['sleep', '60', *['0'] * 60]) for _ in range(70)]\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    environment = {**os.environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": HERE, "RUNCTL_JOB_ID": "digits"}
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as main:
+        try:
+            assert main.stdout is not None
+            main.stdout.readline()
+            found = look(tmp_path)
+        finally:
+            os.killpg(main.pid, signal.SIGKILL)
+    assert len({line.pid for line in found if line.why == "job"}) == 71
+    assert len(written(found)) < 16_000
 
 
 def fake_gpus(folder: Path, script: str) -> str:

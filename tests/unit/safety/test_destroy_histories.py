@@ -189,9 +189,12 @@ class MemoryCloud:
         ]
         return {"Snapshots": rows}
 
-    def describe_images(self, Owners: Any, Filters: Any) -> Any:
-        (ids,) = self.wanted(Filters).values()
-        return {"Images": [{"ImageId": image} for image, snapshot in self.images.items() if snapshot in ids]}
+    def describe_images(self, Owners: Any) -> Any:
+        rows = [
+            {"ImageId": image, "BlockDeviceMappings": [{"Ebs": {"SnapshotId": snapshot}}]}
+            for image, snapshot in self.images.items()
+        ]
+        return {"Images": rows}
 
     def describe_instance_attribute(self, InstanceId: str, Attribute: str) -> Any:
         assert Attribute == "disableApiTermination"
@@ -266,7 +269,7 @@ class MemoryCloud:
         if comment == activity.COMMENT:
             lines: list[dict[str, Any]] = [{"kind": "begin", "version": 1}]
             if instance.training in {"agent", "stubborn agent"}:
-                agent = {"job": "job-1", "attempt": 1, "phase": "running", "alive": True}
+                agent = {"job": "job-1", "attempt": 1, "phase": "running"}
                 lines.append({"kind": "agent", **agent})
             elif instance.training:
                 process = {"why": "gpu", "pid": 7, "cpu": 0, "command": "python train.py"}
@@ -387,6 +390,8 @@ class Model:
         copies = [
             one for one in self.world.snapshots.values() if one.volume == id_ and one.state == "completed"
         ]
+        if not found.tags.get("runctl:job") and found.tags.get("runctl:purpose") and not copies:
+            yield "force"
         if (job := found.tags.get("runctl:job")) and not copies:
             latest = f"runctl/jobs/{job}/checkpoints/latest.json"
             if latest not in self.world.objects or "head_object" in self.world.denied:
@@ -469,6 +474,8 @@ class History:
             tags["runctl:user"] = self.dice.choice(USERS)
         if self.maybe(0.1):
             del tags[self.dice.choice(sorted(tags))]
+        if self.maybe(0.1):
+            tags["runctl:purpose"] = "checkpoints"
         if self.maybe(0.3):
             tags["runctl:job"] = f"job-{self.dice.randrange(2)}"
         return tags
@@ -769,6 +776,24 @@ EVERY = {
     "end of a job: done",
     "end of a job: refused",
 }
+
+
+def test_a_spot_request_that_outlived_its_machine_and_would_start_another_is_cancelled(
+    ledger: Ledger, quick: None
+) -> None:
+    told = History(0, ledger, Counter())
+    while not any(one.spot for one in told.world.instances.values()):
+        told.launch()
+    id_, machine = next((id_, one) for id_, one in told.world.instances.items() if one.spot)
+    machine.state, machine.tags, told.world.requests[machine.spot] = "terminated", {}, "open"
+    told.clock.sleep(3600)
+    with pytest.raises(Protected):
+        told.door.terminate_instance(id_, Request(user="ada"))
+    assert told.world.requests[machine.spot] == "open"
+    told.door.terminate_instance(id_, Request(user="ada", force=True, unmanaged=True))
+    assert told.world.requests[machine.spot] == "cancelled"
+    assert told.door.terminate_instance(id_, Request(user="ada")).findings[0].rule == "gone already"
+    assert told.world.log == []
 
 
 def test_what_the_table_forbids_never_reaches_the_api_and_what_it_allows_is_never_refused(

@@ -114,14 +114,7 @@ def images(session: Session) -> list[MachineImage]:
 
 def images_using(session: Session, snapshot_id: str) -> list[str]:
     """The account's images that need a snapshot."""
-    rows = session.pages(
-        "ec2",
-        "describe_images",
-        "Images",
-        Owners=["self"],
-        Filters=[{"Name": "block-device-mapping.snapshot-id", "Values": [snapshot_id]}],
-    )
-    return sorted(row["ImageId"] for row in rows)
+    return sorted(image.id for image in images(session) if snapshot_id in image.snapshots)
 
 
 def wait_completed(session: Session, snapshot_id: str, *, timeout: timedelta, emit: Emit) -> Snapshot:
