@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,41 @@ def test_no_sandbox_is_up(run: Run, project: Path) -> None:
 def test_no_credentials(run: Run, project: Path) -> None:
     done = run("train", "train.py", "--on", "aws", "--region", "us-east-1", "--instance-type", "g5.xlarge")
     check(done, 3, "credentials", "--on sandbox")
+
+
+@pytest.fixture
+def sandbox_up(tmp_path: Path, sandbox_cloud: Any) -> Any:
+    """The shared cloud, as this test's home sees it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "sandbox").symlink_to(sandbox_cloud.home / "sandbox", target_is_directory=True)
+    return sandbox_cloud
+
+
+def machines(sandbox: Any) -> set[str]:
+    """All that ever were."""
+    return {row["instance"] for row in sandbox.control.history()}
+
+
+ON_SANDBOX = ("train", "train.py", "--on", "sandbox", "--instance-type")
+
+
+def test_an_unknown_instance_type_is_named_with_the_nearest(run: Run, project: Path, sandbox_up: Any) -> None:
+    before = machines(sandbox_up)
+    check(run(*ON_SANDBOX, "g5.xlrage"), 1, "Unknown instance type 'g5.xlrage'", "did you mean g5.xlarge")
+    assert machines(sandbox_up) == before
+
+
+def test_machines_without_a_role_for_ssm(run: Run, project: Path, sandbox_up: Any) -> None:
+    """Without one nobody could reach the machine, nor it the bucket: nothing is launched."""
+    before = machines(sandbox_up)
+    iam = sandbox_up.client("iam")
+    empty = sandbox_up.name("no-role")
+    iam.create_instance_profile(InstanceProfileName=empty)
+    for profile, why in (("nobody", "no instance profile"), (empty, "holds no role")):
+        done = run(*ON_SANDBOX, "g5.xlarge", RUNCTL_AWS_INSTANCE_PROFILE=profile)
+        check(done, 3, "no role for SSM", profile, why, "docs/aws-setup.md")
+    assert machines(sandbox_up) == before
+    assert run("jobs", "list", "--quiet").stdout == ""
 
 
 @pytest.mark.parametrize("budget", ["0", "-1"])
