@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -16,15 +17,22 @@ _ROW = BOX_HEIGHT + 14
 _GAP = 36
 _LANE = 0.3  # of a row: the room of an edge that passes through a layer
 _ASPECT = 1.5
+_CAREFUL = 500
+HUB = 6
+"""What more than so many depend on, such as a bucket, stands apart: it would tie all into one knot."""
 
 Point = tuple[float, float]
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """Top left corners of boxes, and points that edges pass on their way, in pixels."""
+    """Top left corners of boxes, and points that edges pass on their way, in pixels.
+
+    `far` edges lead to a hub and shape nothing; all others run from left to right, unless in a circle.
+    """
 
     boxes: Mapping[str, Point]
     routes: Mapping[tuple[str, str], tuple[Point, ...]]
+    far: frozenset[tuple[str, str]]
     width: float
     height: float
 
@@ -38,7 +46,9 @@ class _Component(msgspec.Struct, frozen=True, kw_only=True):
 
 def place(graph: Graph) -> Layout:
     """Place every node. Raises ConfigError where the library for it is not installed."""
-    components = _layered(graph)
+    many = Counter(edge.target for edge in graph.edges)
+    far = frozenset((edge.source, edge.target) for edge in graph.edges if many[edge.target] > HUB)
+    components = _layered(graph, far)
     placed = {node_id for component in components for node_id in component.boxes}
     alone = [node.id for node in graph.nodes if node.id not in placed]
     components.sort(key=lambda component: (-component.height, min(component.boxes)))
@@ -46,10 +56,10 @@ def place(graph: Graph) -> Layout:
         _Component(boxes={node_id: (0.0, 0.0)}, routes={}, width=BOX_WIDTH, height=BOX_HEIGHT)
         for node_id in alone
     ]
-    return _stacked(components)
+    return _stacked(components, far)
 
 
-def _layered(graph: Graph) -> list[_Component]:
+def _layered(graph: Graph, far: Container[tuple[str, str]]) -> list[_Component]:
     try:
         from fast_sugiyama import from_edges
     except ImportError as error:
@@ -61,7 +71,11 @@ def _layered(graph: Graph) -> list[_Component]:
     ordered = order(graph)
     rank = {node_id: place for place, node_id in enumerate(ordered)}
     # Forward edges alone: in them there is no circle, on which the library would end the process.
-    forward = [edge for edge in graph.edges if rank[edge.source] < rank[edge.target]]
+    forward = [
+        edge
+        for edge in graph.edges
+        if rank[edge.source] < rank[edge.target] and (edge.source, edge.target) not in far
+    ]
     if not forward:
         return []
     linked = {end for edge in forward for end in (edge.source, edge.target)}
@@ -69,7 +83,14 @@ def _layered(graph: Graph) -> list[_Component]:
     names = [node_id for node_id in ordered if node_id in linked]
     number = {node_id: place for place, node_id in enumerate(names)}
     pairs = sorted({(number[edge.source], number[edge.target]) for edge in forward})
-    found = from_edges(pairs, vertex_spacing=_ROW, dummy_vertices=True, dummy_size=_LANE)
+    found = from_edges(
+        pairs,
+        vertex_spacing=_ROW,
+        dummy_vertices=True,
+        dummy_size=_LANE,
+        # The last crossings cost ninety seconds with 9,000 nodes, and nobody counts them there.
+        transpose=len(names) <= _CAREFUL,
+    )
     return [
         _component(names, positions, links or [])  # pyright: ignore[reportArgumentType]
         for positions, _, _, links in found
@@ -113,7 +134,7 @@ def _bend(point: Point) -> Point:
     return point[0] + BOX_WIDTH / 2, point[1] + BOX_HEIGHT / 2
 
 
-def _stacked(components: Sequence[_Component]) -> Layout:
+def _stacked(components: Sequence[_Component], far: frozenset[tuple[str, str]]) -> Layout:
     """Components one below the other, in as many columns as give the page its shape."""
     area = sum((component.width + _GAP) * (component.height + _GAP) for component in components)
     tall = max([(area / _ASPECT) ** 0.5, *(component.height for component in components)], default=0.0)
@@ -130,4 +151,4 @@ def _stacked(components: Sequence[_Component]) -> Layout:
         lowest = max(lowest, top + component.height)
         widest = max(widest, component.width)
         top += component.height + (_GAP if component.routes or len(component.boxes) > 1 else _GAP / 2)
-    return Layout(boxes=boxes, routes=routes, width=left + widest, height=lowest)
+    return Layout(boxes=boxes, routes=routes, far=far, width=left + widest, height=lowest)

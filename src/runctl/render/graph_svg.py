@@ -16,7 +16,8 @@ _MARGIN = 24
 _STRIPE = 5
 _TEXT_LEFT = 14
 _CHARACTER = 6.6  # of the name's font, in pixels; wide ones take two
-_SMALL_CHARACTER = 5.7
+_SMALL_CHARACTER = 5.9
+_DIGIT = 7.4
 
 
 def svg(graph: Graph) -> str:
@@ -93,7 +94,7 @@ def _box(node: Node, at: Point) -> str:
 def _texts(node: Node) -> Iterator[str]:
     paid = cost(node).removesuffix("/month")
     paid = "unknown" if paid == "cost unknown" else paid
-    paid_room = len(paid) * _CHARACTER + 12 if paid else 0
+    paid_room = len(paid) * _DIGIT + 12 if paid else 0
     lock_room = 16 if node.protected_by else 0
     room = BOX_WIDTH - _TEXT_LEFT - 8
     named = bool(node.name) and node.name not in node.id
@@ -130,6 +131,7 @@ def _tooltip(node: Node) -> str:
 
 def _path(edge: Edge, layout: Layout) -> str:
     kind = "takes" if edge.ends_together else "needs" if edge.relation.binding else "origin"
+    kind += " far" if (edge.source, edge.target) in layout.far else ""
     arrow = "takes" if edge.ends_together else "points"
     said = f"{edge.source} {edge.relation} {edge.target}"
     said += ", and takes it along when it ends" if edge.ends_together else ""
