@@ -155,6 +155,16 @@ def test_termination_protection_is_told_with_the_command_that_lifts_it(
     doorway.ec2.modify_instance_attribute(InstanceId=standing, DisableApiTermination={"Value": False})
 
 
+def test_the_original_checked_tags_that_it_kept_in_memory(doorway: Doorway) -> None:
+    """Its tracker was empty in each run, so that no tag ever protected anything: here the cloud is asked."""
+    volume = doorway.volume()
+    assert doorway.door.assess(Action.DELETE, ResourceKind.VOLUME, volume, ALONE).allowed
+    doorway.ec2.create_tags(Resources=[volume], Tags=pairs({"runctl:important": "true"}))
+    refused = doorway.refusal(doorway.door.delete_volume, volume, ALONE)
+    assert refused.reasons == ("protected tag",)
+    assert refused.next == f"runctl aws ebs delete {volume} --force"
+
+
 def test_assessing_changes_and_records_nothing(doorway: Doorway) -> None:
     volume = doorway.volume()
     verdict = doorway.door.assess(Action.DELETE, ResourceKind.VOLUME, volume, ALONE)

@@ -796,6 +796,30 @@ def test_a_spot_request_that_outlived_its_machine_and_would_start_another_is_can
     assert told.world.log == []
 
 
+def test_what_was_protected_while_it_saved_is_left_alone(
+    ledger: Ledger, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = History(0, ledger, Counter())
+    told.launch()
+    id_, machine = next(iter(told.world.instances.items()))
+    tags = {"runctl:managed": "true", "runctl:user": "ada"}
+    vars(machine).update(state="running", online=True, garbled=False, mute=False, protected=False)
+    vars(machine).update(tags=tags, training="agent", beats=lambda _: False)
+    told.clock.sleep(3600)
+    obey = told.world.obey
+
+    def obey_and_tag(id_: str, comment: str, script: str) -> str:
+        if comment.startswith("stop "):
+            tags["runctl:protected"] = "true"
+        return obey(id_, comment, script)
+
+    monkeypatch.setattr(told.world, "obey", obey_and_tag)
+    with pytest.raises(Protected) as caught:
+        told.door.terminate_instance(id_, Request(user="ada"))
+    assert caught.value.reasons == ("protected tag",)
+    assert (machine.saved, machine.state) == (True, "running")
+
+
 def test_what_the_table_forbids_never_reaches_the_api_and_what_it_allows_is_never_refused(
     ledger: Ledger, quick: None
 ) -> None:
