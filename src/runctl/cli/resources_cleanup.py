@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,11 @@ def in_bulk(function: Any) -> Any:
 
 @click.command()
 @click.option(
-    "--older-than", type=click.FloatRange(0), default=7, show_default=True, help="Days of not being needed."
+    "--older-than",
+    type=click.IntRange(0, 36_500),
+    default=7,
+    show_default=True,
+    help="Days of not being needed.",
 )
 @click.option("--save", type=FILE, help="Write the plan to this file, and touch nothing.")
 @click.option("--apply", "apply_", type=FILE, help="Carry out the plan in this file.")
@@ -47,17 +51,14 @@ def in_bulk(function: Any) -> Any:
 )
 @click.option(
     "--max-usd-per-hour",
-    type=click.FloatRange(0),
-    default=10,
+    default="10",
     show_default=True,
     help="Stop where what is removed would cost more.",
 )
 @in_bulk
 @on_cloud
 @common
-def cleanup(
-    context: Context, on: str | None, max_count: int, max_usd_per_hour: float, **options: Any
-) -> None:
+def cleanup(context: Context, on: str | None, max_count: int, max_usd_per_hour: str, **options: Any) -> None:
     """Plan and remove what nobody needs any more; persistent and protected resources are never touched.
 
     Unattached volumes, instances stopped for long, whose lease has run out or whose job is over, snapshots
@@ -75,7 +76,7 @@ def cleanup(
     saved: Path | None = options["apply_"]
     if saved and options["save"]:
         raise ValidationError("A plan is either saved or applied", next="--save FILE, or --apply FILE")
-    limits = Limits(max_count=max_count, max_usd_per_hour=Decimal(str(max_usd_per_hour)))
+    limits = Limits(max_count=max_count, max_usd_per_hour=_usd(max_usd_per_hour))
     with acting.operation(context, on) as operation:
         if saved:
             plan, verdicts = _read(saved), []
@@ -134,6 +135,18 @@ def _planned(
     view = cleanup_plan.view_of(operation.ledger, cloud.key, now=cloud.clock.now(), older_than=older_than)
     make: Callable[..., Plan] = cleanup_plan.plan_stop if stop else cleanup_plan.plan
     return make(seen, view, user=user, assess=assess), verdicts
+
+
+def _usd(text: str) -> Decimal:
+    from runctl.errors import ValidationError
+
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not (amount.is_finite() and amount >= 0):
+        raise ValidationError(f"{text!r} is no amount of USD", next="such as --max-usd-per-hour 20")
+    return amount
 
 
 def _read(path: Path) -> Plan:

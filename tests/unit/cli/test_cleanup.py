@@ -54,7 +54,7 @@ class Team:
 
     def machine(self, **tags: str) -> str:
         specification = [{"ResourceType": kind, "Tags": self.tags(**tags)} for kind in ("instance", "volume")]
-        made = self.live.running(TagSpecifications=specification)
+        made = self.live.launch(TagSpecifications=specification)
         self.made.append(made)
         return made
 
@@ -122,6 +122,26 @@ def test_a_plan_is_shown_saved_reviewed_and_applied(team: Team, tmp_path: Path) 
     assert not team.there(first)
 
 
+def test_nothing_is_cleaned_up_by_half_a_view(team: Team) -> None:
+    """A volume that could not be listed would make every snapshot of it look left over."""
+    volume = team.volume()
+    fault = {"operation": "DescribeVolumes", "code": "InvalidParameterValue", "status": 400}
+    team.live.control.add_fault("ec2", "error", **fault)
+    try:
+        done = team.run("cleanup", "--older-than", "0", "--yes")
+    finally:
+        team.live.control.clear_faults()
+    assert done.returncode == 1
+    assert "half a view" in done.stderr
+    assert team.there(volume)
+
+
+@pytest.mark.parametrize("amount", ["nan", "-1", "inf", "much"])
+def test_a_limit_is_an_amount_of_money(team: Team, amount: str) -> None:
+    done = team.run("cleanup", "--dry-run", "--max-usd-per-hour", amount)
+    assert (done.returncode, "no amount of USD" in done.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("content", [None, "not a plan", '{"version": 1}'])
 def test_a_file_that_is_no_plan_is_refused(team: Team, tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "plan.json"
@@ -136,6 +156,8 @@ def test_a_file_that_is_no_plan_is_refused(team: Team, tmp_path: Path, content: 
 def test_stop_all_stops_own_machines_and_counts_the_protected(team: Team) -> None:
     mine, protected = team.machine(), team.machine(**{"runctl:protected": "true"})
     theirs = team.machine(**{"runctl:user": "somebody-else"})
+    team.live.until(lambda: team.live.is_online(mine))
+    team.live.until(lambda: {team.live.state(one) for one in (protected, theirs)} == {"running"})
     shown = team.json("stop-all", "--dry-run")
     assert [(item["id"], item["action"]) for item in shown["plan"]["items"]] == [(mine, "stop")]
     held = {skipped["id"]: skipped["rule"] for skipped in shown["plan"]["skipped"]}
