@@ -118,6 +118,8 @@ def terminate(context: Context, instances: tuple[str, ...], on: str | None, **op
         for instance_id, plan in zip(instances, plans, strict=True):
             kept = [step.requests[0]["volume"] for step in plan.steps if "volume" in step.requests[0]]
             operation.carry_out(plan)
+            # Gone is what the cloud says is gone, not what it was asked for.
+            life.wait(operation, instance_id, "terminated")
             noting.note(operation, instances=[instance_id], volumes=sorted(set(kept)))
             _say(context, instance_id, "terminated")
 

@@ -157,6 +157,10 @@ class AttachVolume(_Step):
             instance = instances.get(self._session, instance_id)
             if instance is None:
                 raise NotFound(f"There is no instance {instance_id}", next="runctl resources list")
+            if instance.state == "pending":  # EC2 refuses a machine that boots still
+                instances.wait_state(
+                    self._session, instance_id, "running", timeout=BOOT_PATIENCE, emit=self._emit
+                )
             device = call.request.get("device") or volumes.free_device(instance)
             volumes.attach(self._session, volume, instance_id, device)
         volumes.wait_attached(self._session, volume, instance_id, timeout=VOLUME_PATIENCE, emit=self._emit)
