@@ -200,16 +200,21 @@ class Lab:
         """Wait until the command has shown that a step was done."""
         self.until(lambda: f"step {step}/" in self.said(), f"step {step} is shown")
 
-    def committed(self, number: int) -> None:
-        """Wait until so many checkpoints are safe, by the bucket alone: no command needs to be there."""
+    def committed(self, number: int, *, or_step: int | None = None) -> None:
+        """Wait until so many checkpoints are safe, by the bucket alone: no command needs to be there.
+
+        On a slow host the agent takes fewer, and a script that waits to be taken away makes no more: then
+        the one of `or_step`, its last, will do.
+        """
         found = self.cloud.client("s3")
+        enough = {f"{number:06}-"} | ({f"-step-{or_step:05}.zip/"} if or_step is not None else set())
 
         def is_there() -> bool:
             job = self.job()
-            prefix = f"runctl/jobs/{job[0] if job else ''}/checkpoints/{number:06}-"
+            prefix = f"runctl/jobs/{job[0] if job else ''}/checkpoints/"
             buckets = [bucket["Name"] for bucket in found.list_buckets()["Buckets"]]
             return any(
-                item["Key"].endswith("/manifest.json")
+                item["Key"].endswith("/manifest.json") and any(mark in item["Key"] for mark in enough)
                 for bucket in buckets
                 for item in found.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
             )

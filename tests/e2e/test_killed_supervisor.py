@@ -51,13 +51,13 @@ def running(lab: Any, _: Command) -> None:
 
 
 def noticed(lab: Any, _: Command) -> None:
-    lab.committed(3)
+    lab.committed(3, or_step=STEPS - 3)
     lab.interrupt(lab.first_machine())
 
 
 def taken(lab: Any, _: Command) -> None:
     machine = lab.first_machine()
-    lab.committed(2)
+    lab.committed(2, or_step=STEPS - 3)
     lab.interrupt(machine)
     lab.until(lambda: lab.ended(machine), "it is taken")
 
@@ -86,20 +86,24 @@ MOMENTS: dict[str, tuple[Callable[[Any, Command], None], float]] = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, moment: str) -> None:
     reach, spread = MOMENTS[moment]
+    before = jobs_in_buckets(lab)
     command = lab.train("--steps", str(STEPS), "--interruptions", "1")
     reach(lab, command)
     time.sleep(random.Random(moment).uniform(0, spread))
     assert command.poll() is None, lab.said()
     lab.kill(command)
 
-    if lab.job() is None:  # so early that there is no job: then there is no machine of it either
+    job = lab.job()
+    assert jobs_in_buckets(lab) - before <= {job[0] if job else ""}
+    if job is None:  # so early that there is no job: then there is no machine of it either
         assert not any(row["state"] in {"pending", "running"} for row in lab.control.status()["machines"])
-        return
-    waiting = lab.start("jobs", "wait", "last")
+        waiting = lab.train("--steps", str(STEPS), "--interruptions", "1")
+    else:
+        waiting = lab.start("jobs", "wait", "last")
     if moment not in {"noticed", "taken", "recovered"}:
         machine = lab.first_machine()
         if moment != "booting":  # that one has its notice before its script began
-            lab.committed(random.Random(moment).randint(1, 4))
+            lab.committed(random.Random(moment).randint(1, 4), or_step=STEPS - 3)
         lab.interrupt(machine)
     lab.finish(waiting)
 
@@ -110,3 +114,15 @@ def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, mome
     assert len(lab.machines()) == 2
     lab.until(lambda: all(lab.ended(machine) for machine in lab.machines()), "no machine is left")
     assert abs(Decimal(report["cost"]) - lab.bill()) < CENT
+    assert jobs_in_buckets(lab) - before == {report["id"]}
+
+
+def jobs_in_buckets(lab: Any) -> set[str]:
+    """Every job of which something lies in a bucket."""
+    s3 = lab.cloud.client("s3")
+    return {
+        item["Key"].split("/")[2]
+        for bucket in s3.list_buckets()["Buckets"]
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"], Prefix="runctl/jobs/")
+        for item in page.get("Contents", [])
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runctl.clouds import Cloud
-from runctl.errors import NotFound, ValidationError
+from runctl.errors import Conflict, NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, ignore
 from runctl.jobs import spec as specs
 from runctl.jobs import state
@@ -26,6 +27,9 @@ from runctl.storage.location import LocalPath, S3Location, parse
 
 if TYPE_CHECKING:
     from runctl.storage.bundle import BundlePlan
+
+_STAGED = "bundle.json"
+"""Which code a job runs. It is written last: where it is, all is there."""
 
 JOBS_FOLDER = Path(".runctl") / "jobs"
 
@@ -83,18 +87,13 @@ def check_data(spec: JobSpec) -> None:
 def create(
     ledger: Ledger, plan: Plan, place: Place, code: BundlePlan | None, *, emit: Emit = ignore
 ) -> JobRecord:
-    """Write the job into the ledger and bring its code to the store; it stands as planned."""
+    """Write the job into the ledger as planned, then bring its code and data to the store.
+
+    In this order: nothing lies in a bucket that no ledger knows of, and who dies in between leaves a job
+    that the next `jobs wait` stages and carries on.
+    """
     spec, now = plan.spec, place.clock.now()
-    folder = None
-    if place.session is None:
-        folder = job_folder(Path(spec.root), plan.job)
-        folder.mkdir(parents=True)
-        (folder.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
-    else:
-        sent = send_code(place, code, emit)
-        place.store.write("bundle.json", msgspec.json.encode(sent))
-        spec = _with_data_in_store(place, spec)
-        place.store.write("spec.json", specs.encode(spec))
+    folder = None if place.session else str(job_folder(Path(spec.root), plan.job))
     record = JobRecord(
         id=plan.job,
         name=spec.name,
@@ -102,7 +101,7 @@ def create(
         state=JobState.PLANNED,
         target=spec.on,
         cloud=place.cloud_key,
-        folder=str(folder) if folder else None,
+        folder=folder,
         store=f"s3://{place.bucket}/{place.prefix}" if place.session else str(folder),
         project=spec.project,
         user=spec.user,
@@ -110,7 +109,50 @@ def create(
         updated=now,
     )
     ledger.jobs.add(record, "asked for")
-    return record
+    try:
+        stage(ledger, place, record, code=code, emit=emit)
+    except TrainctlError as error:
+        _give_up(ledger, place, record, JobState.FAILED, str(error))
+        raise
+    except KeyboardInterrupt:
+        _give_up(ledger, place, record, JobState.STOPPED, "stopped before anything was launched")
+        raise
+    return ledger.jobs.get(record.id)
+
+
+def stage(
+    ledger: Ledger, place: Place, job: JobRecord, *, code: BundlePlan | None = None, emit: Emit = ignore
+) -> None:
+    """Bring a job's code and data to its store where they are not there yet; repeating it is harmless.
+
+    Raises NotFound where the code was never sent and does not lie here (any more).
+    """
+    if job.folder is not None:
+        folder = Path(job.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
+        return
+    if place.store.exists(_STAGED):
+        return
+    from runctl.storage import bundle
+
+    spec = specs.decode(job.spec)
+    if not Path(spec.root).is_dir():
+        raise NotFound(
+            f"The code of job {job.id} was not sent", why=f"{spec.root} is not here", next="runctl train"
+        )
+    sent = send_code(place, code or bundle.plan(Path(spec.root)), emit)
+    spec = _with_data_in_store(place, spec)
+    ledger.jobs.replace_spec(job.id, specs.encode(spec))
+    place.store.write("spec.json", specs.encode(spec))
+    place.store.write(_STAGED, msgspec.json.encode(sent))
+
+
+def _give_up(ledger: Ledger, place: Place, job: JobRecord, to: JobState, cause: str) -> None:
+    with contextlib.suppress(Conflict):  # another process took it up: it is that one's now
+        ledger.jobs.transition(
+            job.id, to, allowed_from={JobState.PLANNED}, at=place.clock.now(), attempt=0, cause=cause
+        )
 
 
 def reopen(

@@ -16,7 +16,7 @@ import msgspec
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
-from runctl.jobs import accounting, state
+from runctl.jobs import accounting, start, state
 from runctl.jobs.attempt import AgentState
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
@@ -125,10 +125,24 @@ class Supervisor:
         if number > spec.max_attempts:
             self._move(job, JobState.FAILED, f"no attempts left: {spec.max_attempts} were made")
             return
+        if not self._is_staged(job):
+            return
         self._move(job, JobState.PROVISIONING, f"attempt {number}", attempt=number)
         self._ledger.jobs.save_attempt(
             AttemptRecord(job=job.id, number=number, state="provisioning", created=now)
         )
+
+    def _is_staged(self, job: JobRecord) -> bool:
+        """Whether code and data are in the store: whoever made the job may have died before they were."""
+        try:
+            start.stage(self._ledger, self._place, job, emit=self._emit)
+        except TrainctlError as error:
+            if isinstance(error, CloudError) and error.retryable:
+                self._emit(Notice(text=f"the store does not answer, trying again: {error}", warning=True))
+                return False
+            self._move(job, JobState.FAILED, str(error))
+            raise
+        return True
 
     def _over_limit(self, job: JobRecord, spec: JobSpec, now: datetime) -> tuple[JobState, str] | None:
         if spec.budget is not None:
