@@ -113,9 +113,18 @@ class Session:
                 translated = _translate(error, service, operation, repeatable=repeatable)
                 if exists is not None and isinstance(translated, NotFound) and exists():
                     translated = _not_seen_yet(translated, service, operation)
+                if isinstance(translated, ConfigError):
+                    self._forget_credentials()
                 raise translated from error
 
         return self._policy.call(name, once, retryable=_is_retryable, emit=self.emit)
+
+    def _forget_credentials(self) -> None:
+        """The next call reads them anew: a user who logs in again need not start the command again."""
+        with self._lock:
+            clients, self._clients, self._boto = self._clients, {}, None
+        for client in clients.values():
+            client.close()
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> Iterator[Any]:
         """Every item under `key` of every page. Raises as `call`."""

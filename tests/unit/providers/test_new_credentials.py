@@ -1,0 +1,37 @@
+"""Whoever logs in again while a command runs need not start it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from runctl.errors import ConfigError
+from runctl.providers.aws.session import Session
+
+
+def write(path: Path, key: str) -> None:
+    path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n")
+
+
+def test_credentials_that_were_refused_are_read_anew(
+    sandbox_cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    write(file, "AKIAOLD")
+    session = Session(msgspec.structs.replace(sandbox_cloud.cloud(), access_key=None, secret_key=None))
+    assert session.account()
+    write(file, "AKIANEW")
+    assert session.credentials()[0] == "AKIAOLD"
+
+    sandbox_cloud.control.add_fault("sts", "error", code="ExpiredToken", status=403, count=1)
+    with pytest.raises(ConfigError, match="No usable AWS credentials"):
+        session.account()
+    assert session.account()
+    assert session.credentials()[0] == "AKIANEW"
+    session.client("sts").close()
