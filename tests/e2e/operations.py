@@ -5,8 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from runctl.clock import FileClock
 from runctl.clouds import Cloud
@@ -19,12 +22,15 @@ from runctl.resources import instances as life
 from runctl.resources import volumes as disks
 from runctl.resources.instances import InstanceRequest, Limits
 from runctl.resources.operation import Operation
+from runctl.resources.survey import for_cleanup, survey
 from runctl.resources.volumes import VolumeRequest
 from runctl.retry import RetryPolicy
+from runctl.safety import cleanup, cleanup_plan
 from runctl.safety.destroy import Door
 from runctl.safety.protection import Request
 
 USER = "crash"
+YOUTH = timedelta(seconds=65)
 ZONE = "us-east-1a"
 QUICK = RetryPolicy(attempts=12, seconds=60.0, first_wait=0.01, longest_wait=0.2)
 
@@ -56,7 +62,7 @@ class World:
         """The operation of a new process, with a ledger and a session of its own."""
         own = session(self.cloud(), policy=QUICK)
         ledger = Ledger.open(self.folder)
-        door = Door(own, ledger, USER, policy=Protection(), emit=ignore)
+        door = Door(own, ledger, USER, policy=Protection(young_minutes=1), emit=ignore)
         return Operation(session=own, ledger=ledger, door=door, emit=ignore)
 
     # What is there
@@ -263,7 +269,49 @@ def _detach(world: World, operation: Operation) -> None:
     operation.carry_out(disks.plan_detach(operation, world.volumes["kept"]))
 
 
+def _before_cleanup(world: World) -> None:
+    with_volume(world, "kept", **{"runctl:persistent": "true"})
+    for name in ("first", "second"):
+        with_volume(world, name)
+    clock = world.cloud().clock
+    old = clock.now() + YOUTH
+    world.live.until(lambda: clock.now() > old)
+
+
+def _cleanup(world: World, operation: Operation) -> None:
+    seen = for_cleanup(survey(operation, [operation.session], user=USER))
+    mine = msgspec.structs.replace(
+        seen,
+        instances=(),
+        snapshots=(),
+        volumes=[found for found in seen.volumes if found.id in world.volumes.values()],
+    )
+    cloud = operation.session.cloud
+    view = cleanup_plan.view_of(operation.ledger, cloud.key, now=cloud.clock.now(), older_than=timedelta(0))
+    bulk = Request(bulk=True, user=USER)
+    plan = cleanup_plan.plan(mine, view, user=USER, assess=lambda *asked: operation.door.assess(*asked, bulk))
+    assert {item.id for item in plan.items} == {world.volumes["first"], world.volumes["second"]}
+    cleanup.apply(operation.ledger, operation.door, plan, limits=cleanup.Limits())
+
+
+def _cleanup_done(world: World, made: dict[str, list[str]]) -> bool:
+    del made
+    gone = [
+        found is None or found.state in {"deleting", "deleted"}
+        for found in map(world.volume_state, ("first", "second"))
+    ]
+    return all(gone) and _cleanup_undone(world, {})
+
+
+def _cleanup_undone(world: World, made: dict[str, list[str]]) -> bool:
+    """Deletions stay; what had to be kept is there."""
+    del made
+    kept = world.volume_state("kept")
+    return kept is not None and kept.state == "available"
+
+
 STORIES: dict[str, Story] = {
+    "cleanup": Story(_before_cleanup, _cleanup, _cleanup_done, _cleanup_undone),
     "create-instance": Story(_nothing, _create, _create_done, _none_made),
     "terminate-instance": Story(_before_terminate, _terminate, _terminate_done, _terminate_undone),
     "restore-volume": Story(_before_restore, _restore, _restore_done, _restore_undone),

@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import carried_out
 from operations import STORIES, World
 
 from runctl.errors import Conflict
-from runctl.providers.aws.session import Session
 from runctl.resources import recovery
 
 LONGEST = 120
 POINTS = 3  # of each operation in every run, spread over its calls; all of them with -m slow
-
-
-class Counting(Session):
-    """Counts the calls of an operation."""
-
-    calls = 0
-
-    def call(self, service: str, operation: str, **parameters: Any) -> Any:
-        type(self).calls += 1
-        return super().call(service, operation, **parameters)
-
-
-class Dying(Session):
-    """Kills its process before or after one of its calls."""
-
-    at = 0
-    before = True
-    calls = 0
-
-    def call(self, service: str, operation: str, **parameters: Any) -> Any:
-        type(self).calls += 1
-        mine = type(self).calls == self.at
-        if mine and self.before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        answer = super().call(service, operation, **parameters)
-        if mine:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return answer
-
-
-def killed(world: World, name: str, at: int, *, before: bool) -> bool:
-    """Carry out an operation in a process that is killed at a call; False where it ended before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            Dying.at, Dying.before, Dying.calls = at, before, 0
-            STORIES[name].act(world, world.operation(Dying))
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc(file=sys.stderr)
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0, "the operation failed before it was killed"
-        return False
-    return os.WTERMSIG(status) == signal.SIGKILL
 
 
 def recovered(world: World, *, undo: bool) -> tuple[str, str]:
@@ -94,7 +44,8 @@ def tell(live: Any, folder: Path, name: str, at: int, *, before: bool, undo: boo
     story = STORIES[name]
     story.prepare(world)
     earlier = sum(1 for _ in world_transactions(world))
-    if not killed(world, name, at, before=before):
+    was_killed, _ = carried_out(world, name, at, before=before)
+    if not was_killed:
         return None
     tx, outcome = recovered(world, undo=undo)
     if sum(1 for _ in world_transactions(world)) == earlier:
@@ -104,7 +55,7 @@ def tell(live: Any, folder: Path, name: str, at: int, *, before: bool, undo: boo
     if outcome == "finished":
         live.until(lambda: story.is_done(world, world.made(tx)), LONGEST)
     else:
-        assert outcome in {"rolled-back", "never begun"}, point
+        assert outcome in {"rolled-back", "never begun", "ended"}, point
         live.until(lambda: story.is_undone(world, world.made(tx or "none")), LONGEST)
     assert not recovery.unfinished(world.operation().ledger), point
     return outcome
@@ -120,13 +71,12 @@ def calls_of(live: Any, folder: Path, name: str) -> int:
     folder.mkdir(parents=True)
     world = World(live, folder)
     STORIES[name].prepare(world)
-    Counting.calls = 0
-    operation = world.operation(Counting)
-    STORIES[name].act(world, operation)
+    _, calls = carried_out(world, name)
+    operation = world.operation()
     made = world.made(operation.ledger.journal.newest(limit=1)[0].id)
-    live.until(lambda: STORIES[name].is_done(world, made), LONGEST)
     operation.ledger.close()
-    return Counting.calls
+    live.until(lambda: STORIES[name].is_done(world, made), LONGEST)
+    return calls
 
 
 def run_matrix(live: Any, folder: Path, name: str, *, most: int | None = None) -> Counter[str]:
@@ -149,14 +99,14 @@ def test_an_operation_that_is_killed_at_any_call_is_finished_or_undone(
     own_cloud: Any, tmp_path: Path, name: str
 ) -> None:
     outcomes = run_matrix(own_cloud, tmp_path, name, most=POINTS)
-    assert outcomes["finished"] + outcomes["rolled-back"] + outcomes["never begun"] > 0
+    assert outcomes.total() > outcomes["ended before"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_whole_matrix(own_cloud: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = {name: run_matrix(own_cloud, tmp_path / name, name) for name in sorted(STORIES)}
-    columns = ("never begun", "finished", "rolled-back", "ended before")
+    columns = ("never begun", "finished", "rolled-back", "ended", "ended before")
     with capsys.disabled():
         print(f"\n{'operation':<20}{'points':>8}" + "".join(f"{column:>14}" for column in columns))
         for name, outcomes in table.items():

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from classics import Account, on_sandbox
+from dying import carried_out
 from operations import STORIES, World
-from test_crash_matrix import killed, recovered
+from test_crash_matrix import recovered
 
 pytestmark = pytest.mark.xdist_group("lessons")
 
@@ -42,7 +43,7 @@ def test_l1_a_kill_right_after_run_instances_leaks_no_machine(own_cloud: Any, tm
         folder.mkdir()
         world = World(own_cloud, folder)
         at = call_of_run_instances(world)
-        assert killed(world, "create-instance", at, before=False)
+        assert carried_out(world, "create-instance", at, before=False)[0]
         tx, outcome = recovered(world, undo=undo)
         assert outcome == ("rolled-back" if undo else "finished")
         assert len(world.made(tx)["instances"]) == (0 if undo else 1)
@@ -181,7 +182,7 @@ def test_an_operation_that_was_left_is_mentioned_and_finished(own_cloud: Any, tm
     with on_sandbox(own_cloud, tmp_path) as account:
         world = World(own_cloud, tmp_path)
         STORIES["delete-volume"].prepare(world)
-        assert killed(world, "delete-volume", 4, before=False)
+        assert carried_out(world, "delete-volume", 4, before=False)[0]
         said = account.ok("aws", "ebs", "list", form="text")
         assert "left unfinished: tx-" in said.err
         (left,) = account.ok("tx", "list").data
