@@ -1,6 +1,7 @@
 """Every benchmark, one after the other: `make bench`."""
 
-from benchmarks import agent, startup
+from benchmarks import agent, listing, startup
 
 startup.main()
 agent.main()
+listing.main()

@@ -38,10 +38,15 @@ def note_machine(ledger: Ledger, place: Place, job: JobRecord, attempt: int, mac
     elif known.ended is not None:
         return
     price, name = _price_of(place, machine)
-    if not ledger.resources.intervals(machine.id):
-        # EC2 shows no moment of entering `running`: from the launch on is never too little.
+    last = ledger.resources.intervals(machine.id)[-1:]
+    # EC2 shows no moment of entering `running`: from the launch on is never too little, nor is from the last
+    # time that an inventory saw it pending.
+    pending = bool(last) and last[0].state == "pending" and machine.state is not MachineState.PENDING
+    if not last or pending:
+        seen = known.seen if known and pending else None
+        since = max(machine.launched, seen) if seen else machine.launched
         ledger.resources.observe(
-            machine.id, MachineState.RUNNING, at=machine.launched, billable=True, price=price, pool=name
+            machine.id, MachineState.RUNNING, at=since, billable=True, price=price, pool=name
         )
     if machine.state in {MachineState.PENDING, MachineState.RUNNING}:
         _note_disks(ledger, place, job, attempt, machine)

@@ -159,6 +159,13 @@ class Resources:
         )
         return to_time_or_none(rows[0]["last"])
 
+    def open_interval(self, resource_id: str) -> Interval | None:
+        """The interval that a resource is in; None where it has none, or has ended."""
+        rows = self._database.read(
+            'SELECT * FROM intervals WHERE resource = ? AND "end" IS NULL', (resource_id,)
+        )
+        return _interval(rows[0]) if rows else None
+
     def all_intervals(self, *, cloud: str) -> dict[str, list[Interval]]:
         """The intervals of every resource of a cloud, by resource, in order of time."""
         rows = self._database.read(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -103,10 +103,19 @@ def accounts(ledger: Ledger, cloud: str, now: datetime) -> list[Account]:
     intervals = ledger.resources.all_intervals(cloud=cloud)
     pools = {interval.pool for found in intervals.values() for interval in found if interval.pool}
     points = {name: ledger.prices.points(name) for name in pools}
+    resources = ledger.resources.list(cloud=cloud)
+    known = {resource.id for resource in resources}
     return [
         _account(resource, intervals.get(resource.id, []), now, points)
-        for resource in ledger.resources.list(cloud=cloud)
+        for resource in resources
+        if not _is_part_of(resource, known)
     ]
+
+
+def _is_part_of(resource: ResourceRecord, known: Collection[str]) -> bool:
+    """Whether it is a job's use (`i-1/job/2`) of an instance that is counted itself, and not twice."""
+    whole, _, part = resource.id.partition("/")
+    return bool(part) and whole in known
 
 
 def summary(ledger: Ledger, cloud: str, now: datetime, limits: Thresholds) -> Summary:

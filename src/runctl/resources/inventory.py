@@ -13,7 +13,7 @@ from runctl.errors import NotFound, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.ledger import InstanceFacts, Ledger, ResourceRecord, SnapshotFacts, VolumeFacts
 from runctl.ledger.prices import spot_pool
-from runctl.model import TAG_JOB, TAG_PROJECT, TAG_USER, Market, Price
+from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_PROJECT, TAG_USER, Market, Price
 from runctl.providers.aws import instances, market, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
@@ -23,9 +23,6 @@ from runctl.resources import costs
 
 THREADS = 16
 _OVER = frozenset({"shutting-down", "terminated"})
-_BILLED = frozenset({"pending", "running"})
-"""EC2 bills from `running` on and tells no moment of entering it: from the launch on is never too little."""
-
 _READERS: Mapping[str, Callable[[Session], Sequence[Any]]] = {
     "instance": instances.listing,
     "volume": volumes.listing,
@@ -130,15 +127,44 @@ def _note_instance(
         facts = InstanceFacts(instance_type=found.instance_type, market=found.market, region=found.region)
         created = min([found.launched, seen.taken])
         _save(ledger, seen, found, "instance", found.zone, created, msgspec.json.encode(facts))
-    price = costs.running_rate(session, found)
-    pool = spot_pool(seen.cloud, found.zone, found.instance_type) if found.market is Market.SPOT else None
-    if found.state in _BILLED or known is None:
+    if found.state == "pending":
+        _note_pending(ledger, found)
+        return
+    if found.state == "running" or known is None or _is_pending(ledger, found.id):
         # One that is first seen when it has stopped ran from its last launch on.
-        _observe(ledger, found.id, "running", at=found.launched, billable=True, price=price, pool=pool)
+        price = costs.running_rate(session, found)
+        pool = spot_pool(seen.cloud, found.zone, found.instance_type) if found.market is Market.SPOT else None
+        since = _running_since(ledger, found, known)
+        _observe(ledger, found.id, "running", at=since, billable=True, price=price, pool=pool)
     if found.state in _OVER:
         _close(ledger, found.id, at=found.ended or seen.taken, ended_by=found.ended_by)
-    elif found.state not in _BILLED:
+    elif found.state != "running":
         _observe(ledger, found.id, "stopped", at=found.ended or seen.taken, billable=False, price=None)
+
+
+def _note_pending(ledger: Ledger, found: Instance) -> None:
+    """A machine that boots is not billed; one that is on the books as running already stays so."""
+    last = ledger.resources.open_interval(found.id)
+    if last is None or not last.billable or last.start < found.launched:
+        _observe(ledger, found.id, "pending", at=found.launched, billable=False, price=None)
+
+
+def _is_pending(ledger: Ledger, instance_id: str) -> bool:
+    last = ledger.resources.open_interval(instance_id)
+    return last is not None and last.state == "pending"
+
+
+def _running_since(ledger: Ledger, found: Instance, known: ResourceRecord | None) -> datetime:
+    """From when on a run is counted.
+
+    EC2 bills from `running` on and does not tell when that was. It was after the machine was last seen to be
+    pending; where nobody looked, after the launch. Counted from there, a run is never too short, and too
+    long by the boot (or the time between two looks) at most. A run that began and ended between two looks
+    leaves no trace in EC2's answers and none here.
+    """
+    if known is not None and known.seen is not None and _is_pending(ledger, found.id):
+        return max(found.launched, known.seen)
+    return found.launched
 
 
 def _note_volume(ledger: Ledger, seen: Inventory, found: Volume, known: ResourceRecord | None) -> None:
@@ -182,7 +208,7 @@ def _save(
             project=found.tags.get(TAG_PROJECT, ""),
             user=found.tags.get(TAG_USER, ""),
             job=found.tags.get(TAG_JOB),
-            attempt=None,
+            attempt=int(attempt) if (attempt := found.tags.get(TAG_ATTEMPT, "")).isdigit() else None,
             facts=facts,
             created=created,
             seen=seen.taken,

@@ -1,0 +1,258 @@
+"""The ledger rebuilt from what the cloud holds: resources by their tags, jobs by what lies in their bucket.
+
+Adopting is repeatable: what the ledger knows stays as it is known there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from runctl.errors import NotFound, TrainctlError
+from runctl.events import Emit, Notice
+from runctl.jobs import spec as specs
+from runctl.jobs.attempt import AgentState, StoredAttempt
+from runctl.jobs.place import PREFIX, s3_access
+from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, JobId, JobState
+from runctl.providers.aws import account, spot_requests
+from runctl.providers.aws.instances import Instance
+from runctl.providers.aws.session import Session
+from runctl.providers.aws.snapshots import Snapshot
+from runctl.providers.aws.spot_requests import SpotRequest
+from runctl.providers.aws.volumes import Volume
+from runctl.resources import inventory
+from runctl.resources.inventory import Inventory
+from runctl.storage.objects import ObjectInfo
+from runctl.storage.s3 import S3Store
+
+LIVE = frozenset({"pending", "running"})
+FINISHED = {
+    "finished": JobState.SUCCEEDED,
+    "failed": JobState.FAILED,
+    "prepare-failed": JobState.FAILED,
+    "budget": JobState.OVER_BUDGET,
+    "deadline": JobState.OVER_BUDGET,
+}
+"""By the agent's word for its end. Any other leaves a job that the user may resume: nothing is launched."""
+
+
+class Staging(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job left in its bucket: objects and their bytes."""
+
+    job: str
+    location: str
+    objects: int
+    bytes: int
+
+
+class Adopted(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found, and which of it the ledger did not know (`new`: ids). `failures` could not be read."""
+
+    instances: tuple[str, ...]
+    volumes: tuple[str, ...]
+    snapshots: tuple[str, ...]
+    spot_requests: tuple[SpotRequest, ...]
+    jobs: tuple[str, ...]
+    staging: tuple[Staging, ...]
+    new: tuple[str, ...]
+    failures: tuple[str, ...]
+
+
+class _Job(msgspec.Struct, frozen=True):
+    """The objects of one job, by key below its prefix."""
+
+    id: str
+    store: S3Store
+    objects: dict[str, ObjectInfo]
+
+
+def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, emit: Emit) -> Adopted:
+    """Read every region, and each region's job bucket (`bucket` where one is configured).
+
+    Raises CloudError where nothing could be read; a part that could not is a failure, and adopting again
+    makes up for it.
+    """
+    seen = inventory.read(sessions, emit=emit)
+    managed = [_managed(found) for found in (seen.instances, seen.volumes, seen.snapshots)]
+    before = {record.id for record in ledger.resources.list(cloud=seen.cloud)}
+    inventory.refresh(ledger, sessions, seen)
+    failures, requests, jobs = list(seen.failures), list[SpotRequest](), list[_Job]()
+    for session in sessions if bucket is None else [*sessions][:1]:
+        try:
+            jobs += _jobs(session, bucket or account.default_bucket(session))
+        except TrainctlError as error:
+            _fail(failures, f"jobs of {session.region}: {error}", emit)
+    for session in sessions:
+        try:
+            requests += spot_requests.managed(session)
+        except TrainctlError as error:
+            _fail(failures, f"spot requests of {session.region}: {error}", emit)
+    adopted = [job.id for job in jobs if _adopt_job(ledger, seen, job, failures, emit)]
+    return Adopted(
+        instances=managed[0],
+        volumes=managed[1],
+        snapshots=managed[2],
+        spot_requests=tuple(requests),
+        jobs=tuple(job.id for job in jobs if "spec.json" in job.objects),
+        staging=tuple(_staging(job) for job in jobs),
+        new=(*(one for ids in managed for one in ids if one not in before), *adopted),
+        failures=tuple(failures),
+    )
+
+
+def _managed(found: Sequence[Instance | Volume | Snapshot]) -> tuple[str, ...]:
+    """Those of runctl that are there still."""
+    over = {"shutting-down", "terminated", "deleting"}
+    return tuple(one.id for one in found if one.tags.get(TAG_MANAGED) == "true" and one.state not in over)
+
+
+def _fail(failures: list[str], text: str, emit: Emit) -> None:
+    failures.append(text)
+    emit(Notice(text=f"not read: {text}", warning=True))
+
+
+def _jobs(session: Session, bucket: str) -> list[_Job]:
+    """Every job with an object in the bucket; none where there is no bucket."""
+    if not account.bucket_exists(session, bucket):
+        return []
+    found: dict[str, dict[str, ObjectInfo]] = {}
+    for info in S3Store(bucket, PREFIX, s3_access(session)).list():
+        job, _, key = info.key.partition("/")
+        if key:
+            found.setdefault(job, {})[key] = info
+    return [
+        _Job(job, S3Store(bucket, f"{PREFIX}/{job}", s3_access(session)), objects)
+        for job, objects in sorted(found.items())
+    ]
+
+
+def _staging(job: _Job) -> Staging:
+    return Staging(
+        job=job.id,
+        location=f"s3://{job.store.bucket}/{job.store.prefix}",
+        objects=len(job.objects),
+        bytes=sum(info.size for info in job.objects.values()),
+    )
+
+
+def _adopt_job(ledger: Ledger, seen: Inventory, job: _Job, failures: list[str], emit: Emit) -> bool:
+    """Write a job into the ledger that does not know it; answers whether it did."""
+    if "spec.json" not in job.objects or _is_known(ledger, job.id):
+        return False
+    try:
+        spec = specs.decode(job.store.read("spec.json"))
+        states = {number: StoredAttempt(job.store, number).state() for number in _attempts(job)}
+    except (TrainctlError, msgspec.MsgspecError) as error:
+        _fail(failures, f"job {job.id}: {error}", emit)
+        return False
+    machines = _machines(seen, job.id)
+    attempts = [
+        _attempt(job, number, states.get(number), machines.get(number), seen)
+        for number in sorted({*states, *machines})
+    ]
+    state, cause = _standing(states, machines, attempts, seen)
+    created = min([job.objects["spec.json"].modified, *(one.created for one in attempts)])
+    record = JobRecord(
+        id=JobId(job.id),
+        name=spec.name,
+        spec=specs.encode(spec),
+        state=state,
+        target=spec.on,
+        cloud=seen.cloud,
+        folder=None,
+        store=f"s3://{job.store.bucket}/{job.store.prefix}",
+        project=spec.project,
+        user=spec.user,
+        created=created,
+        updated=seen.taken,
+    )
+    with ledger.resources.together():
+        ledger.jobs.add(record, f"adopted: {cause}")
+        for attempt in attempts:
+            ledger.jobs.save_attempt(attempt)
+    return True
+
+
+def _is_known(ledger: Ledger, job: str) -> bool:
+    try:
+        return ledger.jobs.get(job).id == job
+    except (NotFound, TrainctlError):
+        return False
+
+
+def _attempts(job: _Job) -> list[int]:
+    names = {key.partition("/")[0] for key in job.objects}
+    numbers = [name.removeprefix("attempt-") for name in names if name.startswith("attempt-")]
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
+def _machines(seen: Inventory, job: str) -> dict[int, Instance]:
+    """The job's instances that EC2 shows still, by attempt."""
+    found: dict[int, Instance] = {}
+    for instance in seen.instances:
+        number = instance.tags.get(TAG_ATTEMPT, "")
+        if instance.tags.get(TAG_JOB) == job and number.isdigit():
+            found[int(number)] = instance
+    return found
+
+
+def _attempt(
+    job: _Job, number: int, agent: AgentState | None, machine: Instance | None, seen: Inventory
+) -> AttemptRecord:
+    modified = [info.modified for key, info in job.objects.items() if key.startswith(f"attempt-{number}/")]
+    launched = machine.launched if machine else _moment(agent.started) if agent else None
+    over = (agent is not None and agent.is_over) or machine is None or machine.state not in LIVE
+    ended = _moment(agent.ended or agent.heartbeat) if agent and over else None
+    record = AttemptRecord(
+        job=JobId(job.id),
+        number=number,
+        state=("ended" if agent and agent.is_over else "lost") if over else "running",
+        created=min([launched or seen.taken, *modified]),
+        instance_id=machine.id if machine else None,
+        started=launched,
+        ended=ended or (machine.ended if machine and over else None),
+    )
+    if agent is None:
+        return record
+    return msgspec.structs.replace(
+        record,
+        cause=agent.cause,
+        message=agent.message,
+        resumed_from=agent.resumed_from,
+        resumed_step=agent.resumed_step,
+        last_step=agent.step,
+        exit_code=agent.exit_code,
+        committed_name=agent.committed.name if agent.committed else None,
+        committed_step=agent.committed.step if agent.committed else None,
+        committed_seconds=agent.committed.seconds_after_notice if agent.committed else None,
+    )
+
+
+def _standing(
+    states: dict[int, AgentState | None],
+    machines: dict[int, Instance],
+    attempts: Sequence[AttemptRecord],
+    seen: Inventory,
+) -> tuple[JobState, str]:
+    """Where the job stands, and why. What nobody supervises is stopped; what runs is left to `jobs wait`."""
+    if not attempts:
+        return JobState.STOPPED, "nothing was launched"
+    number = attempts[-1].number
+    agent, machine = states.get(number), machines.get(number)
+    if machine is not None and machine.state in LIVE:
+        if agent is None or agent.phase == "preparing":
+            return JobState.STAGING, f"{machine.id} starts"
+        return JobState.RUNNING, f"{machine.id} runs"
+    if "instance" in {kind for _, kind in seen.unread}:
+        return JobState.RUNNING, "whether its machine runs could not be read"
+    if agent is not None and agent.is_over:
+        outcome = FINISHED.get(agent.cause or "", JobState.STOPPED)
+        return outcome, agent.message or agent.cause or "ended"
+    return JobState.STOPPED, "its machine is gone"
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
