@@ -15,6 +15,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,9 @@ class Controls:
         return {}
 
     def _bill(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"lines": self._cloud.usage.bill(), "total": str(self._cloud.usage.spent())}
+        lines = self._cloud.usage.bill()
+        # Of these lines and no later ones: time goes on between two looks.
+        return {"lines": lines, "total": str(sum((Decimal(line["usd"]) for line in lines), Decimal(0)))}
 
     def _history(self, _: dict[str, Any]) -> dict[str, Any]:
         changes = [
