@@ -22,7 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
-def operation(context: Context, on: str | None, *, region: str | None = None) -> Generator[Operation]:
+def operation(
+    context: Context, on: str | None, *, region: str | None = None, warn: bool = True
+) -> Generator[Operation]:
     """The cloud, ledger and door of one command; unfinished operations and high costs are mentioned."""
     from runctl.resources.operation import Operation
     from runctl.safety.destroy import Door
@@ -32,7 +34,10 @@ def operation(context: Context, on: str | None, *, region: str | None = None) ->
     with context.ledger() as ledger:
         mention_unfinished(context)
         door = Door(session, ledger, user_name(settings), policy=policy(context), emit=session.emit)
-        yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
+        found = Operation(session=session, ledger=ledger, door=door, emit=session.emit)
+        yield found
+        if warn and not context.quiet:
+            warn_of_costs(context, found)
 
 
 def policy(context: Context) -> Any:

@@ -27,4 +27,10 @@ class _Aws(LazyGroup):
 
 @click.group(cls=_Aws)
 def aws() -> None:
-    """EC2 instances and EBS volumes, one by one."""
+    """EC2 instances and EBS volumes, one by one.
+
+    \b
+    Examples:
+      runctl aws create g5.xlarge --spot --data-volume-size 200 --persistent --mount /data
+      runctl aws terminate i-0123456789abcdef0 --dry-run --explain
+    """

@@ -29,6 +29,7 @@ def start(context: Context, instances: tuple[str, ...], on: str | None, wait: bo
     \b
     Examples:
       runctl aws start i-0123456789abcdef0 --wait
+      runctl aws start i-0123456789abcdef0 i-0fedcba9876543210
     """
     from runctl.render import output
     from runctl.resources import instances as life
@@ -161,6 +162,7 @@ def wait(context: Context, instance: str, on: str | None, state: str, timeout: f
     \b
     Examples:
       runctl aws wait i-0123456789abcdef0 --state online
+      runctl aws wait i-0123456789abcdef0 --state stopped --timeout 120
     """
     from runctl.resources import instances as life
     from runctl.resources import noting

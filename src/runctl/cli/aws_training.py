@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runctl.cli import acting
 from runctl.cli.options import Context, common, on_cloud
+from runctl.cli.train import train as on_any_place
 
 if TYPE_CHECKING:
     from runctl.resources.processes import Processes
@@ -16,23 +17,28 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 2.0
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.argument("instance")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def train(instance: str, arguments: tuple[str, ...]) -> int:
-    """Train on an instance that exists; it is left running afterwards.
+def _train(instance: str, **options: Any) -> Any:
+    assert on_any_place.callback is not None  # noqa: S101 (it is a command)
+    return on_any_place.callback(on=instance, **options)
+
+
+train = type(on_any_place)(
+    name="train",
+    callback=_train,
+    params=[
+        click.Argument(["instance"]),
+        *(parameter for parameter in on_any_place.params if parameter.name != "on"),
+    ],
+    help="""Train on an instance that exists; it is left running afterwards.
 
     The same as `runctl train --on INSTANCE`, with the same options.
 
     \b
     Examples:
       runctl aws train i-0123456789abcdef0 train.py -- --epochs 50
-    """
-    from runctl.cli.train import train as command
-
-    with command.make_context("runctl aws train", ["--on", instance, *arguments]) as context:
-        code: int = command.invoke(context)
-    return code
+      runctl aws train i-0123456789abcdef0 --resume-arg=--resume train.py
+    """,
+)
 
 
 @click.command()
@@ -45,6 +51,7 @@ def monitor(ctx: click.Context, context: Context, instance: str, follow: bool) -
 
     \b
     Examples:
+      runctl aws monitor i-0123456789abcdef0
       runctl aws monitor i-0123456789abcdef0 -f
     """
     from runctl.cli.jobs import logs

@@ -17,7 +17,13 @@ TYPES = click.Choice(["gp3", "gp2", "io1", "io2", "st1", "sc1"])
 
 @click.group()
 def ebs() -> None:
-    """Volumes and snapshots: created, attached, kept safe."""
+    """Volumes and snapshots: created, attached, kept safe.
+
+    \b
+    Examples:
+      runctl aws ebs create --size 500 --persistent --name imagenet --for data
+      runctl aws ebs list
+    """
 
 
 @ebs.command()
@@ -123,6 +129,7 @@ def attach(context: Context, volume: str, instance: str, on: str | None, mount: 
 
     \b
     Examples:
+      runctl aws ebs attach vol-0123456789abcdef0 i-0123456789abcdef0
       runctl aws ebs attach vol-0123456789abcdef0 i-0123456789abcdef0 --mount /data
     """
     from runctl.resources import noting, volumes
@@ -146,6 +153,7 @@ def detach(context: Context, volume: str, on: str | None) -> None:
     \b
     Examples:
       runctl aws ebs detach vol-0123456789abcdef0
+      runctl aws ebs detach vol-0123456789abcdef0 --output json
     """
     from runctl.resources import noting, volumes
 
@@ -207,6 +215,7 @@ def modify(context: Context, volume: str, on: str | None, **changes: Any) -> Non
 
     \b
     Examples:
+      runctl aws ebs modify vol-0123456789abcdef0 --size 500
       runctl aws ebs modify vol-0123456789abcdef0 --volume-type gp3 --iops 6000
     """
     from runctl.resources import noting, volumes
@@ -236,6 +245,7 @@ def snapshot(context: Context, volume: str, on: str | None, name: str, descripti
 
     \b
     Examples:
+      runctl aws ebs snapshot vol-0123456789abcdef0
       runctl aws ebs snapshot vol-0123456789abcdef0 --name imagenet-v2
     """
     import msgspec
@@ -291,6 +301,7 @@ def snapshot_delete(context: Context, snapshot: str, on: str | None, **options: 
 
     \b
     Examples:
+      runctl aws ebs snapshot-delete snap-0123456789abcdef0 --dry-run --explain
       runctl aws ebs snapshot-delete snap-0123456789abcdef0 --yes
     """
     from runctl.resources import noting

@@ -25,4 +25,10 @@ class _Resources(LazyGroup):
 
 @click.group(cls=_Resources)
 def resources() -> None:
-    """Everything that costs money or holds data: seen, summed up, cleaned up."""
+    """Everything that costs money or holds data: seen, summed up, cleaned up.
+
+    \b
+    Examples:
+      runctl resources list
+      runctl resources cleanup --dry-run
+    """

@@ -90,7 +90,6 @@ def _rows(
     with acting.operation(context, on) as operation:
         sessions = acting.sessions(context, operation, filters["regions"])
         rows, failures = listing.rows(operation, sessions, _filters(filters))
-        acting.warn_of_costs(context, operation)
         return rows, failures, operation.session.cloud.clock.now()
 
 

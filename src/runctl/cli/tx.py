@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def tx() -> None:
-    """Operations on several resources: a crash leaves them here, to be finished or undone."""
+    """Operations on several resources: a crash leaves them here, to be finished or undone.
+
+    \b
+    Examples:
+      runctl tx list
+      runctl tx resume tx-5f0c1a
+    """
 
 
 @tx.command("list")
@@ -58,6 +64,7 @@ def show(context: Context, transaction: str) -> None:
     \b
     Examples:
       runctl tx show tx-5f0c1a
+      runctl tx show tx-5f0c1a --output json
     """
     from runctl.render import output
     from runctl.resources import recovery
@@ -82,6 +89,7 @@ def resume(context: Context, transaction: str) -> None:
     \b
     Examples:
       runctl tx resume tx-5f0c1a
+      runctl tx resume tx-5f0c1a --output json
     """
     _recover(context, transaction, undo=False)
 
@@ -95,6 +103,7 @@ def rollback(context: Context, transaction: str, yes: bool) -> None:
 
     \b
     Examples:
+      runctl tx rollback tx-5f0c1a
       runctl tx rollback tx-5f0c1a --yes
     """
     acting.confirm(f"Undo {transaction}?", yes=yes)
