@@ -49,10 +49,10 @@ class Account:
     zones: list[str]
     word: str = field(default_factory=lambda: f"e2e-{uuid.uuid4().hex[:10]}")
 
-    def run(self, *arguments: str, form: str = "json", **variables: str) -> Said:
-        """One command of the user."""
+    def run(self, *arguments: str, form: str = "json", extra: tuple[str, ...] = (), **variables: str) -> Said:
+        """One command of the user; `extra` comes last."""
         done = subprocess.run(
-            [sys.executable, "-m", "runctl", *arguments, "--output", form],
+            [sys.executable, "-m", "runctl", *arguments, "--output", form, *extra],
             env={**self.environment, **variables},
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -64,8 +64,8 @@ class Account:
         assert "Traceback" not in done.stderr, done.stderr
         return Said(done.returncode, done.stdout, done.stderr)
 
-    def ok(self, *arguments: str, form: str = "json", **variables: str) -> Said:
-        said = self.run(*arguments, form=form, **variables)
+    def ok(self, *arguments: str, form: str = "json", extra: tuple[str, ...] = (), **variables: str) -> Said:
+        said = self.run(*arguments, form=form, extra=extra, **variables)
         assert said.code == 0, f"{arguments}: {said.err}"
         return said
 
