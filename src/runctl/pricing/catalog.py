@@ -23,6 +23,11 @@ def _rows() -> dict[str, dict[str, str]]:
     return {row["instance_type"]: row for row in instance_type_rows()}
 
 
+@cache
+def _regions() -> dict[str, dict[str, str]]:
+    return {row["region"]: row for row in volume_price_rows()}
+
+
 def instance_types() -> tuple[InstanceType, ...]:
     """Every type that the catalog knows."""
     return tuple(instance_type(name) for name in _rows())
@@ -91,8 +96,7 @@ def volume_rate(
     """
     if iops is None and volume_type in {"io1", "io2"}:
         return None
-    rows = {row["region"]: row for row in volume_price_rows()}
-    row = rows.get(region)
+    row = _regions().get(region)
     if row is None or not row.get(f"{volume_type}_gib_mo"):
         return None
     month = Decimal(row[f"{volume_type}_gib_mo"]) * size_gib
@@ -114,7 +118,7 @@ def volume_rate(
 
 def snapshot_rate(stored_bytes: int | None, *, region: str = REGION) -> Price | None:
     """USD/h of a snapshot by the blocks that it stores; None where those or the region are not known."""
-    row = {row["region"]: row for row in volume_price_rows()}.get(region)
+    row = _regions().get(region)
     if stored_bytes is None or row is None or not row["snapshot_gib_mo"]:
         return None
     month = Decimal(row["snapshot_gib_mo"]) * stored_bytes / 2**30

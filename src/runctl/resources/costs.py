@@ -14,6 +14,7 @@ from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter, thresholds
 from runctl.pricing.meter import Cost, Stretch
 from runctl.pricing.thresholds import Spending
+from runctl.providers.aws import prices
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.snapshots import Snapshot
@@ -79,7 +80,7 @@ def running_rate(session: Session, instance: Instance) -> Price | None:
     """USD/h of an instance that runs, without its disks; of spot, what it usually is. None is unknown."""
     if instance.market is Market.SPOT:
         return catalog.spot_estimate(instance.instance_type, session.region)
-    return catalog.on_demand(instance.instance_type, session.region)
+    return prices.on_demand(session, instance.instance_type)
 
 
 def volume_rate(volume: Volume) -> Price | None:

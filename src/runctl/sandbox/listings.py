@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.responses.instances import InstanceResponse
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 
 from runctl.sandbox.faults import LIES, Fault
 from runctl.sandbox.overlay import AwsError, asked, asked_filters, cloud, disguised, matches, page, replaces
@@ -72,6 +74,19 @@ _FILTERS: dict[str, Callable[[Any], Iterable[Any]]] = {
     "tag-key": lambda one: [tag["key"] for tag in one.get_tags()],
     "vpc-id": _of("vpc_id"),
 }
+
+
+def _own_tags(self: Any) -> list[dict[str, str]]:
+    """A resource's tags by its id: moto looks through those of all resources, for each that it shows."""
+    kind = EC2_PREFIX_TO_RESOURCE.get(get_prefix(self.id), "") if self.id else ""
+    own = self.ec2_backend.tags.get(self.id, {}) if self.id else {}
+    return [
+        {"resource_id": self.id, "key": key, "value": value, "resource_type": kind}
+        for key, value in list(own.items())
+    ]
+
+
+TaggedEC2Resource.get_tags = _own_tags
 
 
 @replaces(InstanceResponse, "describe_instances")

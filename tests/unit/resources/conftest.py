@@ -9,6 +9,13 @@ from cloud_values import SetClock, ValueSession
 from runctl.ledger import Ledger
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where prices are kept."""
+    monkeypatch.setenv("RUNCTL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
 @pytest.fixture
 def clock() -> SetClock:
     return SetClock()

@@ -193,7 +193,8 @@ class Session:
         endpoint = self.cloud.s3_endpoint if service == "s3" else self.cloud.endpoint
         return self._session().client(
             service,
-            region_name=self._region(),
+            # The Price List answers for every region, and lives in this one.
+            region_name="us-east-1" if service == "pricing" else self._region(),
             endpoint_url=endpoint,
             config=Config(
                 # One place decides about repeats: our policy. botocore makes each call once.
