@@ -23,7 +23,7 @@ from runctl.clouds import SandboxRecord
 
 INSTANCES = 1000
 VOLUMES = 2000
-ROUNDS = 7
+ROUNDS = 5
 RUNCTL = str(Path(sys.executable).parent / "runctl")
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 TAGS = [
@@ -63,7 +63,7 @@ def _fill(record: SandboxRecord) -> None:
     tagged = [{"ResourceType": kind, "Tags": TAGS} for kind in ("instance", "volume")]
     for _ in range(INSTANCES // 50):  # each brings its root disk
         ec2.run_instances(
-            ImageId=image, InstanceType="c6i.large", MinCount=50, MaxCount=50, TagSpecifications=tagged
+            ImageId=image, InstanceType="m7i.xlarge", MinCount=50, MaxCount=50, TagSpecifications=tagged
         )
     for _ in range(VOLUMES - INSTANCES):
         ec2.create_volume(

@@ -184,6 +184,18 @@ class LiveSandbox:
             client.close()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _home_of_no_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the ledger, prices and sandbox of whoever runs it."""
+    before = os.environ.get("RUNCTL_HOME")
+    os.environ["RUNCTL_HOME"] = str(tmp_path_factory.mktemp("no-user"))
+    yield
+    if before is None:
+        del os.environ["RUNCTL_HOME"]
+    else:
+        os.environ["RUNCTL_HOME"] = before
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one worker must do alone begins first, so that the others never wait for it in the end."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

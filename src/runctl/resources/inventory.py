@@ -14,7 +14,7 @@ from runctl.events import Emit, Notice
 from runctl.ledger import InstanceFacts, Ledger, ResourceRecord, SnapshotFacts, VolumeFacts
 from runctl.ledger.prices import spot_pool
 from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_PROJECT, TAG_USER, Market, Price
-from runctl.providers.aws import instances, market, snapshots, volumes
+from runctl.providers.aws import instances, market, prices, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.snapshots import MachineImage, Snapshot
@@ -85,7 +85,13 @@ def _read(session: Session, kind: str) -> Sequence[Any] | TrainctlError:
 
 
 def refresh(ledger: Ledger, sessions: Sequence[Session], seen: Inventory) -> None:
-    """Note a whole inventory; what vanished from a region that answered is closed when it was last seen."""
+    """Note a whole inventory, with live prices where AWS tells them.
+
+    What vanished from a region that answered is closed when it was last seen.
+    """
+    for session in sessions:
+        here = [one for one in seen.instances if one.region == session.region and one.state not in _OVER]
+        prices.learn(session, {one.instance_type for one in here})
     note(ledger, sessions, seen)
     shown = {one.id for one in (*seen.instances, *seen.volumes, *seen.snapshots)}
     unread = set(seen.unread)

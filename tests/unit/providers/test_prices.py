@@ -13,6 +13,7 @@ import pytest
 
 from runctl.clouds import Cloud
 from runctl.errors import CloudError
+from runctl.model import Price
 from runctl.providers.aws import prices
 from runctl.providers.aws.session import Session
 
@@ -54,6 +55,11 @@ class PriceList(Session):
         return iter([msgspec.json.encode({"terms": terms}).decode()])
 
 
+def asked(session: Session, instance_type: str = "g5.xlarge") -> Price | None:
+    prices.learn(session, [instance_type])
+    return prices.on_demand(session, instance_type)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RUNCTL_HOME", str(tmp_path))
@@ -64,16 +70,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_live_price_is_asked_once_and_kept_for_a_week(monkeypatch: pytest.MonkeyPatch) -> None:
     session = PriceList("aws")
-    first = prices.on_demand(session, "g5.xlarge")
+    first = asked(session, "g5.xlarge")
     assert first is not None
     assert (first.usd_per_hour, first.source, first.as_of) == (Decimal("1.234"), "AWS Price List", NOON)
     monkeypatch.setattr(prices, "_known", {})  # another process
     session.clock.sleep(timedelta(days=6, hours=23).total_seconds())
-    assert prices.on_demand(session, "g5.xlarge") == first
+    assert asked(session, "g5.xlarge") == first
     assert session.asked == 1
     session.says = "2.5"
     session.clock.sleep(timedelta(hours=2).total_seconds())
-    later = prices.on_demand(session, "g5.xlarge")
+    later = asked(session, "g5.xlarge")
     assert later is not None
     assert later.usd_per_hour == Decimal("2.5")
     assert session.asked == 2
@@ -82,48 +88,55 @@ def test_a_live_price_is_asked_once_and_kept_for_a_week(monkeypatch: pytest.Monk
 def test_an_account_that_may_not_ask_gets_the_catalog_which_says_so_and_is_not_asked_twice() -> None:
     session = PriceList("aws")
     session.refuses = "AccessDeniedException"
-    found = prices.on_demand(session, "g5.xlarge")
+    found = asked(session, "g5.xlarge")
     assert found is not None
     assert found.usd_per_hour == Decimal("1.006")
     assert found.source == "catalog (AccessDeniedException)"
     assert found.as_of < NOON - timedelta(days=1)
-    prices.on_demand(session, "p4d.24xlarge")
+    asked(session, "p4d.24xlarge")
     assert session.asked == 1
+
+
+def test_nothing_is_asked_where_a_price_is_only_looked_up() -> None:
+    session = PriceList("aws")
+    found = prices.on_demand(session, "g5.xlarge")
+    assert found is not None
+    assert (found.source, session.asked) == ("catalog", 0)
 
 
 def test_what_neither_knows_is_unknown_and_not_nothing() -> None:
     session = PriceList("aws", region="eu-west-1")
     session.says = None
-    assert prices.on_demand(session, "g5.xlarge") is None
+    assert asked(session, "g5.xlarge") is None
     session.refuses = "AccessDeniedException"
-    assert prices.on_demand(session, "m7i.xlarge") is None
+    assert asked(session, "m7i.xlarge") is None
 
 
 def test_an_old_live_price_beats_the_catalog_where_aws_does_not_answer_any_more() -> None:
     session = PriceList("aws")
-    first = prices.on_demand(session, "g5.xlarge")
+    first = asked(session, "g5.xlarge")
     session.refuses = "ServiceUnavailable"
     session.clock.sleep(timedelta(days=30).total_seconds())
-    assert prices.on_demand(session, "g5.xlarge") == first
+    assert asked(session, "g5.xlarge") == first
 
 
 def test_a_torn_cache_is_but_a_question_more(home: Path) -> None:
     (home / "prices.json").write_bytes(b'{"aws/us-east-1/g5.xl')
     session = PriceList("aws")
-    assert prices.on_demand(session, "g5.xlarge") is not None
+    assert asked(session, "g5.xlarge") is not None
     assert session.asked == 1
 
 
 def test_clouds_and_regions_do_not_share_prices() -> None:
     here, there = PriceList("aws"), PriceList("sandbox:other", region="us-west-2")
     there.says = "9.9"
-    first, second = prices.on_demand(here, "g5.xlarge"), prices.on_demand(there, "g5.xlarge")
+    first, second = asked(here, "g5.xlarge"), asked(there, "g5.xlarge")
     assert first is not None
     assert second is not None
     assert (first.usd_per_hour, second.usd_per_hour) == (Decimal("1.234"), Decimal("9.9"))
 
 
 def test_the_sandbox_answers_the_price_list_over_http(sandbox_cloud: Any) -> None:
-    found = prices.on_demand(Session(sandbox_cloud.cloud()), "g5.xlarge")
+    found = asked(Session(sandbox_cloud.cloud()), "g5.xlarge")
     assert found is not None
     assert (found.usd_per_hour, found.source) == (Decimal("1.006"), "AWS Price List")

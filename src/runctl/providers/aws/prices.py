@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
 from runctl.clouds import home
-from runctl.errors import CloudError, ConfigError, TrainctlError
+from runctl.errors import CloudError, TrainctlError
 from runctl.model import Price
 from runctl.pricing import catalog, live
 from runctl.providers.aws.session import Session
@@ -32,52 +33,65 @@ class _Kept(msgspec.Struct, frozen=True):
     at: datetime
 
 
-_known: dict[tuple[Path, str], _Kept] = {}
-"""What this process has read or asked already: a listing asks for the same types again and again."""
+_known: dict[Path, dict[str, _Kept]] = {}
+"""The file as this process has read it, and what it has asked since: a listing asks for a type many times."""
 
 
 def on_demand(session: Session, instance_type: str) -> Price | None:
-    """USD/h of a type in the session's region; None is unknown. The source says where it came from."""
-    name = f"{session.cloud.key}/{session.region}/{instance_type}"
+    """USD/h of a type in the session's region by what is known here; None is unknown. Nothing is asked.
+
+    The source says where it came from.
+    """
+    kept = _kept(_name(session, instance_type))
+    if kept is not None and kept.price is not None:
+        # What AWS told once is nearer to the truth than a catalog, however old it is; it has its date.
+        return kept.price
+    price = catalog.on_demand(instance_type, session.region)
+    why = _refused.get(session.cloud.key) or ("the Price List has no one price" if kept else "")
+    return msgspec.structs.replace(price, source=f"{price.source} ({why})") if price and why else price
+
+
+def learn(session: Session, instance_types: Collection[str]) -> None:
+    """Ask AWS for prices that are not known here, or for too long. That an account may not is no error."""
     path, now = home() / _FILE, session.cloud.clock.now()
-    kept = _known.get((path, name)) or _read(path).get(name)
-    if kept is None or not timedelta(0) <= now - kept.at < KEPT:
+    for instance_type in sorted(set(instance_types)):
+        name = _name(session, instance_type)
+        kept = _kept(name)
+        if kept is not None and timedelta(0) <= now - kept.at < KEPT:
+            continue
+        if session.cloud.key in _refused:
+            return
         try:
-            kept = _Kept(_ask(session, instance_type, now), now)
+            fresh = _Kept(_ask(session, instance_type, now), now)
         except TrainctlError as error:
-            # What AWS told once is nearer to the truth than a catalog, however old it is; it has its date.
-            old = kept.price if kept else None
-            return old or _from_catalog(session, instance_type, _why(error))
-        _keep(path, name, kept)
-    _known[path, name] = kept
-    return kept.price or _from_catalog(session, instance_type, "the Price List has no one price")
+            _refused[session.cloud.key] = error.code if isinstance(error, CloudError) else error.what
+            return
+        if fresh.price is None and kept is not None and kept.price is not None:
+            continue
+        _known[path][name] = fresh
+        _keep(path, name, fresh)
+
+
+def _name(session: Session, instance_type: str) -> str:
+    return f"{session.cloud.key}/{session.region}/{instance_type}"
+
+
+def _kept(name: str) -> _Kept | None:
+    path = home() / _FILE
+    if path not in _known:
+        _known[path] = _read(path)
+    return _known[path].get(name)
 
 
 def _ask(session: Session, instance_type: str, now: datetime) -> Price | None:
-    key = session.cloud.key
-    if key in _refused:
-        raise ConfigError(_refused[key])
-    try:
-        answer = session.pages(
-            "pricing",
-            "get_products",
-            "PriceList",
-            ServiceCode="AmazonEC2",
-            Filters=live.product_filters(instance_type, session.region),
-        )
-        return live.on_demand(list(answer), as_of=now)
-    except TrainctlError as error:
-        _refused[key] = _why(error)
-        raise
-
-
-def _why(error: TrainctlError) -> str:
-    return error.code if isinstance(error, CloudError) else error.what
-
-
-def _from_catalog(session: Session, instance_type: str, why: str) -> Price | None:
-    price = catalog.on_demand(instance_type, session.region)
-    return price and msgspec.structs.replace(price, source=f"{price.source} ({why})")
+    answer = session.pages(
+        "pricing",
+        "get_products",
+        "PriceList",
+        ServiceCode="AmazonEC2",
+        Filters=live.product_filters(instance_type, session.region),
+    )
+    return live.on_demand(list(answer), as_of=now)
 
 
 def _read(path: Path) -> dict[str, _Kept]:
