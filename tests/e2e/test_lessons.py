@@ -195,3 +195,26 @@ def test_an_operation_that_was_left_is_mentioned_and_finished(own_cloud: Any, tm
         refused = account.run("tx", "resume", left["id"])
         assert refused.error["what"] == f"{left['id']} is finished"
         json.dumps(done)
+
+
+def test_without_capacity_the_next_way_is_taken_and_the_reason_told(account: Account, own_cloud: Any) -> None:
+    own_cloud.control.add_fault("ec2", "no-capacity", operation="RunInstances", instance_type="g5.xlarge")
+    said = account.ok("aws", "create", "g5.xlarge", "--spot", "--name", account.word, form="text")
+    instance = said.out.split()[0]
+    found = own_cloud.instance(instance)
+    assert found["InstanceType"] == "g5.2xlarge"
+    assert "g5.xlarge spot in us-east-1a: InsufficientInstanceCapacity, trying the next" in said.err
+    refused = account.run("aws", "create", "g5.xlarge", "--no-fallback", "--name", account.word)
+    assert (refused.code, refused.error["code"]) == (2, "InsufficientInstanceCapacity")
+    assert account.ok("tx", "list").data == []
+
+
+def test_the_number_of_running_instances_is_guarded(account: Account) -> None:
+    account.create_instance()
+    warned = account.ok(
+        "aws", "create", "t3.micro", "--name", account.word, form="text", RUNCTL_PROTECTION_WARN_INSTANCES="1"
+    )
+    assert "instances will run" in warned.err
+    said = account.run("aws", "create", "t3.micro", RUNCTL_PROTECTION_REFUSE_INSTANCES="1")
+    assert said.code == 1
+    assert "protection.refuse_instances" in said.error["next"]

@@ -28,6 +28,10 @@ def _regions() -> dict[str, dict[str, str]]:
     return {row["region"]: row for row in volume_price_rows()}
 
 
+DEARER = Decimal("1.25")
+"""How much more than the type that was asked for another one may cost."""
+
+
 def instance_types() -> tuple[InstanceType, ...]:
     """Every type that the catalog knows."""
     return tuple(instance_type(name) for name in _rows())
@@ -79,6 +83,32 @@ def with_gpus(gpus: int, *, market: Market) -> list[InstanceType]:
         if (price := price_of(kind.name, REGION))
     ]
     return [kind for _, kind in sorted(priced, key=lambda pair: (pair[0], pair[1].name))]
+
+
+def equivalents(kind: InstanceType, *, market: Market) -> list[InstanceType]:
+    """Types that can stand in for one: the same architecture and GPUs, no less of anything else, and at most
+    a quarter dearer; the cheapest first."""
+    price_of = spot_estimate if market is Market.SPOT else on_demand
+    own = price_of(kind.name, REGION)
+    found = [
+        (price.usd_per_hour, other)
+        for other in instance_types()
+        if other.name != kind.name
+        and _is_burstable(other) == _is_burstable(kind)
+        and (other.architecture, other.gpu_model, other.gpus)
+        == (kind.architecture, kind.gpu_model, kind.gpus)
+        and other.vcpus >= kind.vcpus
+        and other.memory_gib >= kind.memory_gib
+        and (price := price_of(other.name, REGION)) is not None
+        and own is not None
+        and price.usd_per_hour <= own.usd_per_hour * DEARER
+    ]
+    return [other for _, other in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
+
+
+def _is_burstable(kind: InstanceType) -> bool:
+    """T types have their processors for a part of the time only."""
+    return kind.name.startswith("t")
 
 
 def volume_rate(

@@ -30,6 +30,7 @@ from runctl.resources.operation import Operation
 from runctl.safety.protection import Request
 from runctl.safety.saga import Plan, PlannedStep, result_of
 
+EQUIVALENTS = 2
 ONLINE_PATIENCE = timedelta(minutes=10)
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -89,7 +90,13 @@ def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) 
     guard(operation, limits)
     types = wanted_types(request)
     found = offers(
-        session, types, spot=request.spot, fallback=request.fallback, zones=request.zones, emit=operation.emit
+        session,
+        types,
+        spot=request.spot,
+        fallback=request.fallback,
+        zones=request.zones,
+        by_price=not request.instance_type,
+        emit=operation.emit,
     )
     if request.profile:
         account.require_profile(session, request.profile)
@@ -128,10 +135,14 @@ def guard(operation: Operation, limits: Limits, *, more: int = 1) -> None:
 
 
 def wanted_types(request: InstanceRequest) -> list[InstanceType]:
-    """The named type, or the cheapest that have the GPUs and memory. Raises ValidationError."""
-    if request.instance_type:
-        return [catalog.instance_type(request.instance_type)]
+    """The named type and what may stand in for it, or the cheapest that have the GPUs and memory.
+
+    Raises ValidationError.
+    """
     wanted = Market.SPOT if request.spot else Market.ON_DEMAND
+    if request.instance_type:
+        named = catalog.instance_type(request.instance_type)
+        return [named, *(catalog.equivalents(named, market=wanted)[:EQUIVALENTS] if request.fallback else [])]
     types = [
         kind
         for kind in catalog.with_gpus(request.gpus or 0, market=wanted)
@@ -256,7 +267,7 @@ def _launch(
         offer=offer,
         image=image.id,
         root_device=image.root_device,
-        root_volume_gib=max(request.root_volume_gib, getattr(image, "root_gib", 0)),
+        root_volume_gib=max(request.root_volume_gib, image.root_gib),
         profile=request.profile,
         user_data=_user_data(request.lease_hours),
         tags=tags,

@@ -22,15 +22,19 @@ def offers(
     fallback: bool,
     zones: Collection[str] = (),
     avoid: Collection[str] = (),
+    by_price: bool = True,
     emit: Emit,
 ) -> list[Offer]:
     """Every way to get one of these types; `zones` limits them, and those in `avoid` come last.
+
+    Of each market, the first type comes before the others: with `by_price`, the cheapest does.
 
     With `spot`, on-demand follows only as a `fallback`. Raises ValidationError where nothing is offered.
     """
     found: list[Offer] = []
     for kind in types:
         found.extend(_offers_of(session, kind, spot=spot, fallback=fallback, emit=emit))
+    names = [kind.name for kind in types]
     found = [offer for offer in found if not zones or offer.zone in zones]
     if not found:
         where = " or ".join(sorted(zones)) or session.region
@@ -44,6 +48,7 @@ def offers(
         key=lambda offer: (
             offer.market is not Market.SPOT if spot else False,
             offer.zone in avoid,
+            0 if by_price else names.index(offer.instance_type),
             offer.price.usd_per_hour if offer.price else Decimal("Infinity"),
             offer.zone,
         ),
