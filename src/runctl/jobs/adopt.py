@@ -15,15 +15,15 @@ from runctl.events import Emit, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState, StoredAttempt
 from runctl.jobs.place import PREFIX, s3_access
-from runctl.ledger import AttemptRecord, JobRecord, Ledger
-from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, JobId, JobState
+from runctl.ledger import AttemptRecord, InstanceFacts, JobRecord, Ledger, ResourceRecord
+from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, JobId, JobState, Market, Offer
 from runctl.providers.aws import account, spot_requests
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.providers.aws.volumes import Volume
-from runctl.resources import inventory
+from runctl.resources import costs, inventory
 from runctl.resources.inventory import Inventory
 from runctl.storage.objects import ObjectInfo
 from runctl.storage.s3 import S3Store
@@ -65,6 +65,7 @@ class _Job(msgspec.Struct, frozen=True):
     """The objects of one job, by key below its prefix."""
 
     id: str
+    session: Session
     store: S3Store
     objects: dict[str, ObjectInfo]
 
@@ -124,7 +125,7 @@ def _jobs(session: Session, bucket: str) -> list[_Job]:
         if key:
             found.setdefault(job, {})[key] = info
     return [
-        _Job(job, S3Store(bucket, f"{PREFIX}/{job}", s3_access(session)), objects)
+        _Job(job, session, S3Store(bucket, f"{PREFIX}/{job}", s3_access(session)), objects)
         for job, objects in sorted(found.items())
     ]
 
@@ -173,7 +174,40 @@ def _adopt_job(ledger: Ledger, seen: Inventory, job: _Job, failures: list[str], 
         ledger.jobs.add(record, f"adopted: {cause}")
         for attempt in attempts:
             ledger.jobs.save_attempt(attempt)
+            if attempt.instance_id is None and attempt.started is not None:
+                _note_lost_machine(ledger, record, attempt)
     return True
+
+
+def _note_lost_machine(ledger: Ledger, job: JobRecord, attempt: AttemptRecord) -> None:
+    """A machine of which EC2 shows nothing any more: how long it worked is known, and what it cost is not."""
+    assert attempt.started is not None  # noqa: S101 (asked before)
+    name = f"lost/{job.id}/{attempt.number}"
+    facts = InstanceFacts(instance_type="unknown", market=Market.ON_DEMAND, region="")
+    ledger.resources.save(
+        ResourceRecord(
+            id=name,
+            kind="instance",
+            cloud=job.cloud,
+            region="",
+            zone="",
+            name=f"{job.id}/{attempt.number}",
+            project=job.project,
+            user=job.user,
+            job=job.id,
+            attempt=attempt.number,
+            facts=msgspec.json.encode(facts),
+            created=attempt.started,
+        )
+    )
+    ledger.resources.observe(name, "running", at=attempt.started, billable=True, price=None)
+    ledger.resources.close(name, at=max(attempt.started, attempt.ended or attempt.started), ended_by=None)
+
+
+def _offer(session: Session, machine: Instance) -> bytes:
+    """What the machine was taken for, as far as it can be told afterwards."""
+    price = costs.running_rate(session, machine)
+    return msgspec.json.encode(Offer("aws", machine.instance_type, machine.zone, machine.market, price))
 
 
 def _is_known(ledger: Ledger, job: str) -> bool:
@@ -212,6 +246,7 @@ def _attempt(
         state=("ended" if agent and agent.is_over else "lost") if over else "running",
         created=min([launched or seen.taken, *modified]),
         instance_id=machine.id if machine else None,
+        offer=_offer(job.session, machine) if machine else None,
         started=launched,
         ended=ended or (machine.ended if machine and over else None),
     )
