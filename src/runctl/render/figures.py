@@ -44,5 +44,10 @@ def moment(value: datetime | None) -> str:
     return "" if value is None else value.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def count(number: int, noun: str) -> str:
+    """Such as `1 volume` and `2 volumes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def number(value: int | None) -> str:
     return "unknown" if value is None else str(value)

@@ -12,7 +12,8 @@ def show_summary(found: Summary) -> None:
     """The whole first, then by kind, project and user; warnings last, where they are read."""
     total = found.total
     output.write_line(
-        f"{found.running} running instances, {figures.usd(total.usd_per_hour)} an hour{_unknown(total)}"
+        f"{figures.count(found.running, 'running instance')}, "
+        f"{figures.usd(total.usd_per_hour)} an hour{_unknown(total)}"
     )
     rows: list[tuple[str, ...]] = [("all", *_cells(total))]
     for title, sums in (("kind", found.by_kind), ("project", found.by_project), ("user", found.by_user)):
@@ -58,4 +59,4 @@ def _cells(sums: Sums) -> tuple[str, ...]:
 
 
 def _unknown(sums: Sums) -> str:
-    return f", and {sums.unknown} resources at unknown prices" if sums.unknown else ""
+    return f", and {figures.count(sums.unknown, 'resource')} of unknown price" if sums.unknown else ""

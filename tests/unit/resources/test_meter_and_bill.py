@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from runctl.ledger import Ledger
 from runctl.model import Market
 from runctl.providers.aws.instances import Instance
+from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, inventory
 from runctl.sandbox.prices import STEP_SECONDS, PriceBook
@@ -249,3 +250,45 @@ def _limits() -> Any:
     from runctl.config import Thresholds
 
     return Thresholds()
+
+
+def test_over_http_the_meter_is_the_boot_and_the_waits_above_the_bill_and_never_below(
+    sandbox_cloud: Any, ledger: Ledger
+) -> None:
+    session, ec2 = Session(sandbox_cloud.cloud()), sandbox_cloud.client("ec2")
+    machine = sandbox_cloud.launch(InstanceType="g5.xlarge")
+    disk = sandbox_cloud.volume()
+
+    def look() -> None:
+        inventory.refresh(ledger, [session], inventory.read([session], emit=lambda _: None))
+
+    def until(state: str) -> None:
+        sandbox_cloud.until(lambda: sandbox_cloud.state(machine) == state)
+        look()
+
+    look()
+    until("running")
+    ec2.modify_volume(VolumeId=disk, Size=400)
+    sandbox_cloud.until(lambda: sandbox_cloud.disk(disk)["Size"] == 400)
+    look()
+    ec2.stop_instances(InstanceIds=[machine])
+    until("stopped")
+    ec2.start_instances(InstanceIds=[machine])
+    until("running")
+    ec2.terminate_instances(InstanceIds=[machine])
+    until("terminated")
+    ec2.delete_volume(VolumeId=disk)
+    sandbox_cloud.until(lambda: not sandbox_cloud.disk(disk))
+    look()
+    bill = {line["id"]: line for line in sandbox_cloud.control.bill()["lines"]}
+    found = {one.resource.id: one for one in costs.accounts(ledger, session.cloud.key, _far())}
+    more = found[machine].sums.usd_total - Decimal(bill[machine]["usd"])
+    second = Decimal("1.006") / 3600
+    assert -4 * second < more < 2 * 60 * second  # EC2 tells when a machine stopped in whole seconds
+    paid = Decimal(bill[disk]["usd"])
+    assert abs(found[disk].sums.usd_total - paid) < HALF_A_CENT
+    assert found[disk].resource.ended is not None
+
+
+def _far() -> datetime:
+    return datetime(2100, 1, 1, tzinfo=UTC)
