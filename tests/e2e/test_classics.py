@@ -214,8 +214,8 @@ def test_resources_are_summed_up(account: Account) -> None:
 def test_zombies_are_found(account: Account) -> None:
     """Costs less than 0.001 USD: 4 GiB of gp3 for a minute."""
     volume = account.create_volume()
-    said = account.ok("resources", "insights").data
-    mine = [found for found in said["insights"] if volume in found["resources"]]
+    said = account.ok("resources", "insights", "--idle-for", "0").data
+    mine = [found for found in said["insights"] if found["resource"] == volume]
     assert mine
     assert volume in mine[0]["command"]
     assert float(mine[0]["usd_per_month"]) > 0

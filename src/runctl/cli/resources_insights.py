@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
 from runctl.cli import acting
@@ -13,10 +15,18 @@ from runctl.cli.options import Context, common, on_cloud
 @click.option(
     "--probe", is_flag=True, help="Ask each machine that seems idle whether it works; takes longer."
 )
+@click.option("--idle-for", type=float, help="Hours; an hour for instances and a day for volumes else.")
 @click.option("--regions", help="Such as us-east-1,eu-west-1, or all.")
 @on_cloud
 @common
-def insights(context: Context, on: str | None, unmanaged: bool, probe: bool, regions: str | None) -> None:
+def insights(
+    context: Context,
+    on: str | None,
+    unmanaged: bool,
+    probe: bool,
+    idle_for: float | None,
+    regions: str | None,
+) -> None:
     """What could be saved a month, and the command for it. Nothing is changed.
 
     \b
@@ -32,10 +42,10 @@ def insights(context: Context, on: str | None, unmanaged: bool, probe: bool, reg
     from runctl.render import output
     from runctl.resources import insights as findings
 
+    hours = None if idle_for is None else timedelta(hours=idle_for)
     with acting.operation(context, on) as operation:
         sessions = acting.sessions(context, operation, regions)
-        found, failures = findings.look(operation, sessions, unmanaged=unmanaged, probe=probe)
-        acting.warn_of_costs(context, operation)
+        found, failures = findings.look(operation, sessions, unmanaged=unmanaged, probe=probe, idle_for=hours)
     usd, unknown = findings.saving(found)
     if context.json:
         output.write_json({"insights": found, "usd_per_month": usd, "unknown": unknown, "failures": failures})

@@ -89,10 +89,20 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     limits: Mapping[str, DiskLimits] = {}
     since: Mapping[str, datetime] = {}
     unmanaged: bool = False
+    idle_for: timedelta | None = None
+    """From how long on something counts as unused, where the usual times shall not."""
+
+    def is_long(self, unused: timedelta, usual: timedelta) -> bool:
+        return unused >= (usual if self.idle_for is None else self.idle_for)
 
 
 def look(
-    operation: Operation, sessions: Sequence[Session], *, unmanaged: bool, probe: bool
+    operation: Operation,
+    sessions: Sequence[Session],
+    *,
+    unmanaged: bool,
+    probe: bool,
+    idle_for: timedelta | None = None,
 ) -> tuple[list[Insight], tuple[str, ...]]:
     """Read the cloud and find what could be saved; also answers what could not be read.
 
@@ -111,6 +121,7 @@ def look(
         limits=_limits(operation, by_region, seen),
         since=_since(operation, seen),
         unmanaged=unmanaged,
+        idle_for=idle_for,
     )
     found = insights(seen, view)
     if probe:
@@ -163,7 +174,7 @@ def _is_kept(tags: dict[str, str]) -> bool:
 
 def _idle(instance: Instance, view: View) -> Insight | None:
     age = view.now - instance.launched
-    if instance.state != "running" or instance.id in view.busy or age < IDLE_AFTER:
+    if instance.state != "running" or instance.id in view.busy or not view.is_long(age, IDLE_AFTER):
         return None
     job = instance.tags.get(TAG_JOB)
     why = f"its job {job} does not go on" if job else "no job of this ledger runs on it"
@@ -182,7 +193,9 @@ def _idle(instance: Instance, view: View) -> Insight | None:
 
 def _stopped(instance: Instance, volumes: Mapping[str, Volume], view: View) -> Insight | None:
     since = instance.ended or view.since.get(instance.id)
-    if instance.state != "stopped" or since is None or view.now - since < STOPPED_AFTER:
+    if instance.state != "stopped" or since is None:
+        return None
+    if not view.is_long(view.now - since, STOPPED_AFTER):
         return None
     disks = [volumes[disk.volume] for disk in instance.disks if disk.volume in volumes]
     going = [disk for disk in disks if not _is_kept(disk.tags)]
@@ -204,7 +217,7 @@ def _stopped(instance: Instance, volumes: Mapping[str, Volume], view: View) -> I
 def _unattached(volume: Volume, view: View) -> Insight | None:
     since = view.since.get(volume.id)
     idle = view.now - (since or volume.created)
-    if volume.state != "available" or idle < UNATTACHED_AFTER or _is_kept(volume.tags):
+    if volume.state != "available" or not view.is_long(idle, UNATTACHED_AFTER) or _is_kept(volume.tags):
         return None
     # EC2 does not tell when a volume was detached; the ledger does where it saw it attached.
     how_long = f"for {_days(idle)}" if since else f"and {_days(idle)} old"
