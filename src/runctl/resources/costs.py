@@ -14,11 +14,11 @@ from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter, thresholds
 from runctl.pricing.meter import Cost, Stretch
 from runctl.pricing.thresholds import Spending
-from runctl.providers.aws import prices
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume
+from runctl.resources import prices
 
 DAY = timedelta(hours=24)
 _FREE = Decimal(0)

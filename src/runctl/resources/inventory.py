@@ -14,12 +14,12 @@ from runctl.events import Emit, Notice
 from runctl.ledger import InstanceFacts, Ledger, ResourceRecord, SnapshotFacts, VolumeFacts
 from runctl.ledger.prices import spot_pool
 from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_PROJECT, TAG_USER, Market, Price
-from runctl.providers.aws import instances, market, prices, snapshots, volumes
+from runctl.providers.aws import instances, market, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.snapshots import MachineImage, Snapshot
 from runctl.providers.aws.volumes import Volume
-from runctl.resources import costs
+from runctl.resources import costs, prices
 
 THREADS = 16
 _OVER = frozenset({"shutting-down", "terminated"})

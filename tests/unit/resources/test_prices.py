@@ -14,8 +14,8 @@ import pytest
 from runctl.clouds import Cloud
 from runctl.errors import CloudError
 from runctl.model import Price
-from runctl.providers.aws import prices
 from runctl.providers.aws.session import Session
+from runctl.resources import prices
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -1,7 +1,4 @@
-"""On-demand prices as AWS tells them now, kept for a week; the bundled catalog where it does not tell.
-
-The Price List answers in us-east-1 for every region. Source: its API reference, GetProducts.
-"""
+"""On-demand prices as AWS tells them now, kept for a week; the bundled catalog where it does not tell."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from runctl.clouds import home
 from runctl.errors import CloudError, TrainctlError
 from runctl.model import Price
 from runctl.pricing import catalog, live
+from runctl.providers.aws import price_list
 from runctl.providers.aws.session import Session
 
 KEPT = timedelta(days=7)
@@ -84,14 +82,8 @@ def _kept(name: str) -> _Kept | None:
 
 
 def _ask(session: Session, instance_type: str, now: datetime) -> Price | None:
-    answer = session.pages(
-        "pricing",
-        "get_products",
-        "PriceList",
-        ServiceCode="AmazonEC2",
-        Filters=live.product_filters(instance_type, session.region),
-    )
-    return live.on_demand(list(answer), as_of=now)
+    answer = price_list.products(session, live.product_filters(instance_type, session.region))
+    return live.on_demand(answer, as_of=now)
 
 
 def _read(path: Path) -> dict[str, _Kept]:
