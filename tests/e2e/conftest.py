@@ -201,23 +201,25 @@ class Lab:
         self.until(lambda: f"step {step}/" in self.said(), f"step {step} is shown")
 
     def committed(self, number: int, *, or_step: int | None = None) -> None:
-        """Wait until so many checkpoints are safe, by the bucket alone: no command needs to be there.
+        """Wait until the agent has come to its checkpoint of this number, by the bucket alone.
 
-        On a slow host the agent takes fewer, and a script that waits to be taken away makes no more: then
-        the one of `or_step`, its last, will do.
+        It skips numbers whose file was gone before it was sent; on a slow host it comes to fewer, and a
+        script that waits to be taken away makes no more: then the one of `or_step`, its last, will do.
         """
         found = self.cloud.client("s3")
-        enough = {f"{number:06}-"} | ({f"-step-{or_step:05}.zip/"} if or_step is not None else set())
+        last = f"-step-{or_step:05}.zip" if or_step is not None else "none"
 
         def is_there() -> bool:
             job = self.job()
             prefix = f"runctl/jobs/{job[0] if job else ''}/checkpoints/"
             buckets = [bucket["Name"] for bucket in found.list_buckets()["Buckets"]]
-            return any(
-                item["Key"].endswith("/manifest.json") and any(mark in item["Key"] for mark in enough)
+            names = [
+                item["Key"].removeprefix(prefix).removesuffix("/manifest.json")
                 for bucket in buckets
                 for item in found.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-            )
+                if item["Key"].endswith("/manifest.json")
+            ]
+            return any(int(name[:6]) >= number or name.endswith(last) for name in names)
 
         self.until(is_there, f"checkpoint {number} is safe")
 

@@ -108,7 +108,7 @@ def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, mome
     lab.finish(waiting)
 
     report = lab.report()
-    assert (report["state"], report["interruptions"], report["steps_lost"]) == ("succeeded", 1, 0)
+    assert (report["state"], report["interruptions"], report["steps_lost"]) == ("succeeded", 1, 0), lab.said()
     assert lab.output() == lab.walked(STEPS)
     assert lab.most_at_once() == 1
     assert len(lab.machines()) == 2

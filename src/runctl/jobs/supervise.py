@@ -227,7 +227,7 @@ class Supervisor:
         watch = self._watching(attempt.number)
         seen = self._sight(job, attempt, watch)
         watch.show_log()
-        judgement = judge(seen, self._place.clock.now())
+        judgement = judge(seen, watch.read_at)
         if judgement.standing is Standing.DOUBTFUL:
             watch.doubt("standing", judgement.why)
         else:
@@ -243,11 +243,13 @@ class Supervisor:
             watch.settle("act")
 
     def _sight(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> Sighting:
+        # The cloud first: of a machine that it says is gone, the agent's last word is in the store by now.
+        # The other way round, one that ended between the two looks would be taken for lost.
+        self._ask_the_cloud(job, attempt, watch)
+        was_over = watch.agent_is_over
         watch.look_at_agent()
-        if attempt.instance_id:
-            watch.look_at_machine(
-                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine)
-            )
+        if watch.agent_is_over and not was_over:
+            self._ask_the_cloud(job, attempt, watch)
         return Sighting(
             agent=watch.agent,
             store_answered=watch.store_answered,
@@ -255,6 +257,12 @@ class Supervisor:
             cloud_answered=watch.cloud_answered,
             launched=attempt.started or attempt.created,
         )
+
+    def _ask_the_cloud(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> None:
+        if attempt.instance_id:
+            watch.look_at_machine(
+                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine)
+            )
 
     def _follow_up(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, judgement: Judgement) -> None:
         """What a standing asks for. Raises Conflict where another process moved the job meanwhile."""

@@ -27,6 +27,7 @@ class Watch:
         self.number = number
         self.agent: AgentState | None = None
         self.store_answered = False
+        self.read_at = place.clock.now()
         self.machine: Machine | None = None
         self.cloud_answered = False
         self.looked_at_prices = 0.0
@@ -39,8 +40,13 @@ class Watch:
         self._next_question = 0.0
         self._doubts: dict[str, str] = {}
 
+    @property
+    def agent_is_over(self) -> bool:
+        return self.agent is not None and self.agent.is_over
+
     def look_at_agent(self) -> None:
         """Read the agent's newest word; what it said before stands where there is none to be had."""
+        self.read_at = self._place.clock.now()  # how long we take is no silence of the agent's
         try:
             self.agent = self._view.state() or self.agent
         except TrainctlError as error:
@@ -55,8 +61,7 @@ class Watch:
 
         An error of whatever kind is a doubt: the machine goes on without us, and so do we.
         """
-        over = self.agent is not None and self.agent.is_over
-        if not over and time.monotonic() < self._next_question:
+        if not self.agent_is_over and time.monotonic() < self._next_question:
             return
         between = LOCAL_LOOK_SECONDS if self._place.session is None else CLOUD_LOOK_SECONDS
         self._next_question = time.monotonic() + between

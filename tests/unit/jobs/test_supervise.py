@@ -71,6 +71,24 @@ def test_a_machine_that_is_not_the_jobs_any_more_is_left_and_told(attempted: Cal
     assert any("is left as it is" in text and "next: " in text for text in attempt.warnings())
 
 
+def test_an_agent_that_ends_between_the_two_looks_is_not_lost(
+    attempted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = attempted()
+    attempt.agent("running", silent=SILENT)
+    provider = attempt.place.provider
+    describe = provider.describe
+
+    def end_meanwhile(machine: str) -> Any:
+        attempt.agent("ended", cause="finished")
+        attempt.live.client("ec2").terminate_instances(InstanceIds=[machine])
+        return describe(machine)
+
+    monkeypatch.setattr(provider, "describe", end_meanwhile)
+    assert attempt.supervise().state is JobState.SUCCEEDED
+    assert not any("lost" in cause for cause in attempt.causes())
+
+
 def test_an_instance_of_the_users_is_never_ended(attempted: Callable[..., Any]) -> None:
     attempt = attempted(on="the user's own", max_attempts=1)
     attempt.agent("running", silent=SILENT)
