@@ -193,7 +193,7 @@ class Lab:
         self.until(lambda: self.runs(found), "the machine runs")
         return found
 
-    def interrupt(self, machine: str, notice: float = 60.0) -> None:
+    def interrupt(self, machine: str, notice: float = 120.0) -> None:
         self.control.interrupt(machine, notice=notice)
 
     def stepped(self, step: int) -> None:
