@@ -82,12 +82,15 @@ def test_what_is_mounted_is_not_torn_off(each_sandbox_cloud: Any) -> None:
     session, machine = session_of(live), live.running()
     volume = attached(live, machine)
     disks.mount(session, machine, volume, "/data")
-    live.command(machine, 'cd "${RUNCTL_ROOT}/data" && setsid sleep 300 >/dev/null 2>&1 </dev/null &')
+    holding = (
+        'cd "${RUNCTL_ROOT}/data" && (setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $! > "$HOME/pid")'
+    )
+    live.command(machine, holding)
     with pytest.raises(Conflict, match="in use"):
         disks.unmount(session, machine, volume)
     live.client("ec2").detach_volume(VolumeId=volume, InstanceId=machine)
     assert live.until(lambda: state(live, volume)) in {"detaching", "busy"}
-    live.command(machine, "pkill sleep")
+    live.command(machine, 'kill "$(cat "$HOME/pid")"')
     live.until(lambda: _unmounted(session, machine, volume))
     live.until(lambda: live.disk(volume)["State"] == "available")
 
