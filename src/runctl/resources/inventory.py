@@ -100,7 +100,9 @@ def refresh(ledger: Ledger, sessions: Sequence[Session], seen: Inventory) -> Non
             known = record.region in seen.regions and (record.region, record.kind) not in unread
             if not known or record.id in shown or "/" in record.id or record.kind not in _READERS:
                 continue
-            _close(ledger, record.id, at=record.seen or record.created)
+            last = record.seen or record.created
+            if last < seen.taken:  # else another process has made or seen it since this look began
+                _close(ledger, record.id, at=last)
 
 
 def note(

@@ -182,7 +182,13 @@ def stop(instance: Any, reason: tuple[str, str]) -> None:
     if instance._state.name in {"stopping", "stopped"}:
         return
     _begin_end(instance, "stopping", reason)
-    cloud().after(cloud().timing.stop, enter, instance, "stopped")
+    cloud().after(cloud().timing.stop, _stopped, instance)
+
+
+def _stopped(instance: Any) -> None:
+    """The end of a stop, unless the machine was terminated meanwhile."""
+    if instance._state.name == "stopping":
+        enter(instance, "stopped")
 
 
 def _begin_end(instance: Any, state: str, reason: tuple[str, str]) -> None:

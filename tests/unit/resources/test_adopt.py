@@ -19,7 +19,7 @@ from runctl.model import JobState
 from runctl.providers.aws.session import Session
 from runctl.resources import costs
 
-SCRIPT = "import time\nfor step in range(4):\n    print('step', step, flush=True)\n    time.sleep(0.5)\n"
+SCRIPT = "import time\nfor step in range(12):\n    print('step', step, flush=True)\n    time.sleep(0.5)\n"
 
 
 class Laptop:

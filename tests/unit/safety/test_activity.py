@@ -25,7 +25,7 @@ from runctl.safety.activity import AgentAt, judge
 from runctl.safety.observation import SCRIPT, AgentLine, Gpu, Process, Trouble, Unit, parse
 from runctl.safety.protection import Activity
 
-HERE = "http://127.0.0.1:1"
+HERE = f"http://127.0.0.1:1/{os.getpid()}"  # tests of other processes are no business of ours
 
 
 def process(why: str, cpu: int = 0, command: str = "python x.py") -> Process:

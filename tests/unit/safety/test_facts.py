@@ -42,7 +42,9 @@ class Seen:
         return found
 
     def completed(self, snapshot: str) -> bool:
-        (found,) = self.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+        (found,) = self.ec2.describe_snapshots(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])[
+            "Snapshots"
+        ]
         return found["State"] == "completed"
 
 

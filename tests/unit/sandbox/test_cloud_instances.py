@@ -195,6 +195,16 @@ def test_the_end_of_a_machine_kills_it_and_stays_to_be_seen(each_sandbox_cloud: 
     ec2.terminate_instances(InstanceIds=[machine])
 
 
+def test_a_machine_that_is_terminated_while_it_stops_ends(sandbox_cloud: LiveSandbox) -> None:
+    machine, ec2 = sandbox_cloud.running(), sandbox_cloud.client("ec2")
+    ec2.stop_instances(InstanceIds=[machine])
+    assert sandbox_cloud.state(machine) == "stopping"
+    ec2.terminate_instances(InstanceIds=[machine])
+    sandbox_cloud.until(lambda: sandbox_cloud.state(machine) == "terminated")
+    with pytest.raises(AssertionError, match="did not come true"):
+        sandbox_cloud.until(lambda: sandbox_cloud.state(machine) != "terminated", 1.0)
+
+
 @pytest.mark.parametrize(("behaviour", "end"), [("terminate", "terminated"), ("stop", "stopped")])
 def test_a_machine_that_ends_itself_ends_as_it_was_told_to(
     each_sandbox_cloud: LiveSandbox, behaviour: str, end: str
