@@ -74,7 +74,7 @@ def test_a_command_can_be_cancelled_and_its_output_kept_in_a_bucket(sandbox_clou
     sent = ssm.send_command(
         InstanceIds=[machine],
         DocumentName="AWS-RunShellScript",
-        Parameters={"commands": ["echo begun; sleep 60"]},
+        Parameters={"commands": ['echo begun; touch "$HOME/begun"; sleep 60']},
         OutputS3BucketName=bucket,
         OutputS3KeyPrefix="outputs",
     )["Command"]["CommandId"]
@@ -82,11 +82,9 @@ def test_a_command_can_be_cancelled_and_its_output_kept_in_a_bucket(sandbox_clou
     def status() -> str:
         return ssm.list_command_invocations(CommandId=sent)["CommandInvocations"][0]["Status"]
 
-    sandbox_cloud.until(
-        lambda: (
-            ssm.list_command_invocations(CommandId=sent)["CommandInvocations"] and status() == "InProgress"
-        )
-    )
+    written = sandbox_cloud.home / f"sandbox/state/machines/{machine}/home/begun"
+    sandbox_cloud.until(written.exists)
+    sandbox_cloud.until(lambda: status() == "InProgress")
     ssm.cancel_command(CommandId=sent)
     sandbox_cloud.until(lambda: status() == "Cancelled")
     listed = sandbox_cloud.client("s3").list_objects_v2(Bucket=bucket)["Contents"]
