@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from runctl.errors import (
     TransferError,
     ValidationError,
 )
+from runctl.storage.entries import Entry
 from runctl.storage.objects import (
     ObjectInfo,
     checked_key,
@@ -32,7 +33,7 @@ from runctl.storage.objects import (
 )
 
 if TYPE_CHECKING:
-    from obstore import PutMode
+    from obstore import GetOptions, PutMode
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
     from obstore.store import S3Store as Client
 
@@ -150,6 +151,46 @@ class S3Store:
             pages = obstore.list(self._client(), whole or None, offset=offset, chunk_size=_LIST_PAGE)
             found = [self._info(meta) for page in pages for meta in page]
         return sorted((item for item in found if item.key != inner), key=lambda item: item.key)
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """The objects inside the folder `prefix`, page by page, in the order in which S3 lists them.
+
+        Keys are relative to the store. Empty objects that mark a folder are left out.
+        """
+        import obstore
+
+        inner = checked_prefix(prefix)
+        whole = "/".join(part for part in (self.prefix, inner) if part)
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        with self._errors("ListObjectsV2", f"{prefix or '/'}"):
+            for page in obstore.list(self._client(), whole or None, chunk_size=_LIST_PAGE):
+                for meta in page:
+                    if meta["size"] or not meta["path"].endswith("/"):
+                        yield _entry(meta, cut)
+
+    def read_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
+        """The `length` bytes from `start` on, of the very object that `etag` names.
+
+        Raises NotFound, Conflict where the object is no longer that one, CloudError (code ShortRead) where
+        fewer bytes came.
+        """
+        import obstore
+
+        wanted: GetOptions = {"range": (start, start + length)}
+        if etag:
+            wanted["if_match"] = f'"{etag}"'
+        with self._errors("GetObject", key):
+            data = bytes(obstore.get(self._client(), self._path(key), options=wanted).bytes())
+        if len(data) != length:
+            raise CloudError(
+                f"S3 cut {key} short",
+                service="s3",
+                operation="GetObject",
+                code="ShortRead",
+                retryable=True,
+                why=f"{len(data)} of {length} bytes came",
+            )
+        return data
 
     def info(self, key: str) -> ObjectInfo:
         import obstore
@@ -298,6 +339,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _entry(meta: Any, cut: int) -> Entry:
+    modified = round(meta["last_modified"].timestamp() * 1e6) * 1000
+    return Entry(meta["path"][cut:], meta["size"], modified, (meta["e_tag"] or "").strip('"'))
 
 
 def _size(path: Path) -> int:
