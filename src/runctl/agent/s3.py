@@ -15,19 +15,16 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .credentials import Credentials
 from .digest import Digest
 from .failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
+from .multipart import Multipart, Part, part_size
 
-PART = 16 * 1024 * 1024
 MULTIPART_FROM = 64 * 1024 * 1024
-MOST_PARTS = 10_000
 THREADS = 4
 CHUNK = 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 TIMEOUT = 30.0
 TRIES = 4
-TRIES_OF_A_PART = 16  # about a minute: a long upload outlives a short outage
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -39,7 +36,8 @@ class Object(NamedTuple):
 class Bucket:
     """One bucket. Thread-safe: connections that nobody uses wait for the next request."""
 
-    def __init__(self, name: str, region: str, credentials: Credentials) -> None:
+    def __init__(self, name: str, region: str, credentials: Any, endpoint: Optional[str] = None) -> None:
+        """`credentials` is a Credentials or answers like one; without `endpoint` the environment's holds."""
         from urllib.parse import urlsplit
 
         self.name = name
@@ -47,7 +45,7 @@ class Bucket:
         self._credentials = credentials
         self._idle: List[Any] = []
         self._lock = threading.Lock()
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             parts = urlsplit(endpoint)
             self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
@@ -64,7 +62,7 @@ class Bucket:
             headers["If-Match"] = if_match
         if if_absent:
             headers["If-None-Match"] = "*"
-        return self._ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest())[1].get("etag", "")
+        return self.ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest())[1].get("etag", "")
 
     def put_file(self, key: str, path: str, size: int) -> Digest:
         """Send a file of `size` bytes; answers the digest of what was sent.
@@ -78,15 +76,15 @@ class Bucket:
             whole = hashlib.sha256()
             for chunk in _chunks(file.fileno(), 0, size):
                 whole.update(chunk)
-            self._put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
+            self.put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
             return Digest(whole.hexdigest())
 
-    def _put_slice(
+    def put_slice(
         self, key: str, query: Dict[str, str], file: int, start: int, size: int, digest: Any, tries: int
     ) -> Tuple[str, str]:
-        """Answers the ETag and the checksum."""
+        """Send a part of an open file; answers the ETag and the checksum, SHA-256 in base 64."""
         checksum = base64.b64encode(digest.digest()).decode()
-        _, headers, _ = self._ask(
+        _, headers, _ = self.ask(
             "PUT",
             key,
             query=query,
@@ -100,16 +98,16 @@ class Bucket:
 
     def get(self, key: str) -> Optional[bytes]:
         """None where there is no such object."""
-        status, _, body = self._ask("GET", key, missing_is_fine=True)
+        status, _, body = self.ask("GET", key, missing_is_fine=True)
         return None if status == 404 else body
 
     def get_with_etag(self, key: str) -> Tuple[Optional[bytes], str]:
-        status, headers, body = self._ask("GET", key, missing_is_fine=True)
+        status, headers, body = self.ask("GET", key, missing_is_fine=True)
         return (None, "") if status == 404 else (body, headers.get("etag", ""))
 
     def get_file(self, key: str, path: str) -> bool:
         """Fetch to a file; False where there is no such object."""
-        status, _, _ = self._ask("GET", key, missing_is_fine=True, into=path)
+        status, _, _ = self.ask("GET", key, missing_is_fine=True, into=path)
         return status != 404
 
     def list(self, prefix: str) -> List[Object]:
@@ -122,7 +120,7 @@ class Bucket:
             query = {"list-type": "2", "prefix": prefix, "max-keys": "1000"}
             if token:
                 query["continuation-token"] = token
-            _, _, body = self._ask("GET", "", query=query)
+            _, _, body = self.ask("GET", "", query=query)
             try:
                 root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
             except ElementTree.ParseError as error:
@@ -137,29 +135,12 @@ class Bucket:
 
     def _put_parts(self, key: str, file: int, size: int) -> Digest:
         """Parts go out while the rest is still being hashed."""
-        import re
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        length = max(PART, -(-size // MOST_PARTS))
-        _, _, body = self._ask(
-            "POST", key, query={"uploads": ""}, headers={"x-amz-checksum-algorithm": "SHA256"}
-        )
-        match = re.search(r"<UploadId>([^<]+)</UploadId>", body.decode())
-        if not match:
-            raise StoreAway("no upload id")
-        upload = match.group(1)
-
-        def send(number: int, start: int, digest: Any) -> str:
-            query = {"partNumber": str(number), "uploadId": upload}
-            part_size = min(length, size - start)
-            etag, checksum = self._put_slice(key, query, file, start, part_size, digest, TRIES_OF_A_PART)
-            return (
-                "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</ChecksumSHA256></Part>"
-                % (number, etag, checksum)
-            )
-
+        length = part_size(size)
+        upload = Multipart.begin(self, key)
         whole = hashlib.sha256()
-        sent: List[Future[str]] = []
+        sent: List[Future[Part]] = []
         try:
             with ThreadPoolExecutor(THREADS) as pool:
                 try:
@@ -168,24 +149,22 @@ class Bucket:
                         for chunk in _chunks(file, start, min(length, size - start)):
                             digest.update(chunk)
                         whole.update(digest.digest())
-                        sent.append(pool.submit(send, number, start, digest))
-                    parts = "".join(part.result() for part in sent)
+                        part = min(length, size - start)
+                        sent.append(pool.submit(upload.put, number, file, start, part, digest))
+                    parts = [part.result() for part in sent]
                 finally:
-                    for part in sent:
-                        part.cancel()
-            done = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % parts).encode()
-            _, _, body = self._ask("POST", key, query={"uploadId": upload}, body=done)
-            if b"<Error>" in body:  # S3 may answer 200 and then fail
-                raise StoreAway(body.decode("utf-8", "replace")[:200])
+                    for future in sent:
+                        future.cancel()
+            upload.complete(parts)
         except BaseException:
             try:
-                self._ask("DELETE", key, query={"uploadId": upload}, missing_is_fine=True)
+                upload.abort()
             except (StoreAway, StoreRefused):
                 pass  # the bucket's own rule removes torn uploads
             raise
         return Digest(whole.hexdigest(), length)
 
-    def _ask(
+    def ask(
         self,
         method: str,
         key: str,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runctl.agent import s3
+from runctl.agent import multipart, s3
 from runctl.agent.bucket_store import BucketStore
 from runctl.agent.commit import Commit, Committer, CorruptCheckpoint, commit_names, restore
 from runctl.agent.digest import Digest, file_digest
@@ -202,7 +202,7 @@ def test_a_manifest_that_lies_is_a_corrupt_checkpoint(committer, folder, store, 
 
 def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeypatch, tmp_path, folder):
     """Each byte was hashed once: the manifest has the digest of the parts' digests, as has whoever reads."""
-    monkeypatch.setattr(s3, "PART", 64 * 1024)
+    monkeypatch.setattr(multipart, "PART", 64 * 1024)
     monkeypatch.setattr(s3, "MULTIPART_FROM", 128 * 1024)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from runctl.agent import s3
+from runctl.agent import multipart, s3
 from runctl.agent.credentials import Credentials, parse_time
 from runctl.agent.digest import file_digest
 from runctl.agent.failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
@@ -62,7 +62,7 @@ def test_a_refusal_is_told_apart_from_absence(client, bucket):
 
 
 def test_a_big_file_goes_in_parts_that_the_store_verifies(client, bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3, "PART", 64 * 1024)
+    monkeypatch.setattr(multipart, "PART", 64 * 1024)
     monkeypatch.setattr(s3, "MULTIPART_FROM", 128 * 1024)
     path = tmp_path / "big"
     path.write_bytes(os.urandom(300 * 1024 + 17))
@@ -78,7 +78,7 @@ def test_a_big_file_goes_in_parts_that_the_store_verifies(client, bucket, tmp_pa
 
 
 def test_an_upload_in_parts_that_is_refused_is_aborted(client, bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3, "PART", 64 * 1024)
+    monkeypatch.setattr(multipart, "PART", 64 * 1024)
     monkeypatch.setattr(s3, "MULTIPART_FROM", 64 * 1024)
     path = tmp_path / "big"
     path.write_bytes(bytes(200 * 1024))

@@ -1,0 +1,102 @@
+"""Uploads in parts: begun, gone on with, completed or given up.
+
+Each part goes with its SHA-256, which S3 verifies and keeps; the whole has the SHA-256 of those.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, List, NamedTuple
+
+from .failures import StoreAway
+
+if TYPE_CHECKING:
+    from .s3 import Bucket
+
+PART = 16 * 1024 * 1024
+MOST_PARTS = 10_000
+TRIES_OF_A_PART = 16  # about a minute: a long upload outlives a short outage
+
+
+class Part(NamedTuple):
+    """A part that S3 has: `size` in bytes, `checksum` is its SHA-256 in base 64."""
+
+    number: int
+    etag: str
+    checksum: str
+    size: int
+
+
+def part_size(size: int) -> int:
+    """How many bytes each part but the last has."""
+    return max(PART, -(-size // MOST_PARTS))
+
+
+class Multipart:
+    """One upload in parts under a key. Thread-safe."""
+
+    def __init__(self, bucket: Bucket, key: str, upload: str) -> None:
+        self._bucket = bucket
+        self.key = key
+        self.upload = upload
+
+    @staticmethod
+    def begin(bucket: Bucket, key: str) -> Multipart:
+        """Raises StoreAway, StoreRefused, as every method here."""
+        headers = {"x-amz-checksum-algorithm": "SHA256"}
+        _, _, body = bucket.ask("POST", key, query={"uploads": ""}, headers=headers)
+        match = re.search(r"<UploadId>([^<]+)</UploadId>", body.decode())
+        if not match:
+            raise StoreAway("no upload id")
+        return Multipart(bucket, key, match.group(1))
+
+    def put(self, number: int, file: int, start: int, size: int, digest: Any) -> Part:
+        """Send the bytes of an open file from `start` on; `digest` is their finished hashlib.sha256."""
+        query = {"partNumber": str(number), "uploadId": self.upload}
+        etag, checksum = self._bucket.put_slice(self.key, query, file, start, size, digest, TRIES_OF_A_PART)
+        return Part(number, etag, checksum, size)
+
+    def parts(self) -> List[Part]:
+        """What S3 has of it by now."""
+        from xml.etree import ElementTree
+
+        found: List[Part] = []
+        marker = "0"
+        while True:
+            query = {"uploadId": self.upload, "part-number-marker": marker}
+            _, _, body = self._bucket.ask("GET", self.key, query=query)
+            try:
+                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            except ElementTree.ParseError as error:
+                raise StoreAway("a torn list of parts of %s: %s" % (self.key, error)) from error
+            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            found.extend(
+                Part(
+                    int(item.findtext(space + "PartNumber") or 0),
+                    item.findtext(space + "ETag") or "",
+                    item.findtext(space + "ChecksumSHA256") or "",
+                    int(item.findtext(space + "Size") or 0),
+                )
+                for item in root.findall(space + "Part")
+            )
+            marker = root.findtext(space + "NextPartNumberMarker") or ""
+            if root.findtext(space + "IsTruncated") != "true" or not marker:
+                return found
+
+    def complete(self, parts: List[Part]) -> str:
+        """Make the object of its parts; answers its ETag."""
+        listed = "".join(
+            "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</ChecksumSHA256></Part>"
+            % (part.number, part.etag, part.checksum)
+            for part in sorted(parts)
+        )
+        done = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % listed).encode()
+        _, _, body = self._bucket.ask("POST", self.key, query={"uploadId": self.upload}, body=done)
+        if b"<Error>" in body:  # S3 may answer 200 and then fail
+            raise StoreAway(body.decode("utf-8", "replace")[:200])
+        match = re.search(r"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)", body.decode())
+        return match.group(1) if match else ""
+
+    def abort(self) -> None:
+        """Give it up with all its parts. Idempotent."""
+        self._bucket.ask("DELETE", self.key, query={"uploadId": self.upload}, missing_is_fine=True)
