@@ -30,7 +30,16 @@ def main(arguments: Optional[List[str]] = None) -> None:
         boot.add_argument("--" + name, required=True)
     stop = commands.add_parser("stop", help="ask a running attempt to end gracefully")
     stop.add_argument("folder")
+    staging = commands.add_parser("stage", help="make a folder equal to a dataset in S3, as spec.json says")
+    staging.add_argument("spec")
     options = parser.parse_args(arguments)
+    if options.command == "stage":
+        from .stage import stage
+
+        code = stage(options.spec)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if options.command == "stop":
         with open(os.path.join(options.folder, "stop"), "wb"):
             return

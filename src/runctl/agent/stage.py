@@ -1,0 +1,411 @@
+"""Staging: the files of a volume made equal to a dataset in S3, verified, and gone on with after any loss."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+
+from . import engines, objects
+from .credentials import Credentials
+from .engines import Fetched, Fetcher, Stopped
+from .failures import StoreAway, StoreRefused
+from .files import read_json, to_json, write_atomically
+from .imds import Metadata
+from .machine import DeadMan, NoticeWatch
+from .manifest import Known, Manifest, sync
+from .objects import Entry
+from .s3 import Bucket
+
+UNUSABLE, RUNS_ALREADY = 2, 3
+BEAT_SECONDS = 0.5
+BATCH_FILES, BATCH_BYTES = 1000, 1 << 30
+PASSES = 4
+TRIES = 3
+SHOWN = 20
+"""Names in the state, which travels through a shell; the file `left-out.jsonl` has them all."""
+
+FINAL = ("done", "failed", "interrupted", "stopped")
+
+
+class Refused(Exception):
+    """This cannot be staged here; `code` is for scripts."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def stage(path: str) -> int:
+    """Stage as a spec says; its folder gets `state.json`. One at a time, and once: a final state stays."""
+    spec = read_json(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if spec is None or not {"bucket", "prefix", "folder"} <= spec.keys():
+        sys.stderr.write("agent: the spec cannot be used\n")
+        return UNUSABLE
+    with open(os.path.join(folder, "lock"), "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return RUNS_ALREADY
+        before = read_json(os.path.join(folder, "state.json")) or {}
+        if before.get("phase") in FINAL:
+            return RUNS_ALREADY
+        return Staging(spec, folder, starts=int(before.get("starts") or 0) + 1).run()
+
+
+class Staging:
+    """One staging; `folder` has its spec and state, the volume has the files."""
+
+    def __init__(self, spec: Dict[str, Any], folder: str, starts: int = 1) -> None:
+        self._spec = spec
+        self._run_folder = folder
+        # A sandbox machine has its disks in a folder of its own.
+        self.root = os.path.realpath(os.environ.get("RUNCTL_ROOT", "") + str(spec["folder"]))
+        self.prefix = str(spec["prefix"]).strip("/") + "/" if str(spec["prefix"]).strip("/") else ""
+        self.location = "s3://%s/%s" % (spec["bucket"], self.prefix.rstrip("/"))
+        self.stopping = threading.Event()
+        self._ended_by = ""
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._coming = 0
+        self.state: Dict[str, Any] = {
+            "format": 1,
+            "phase": "listing",
+            "starts": starts,
+            "pid": os.getpid(),
+            "started": time.time(),
+            "files": 0,
+            "bytes": 0,
+            "wanted_files": 0,
+            "wanted_bytes": 0,
+            "copied_files": 0,
+            "copied_bytes": 0,
+            "equal_files": 0,
+            "proved_files": 0,
+            "deleted_files": 0,
+            "extra_files": 0,
+            "left_out": [],
+            "left_out_files": 0,
+            "failed_files": 0,
+            "version": None,
+            "engine": "",
+            "code": "",
+            "message": "",
+        }
+        self._left_out: Dict[str, Tuple[str, bool]] = {}
+        region = str(spec.get("region") or os.environ.get("AWS_REGION", "us-east-1"))
+        self._credentials = Credentials(Metadata())
+        self._bucket = Bucket(str(spec["bucket"]), region, self._credentials)
+        self._region = region
+        self._dead_man = DeadMan(spec)
+
+    def run(self) -> int:
+        """Stage, and say how it ended: 0 for done, 1 else."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked_to_end)
+        if self._spec.get("machine", {}).get("watch_notice"):
+            NoticeWatch(_ignore, lambda _action, _at: self._stop("interrupted"), lambda: None)
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        phase, code, message = "failed", "", ""
+        try:
+            self._stage()
+            phase = "done"
+        except Stopped:
+            phase = self._ended_by or "stopped"
+        except Refused as error:
+            code, message = error.code, str(error)
+        except (StoreAway, StoreRefused) as error:
+            code, message = type(error).__name__, str(error)
+        except OSError as error:
+            code, message = "disk", "%s: %s" % (error.strerror or error, error.filename or self.root)
+        self._over.set()
+        with self._lock:
+            self.state.update(phase=phase, code=code, message=message, ended=time.time())
+        self._write_left_out()
+        self._write_state()
+        return 0 if phase == "done" else 1
+
+    def _stage(self) -> None:
+        if not os.path.isdir(self.root):
+            raise Refused("no-folder", "there is no folder %s" % self.root)
+        manifest = Manifest(self.root)
+        delete = bool(self._spec.get("delete"))
+        before = manifest.header.get("location")
+        if before not in (None, self.location) and not delete:
+            raise Refused("other-dataset", "the volume holds %s, not %s" % (before, self.location))
+        listed = self._list()
+        if not listed:
+            raise Refused("nothing", "there is nothing at %s" % self.location)
+        try:
+            for number in range(PASSES):
+                self._pass(manifest, listed, delete)
+                self._phase("verifying")
+                again = self._list()
+                if objects.version(again) == objects.version(listed):
+                    break
+                listed = again
+                self._said("the dataset changed while it was copied: pass %d" % (number + 2))
+            else:
+                raise Refused("changing", "the dataset changed in each of %d passes" % PASSES)
+            if self.state["failed_files"]:
+                names = [name for name, (_, fault) in self._left_out.items() if fault]
+                raise Refused("incomplete", "%d files did not arrive, %s among them" % (len(names), names[0]))
+            self._finish(manifest, listed)
+        finally:
+            manifest.close()
+
+    def _list(self) -> List[Entry]:
+        found: List[Entry] = []
+        for item in objects.entries(self._bucket, self.prefix):
+            if self.stopping.is_set():
+                raise Stopped
+            found.append(item)
+        return found
+
+    def _pass(self, manifest: Manifest, listed: List[Entry], delete: bool) -> None:
+        """Make the folder equal to a listing, as far as that can be."""
+        good, refused = objects.split(listed)
+        self._left_out = {key: (why, False) for key, why in refused}
+        names = {item.key for item in good}
+        gone = [key for key in manifest.files if key not in names]
+        wanted = self._wanted(manifest, good)
+        if wanted or gone or manifest.header.get("version") != objects.version(listed):
+            manifest.begin(self.location)
+        if delete:
+            self._delete(manifest, gone)
+            gone = []
+        with self._lock:
+            sizes = sum(item.size for item in wanted)
+            self.state.update(
+                phase="copying",
+                files=len(listed),
+                bytes=sum(item.size for item in listed),
+                wanted_files=self.state["copied_files"] + len(wanted),
+                wanted_bytes=self.state["copied_bytes"] + sizes,
+                equal_files=len(listed) - len(wanted) - len(self._left_out),
+                extra_files=len(gone),
+            )
+        self._require_room(wanted)
+        left = wanted
+        for _ in range(TRIES):
+            left = self._copy(manifest, left)
+            if not left:
+                break
+        self._count()
+
+    def _wanted(self, manifest: Manifest, good: List[Entry]) -> List[Entry]:
+        """What is not there as it should be; what others put in its place is left out."""
+        self._phase("checking")
+        wanted: List[Entry] = []
+        for item in good:
+            if self.stopping.is_set():
+                raise Stopped
+            why, there = self._is_there(manifest, item)
+            if why:
+                self._left_out[item.key] = (why, False)
+            elif not there:
+                wanted.append(item)
+        return wanted
+
+    def _is_there(self, manifest: Manifest, item: Entry) -> Tuple[str, bool]:
+        try:
+            path = objects.inside(self.root, item.key)
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return "", False
+        except NotADirectoryError as error:
+            mine = os.path.relpath(str(error.filename), self.root) in manifest.files
+            return ("" if mine and self._spec.get("delete") else "%s: in its way" % error.strerror), False
+        if not stat.S_ISREG(found.st_mode):
+            return "something that is no file has its name", False
+        here = Known(found.st_size, item.etag, found.st_mtime_ns)
+        known = manifest.files.get(item.key)
+        if known is not None:
+            same = known == here and here.size == item.size
+            return "", same and (not self._spec.get("check") or objects.matches(path, item) is not False)
+        if here.size != item.size or not objects.matches(path, item):
+            return "a file of this name is there that runctl did not put there", False
+        manifest.files[item.key] = here
+        return "", True
+
+    def _delete(self, manifest: Manifest, gone: List[str]) -> None:
+        """Remove what we put there and the dataset has no more; what somebody changed since is kept."""
+        removed: List[str] = []
+        folders: Set[str] = set()
+        for key in gone:
+            try:
+                path = objects.inside(self.root, key)
+                found = os.lstat(path)
+                if (found.st_size, found.st_mtime_ns) != (
+                    manifest.files[key].size,
+                    manifest.files[key].modified,
+                ):
+                    self._left_out[key] = ("it is gone from the dataset, but was changed here: kept", False)
+                    continue
+                os.unlink(path)
+                folders.add(os.path.dirname(path))
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            removed.append(key)
+        manifest.gone(removed)
+        for emptied in sorted(folders, key=len, reverse=True):
+            folder = emptied
+            while folder != self.root:
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    break  # something else lies there
+                folder = os.path.dirname(folder)
+        with self._lock:
+            self.state["deleted_files"] += len(removed)
+
+    def _require_room(self, wanted: List[Entry]) -> None:
+        status = os.statvfs(self.root)
+        free = status.f_bavail * status.f_frsize
+        needed = sum(item.size for item in wanted)
+        if needed > free:
+            text = "%d bytes are to be copied, and %d are free on the volume" % (needed, free)
+            raise Refused("no-room", text)
+        if status.f_files and len(wanted) > status.f_favail:
+            raise Refused("no-room", "the file system of the volume cannot hold %d more files" % len(wanted))
+
+    # Copying: one batch is fetched while the one before it is put in its place
+
+    def _copy(self, manifest: Manifest, wanted: List[Entry]) -> List[Entry]:
+        """Answers what did not come; one that changed meanwhile is the next pass's."""
+        fetcher = Fetcher(self._bucket, self.prefix, manifest.parts, self.stopping, self._came)
+        program = engines.find_program()
+        if program and self._spec.get("engine", "auto") != "own":
+            fetcher.use(program, engines.environment_of(self._credentials, self._region))
+        with self._lock:
+            self.state["engine"] = "s5cmd" if fetcher.program else "own"
+        again: List[Entry] = []
+        before: Optional[Future[List[Fetched]]] = None
+        with ThreadPoolExecutor(1) as ahead:
+            for batch in [*_batches(wanted), []]:
+                job = ahead.submit(fetcher.fetch, batch) if batch else None
+                if before is not None:
+                    again += self._place(manifest, before.result())
+                before = job
+        return again
+
+    def _place(self, manifest: Manifest, fetched: List[Fetched]) -> List[Entry]:
+        """Put files in their places: on the disk first, in the journal next, under their names last."""
+        here = [found for found in fetched if found.path]
+        for found in here:
+            moment = int(found.item.modified * 1e9)
+            os.utime(found.path, ns=(moment, moment))
+        sync(manifest.parts)
+        manifest.put([(found.item.key, _known(found)) for found in here])
+        for found in here:
+            path = objects.inside(self.root, found.item.key)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(found.path, path)
+            self._left_out.pop(found.item.key, None)
+        again: List[Entry] = []
+        for found in fetched:
+            if not found.path and not found.changed:
+                self._left_out[found.item.key] = (found.why, True)
+                again.append(found.item)
+        with self._lock:
+            self.state["copied_files"] += len(here)
+            self.state["copied_bytes"] += sum(found.item.size for found in here)
+            self.state["proved_files"] += sum(found.proved for found in here)
+            self._coming = max(0, self._coming - sum(found.item.size for found in fetched))
+        return again
+
+    def _finish(self, manifest: Manifest, listed: List[Entry]) -> None:
+        """Everything is where it should be, and safe: only then the volume says what it holds."""
+        for item in objects.split(listed)[0]:
+            if item.key in self._left_out:
+                continue
+            path = objects.inside(self.root, item.key)
+            if not os.path.isfile(path) or os.path.getsize(path) != item.size:
+                raise Refused("incomplete", "%s is not on the volume as it is in S3" % item.key)
+        for name in os.listdir(manifest.parts):
+            os.unlink(os.path.join(manifest.parts, name))
+        found = objects.version(listed)
+        if manifest.header.get("version") != found or manifest.is_open:
+            manifest.complete(self.location, found)
+        sync(self.root)
+        with self._lock:
+            self.state["version"] = found
+
+    # The state, for whoever asks
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            self._dead_man.put_off()
+            if os.path.exists(os.path.join(self._run_folder, "stop")):
+                self._stop("stopped")
+            self._write_state()
+
+    def _write_state(self) -> None:
+        with self._lock:
+            shown = {**self.state, "now": time.time(), "coming_bytes": self._coming}
+            try:
+                write_atomically(os.path.join(self._run_folder, "state.json"), to_json(shown), durable=False)
+            except OSError:
+                pass  # the next beat tries again; who reads an old state sees its age
+
+    def _write_left_out(self) -> None:
+        self._count()
+        lines = [to_json([name, why]) + b"\n" for name, (why, _) in sorted(self._left_out.items())]
+        try:
+            write_atomically(os.path.join(self._run_folder, "left-out.jsonl"), b"".join(lines))
+        except OSError:
+            pass  # the state has the number and the first of them
+
+    def _count(self) -> None:
+        with self._lock:
+            shown = sorted(self._left_out.items())[:SHOWN]
+            self.state["left_out"] = [[name[:200], why[:200]] for name, (why, _) in shown]
+            self.state["left_out_files"] = len(self._left_out)
+            self.state["failed_files"] = sum(fault for _, fault in self._left_out.values())
+
+    def _came(self, size: int) -> None:
+        with self._lock:
+            self._coming += size
+
+    def _phase(self, phase: str) -> None:
+        with self._lock:
+            self.state["phase"] = phase
+
+    def _said(self, message: str) -> None:
+        with self._lock:
+            self.state["message"] = message
+
+    def _asked_to_end(self, _number: int, _frame: Any) -> None:
+        self._stop("stopped")
+
+    def _stop(self, phase: str) -> None:
+        self._ended_by = self._ended_by or phase
+        self.stopping.set()
+
+
+def _known(found: Fetched) -> Known:
+    return Known(found.item.size, found.item.etag, os.lstat(found.path).st_mtime_ns)
+
+
+def _ignore(_identity: Any) -> None:
+    """Who we are is of no concern here."""
+
+
+def _batches(wanted: List[Entry]) -> Iterator[List[Entry]]:
+    batch: List[Entry] = []
+    size = 0
+    for item in wanted:
+        batch.append(item)
+        size += item.size
+        if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
