@@ -166,7 +166,7 @@ class S3Store:
             for page in obstore.list(self._client(), whole or None, chunk_size=_LIST_PAGE):
                 for meta in page:
                     if meta["size"] or not meta["path"].endswith("/"):
-                        yield _entry(meta, cut)
+                        yield entry_of(meta, cut)
 
     def read_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
         """The `length` bytes from `start` on, of the very object that `etag` names.
@@ -341,7 +341,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _entry(meta: Any, cut: int) -> Entry:
+def entry_of(meta: Any, cut: int) -> Entry:
+    """What obstore says of an object, without the first `cut` letters of its key."""
     modified = round(meta["last_modified"].timestamp() * 1e6) * 1000
     return Entry(meta["path"][cut:], meta["size"], modified, (meta["e_tag"] or "").strip('"'))
 

@@ -1,0 +1,68 @@
+"""`runctl transfer`: files between this machine, S3 and instances."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from runctl.cli import moving
+from runctl.cli.options import Context, common, on_cloud
+
+if TYPE_CHECKING:
+    from runctl.storage.transfer import TransferOptions
+
+
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@moving.moving
+@click.option("--delete", is_flag=True, help="Delete at the destination what the source does not have.")
+@click.option("--dry-run", is_flag=True, help="Show what would move, and touch nothing.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before deleting.")
+@moving.endpoint_option
+@on_cloud
+@common
+def transfer(
+    context: Context,
+    source: str,
+    target: str,
+    how: TransferOptions,
+    delete: bool,
+    dry_run: bool,
+    yes: bool,
+    endpoint_url: str | None,
+    on: str | None,
+) -> int:
+    """Copy files or folders: a local path, s3://BUCKET/PREFIX or INSTANCE:/PATH, in any pair.
+
+    What is equal is not copied again, every file is proven by its checksum, and what was interrupted goes on
+    where it stopped. A folder's content goes under the destination; a single file takes the destination's
+    name, or goes into it where it is a folder or ends with a slash.
+
+    \b
+    Examples:
+      runctl transfer data s3://my-bucket/data
+      runctl transfer s3://my-bucket/data data --include '*.parquet'
+      runctl transfer s3://my-bucket/run-7/best.pt .
+      runctl transfer data s3://my-bucket/data --delete --dry-run
+      runctl transfer i-0123456789abcdef0:/home/ec2-user/out results
+    """
+    from pathlib import Path
+
+    from runctl.storage import location
+
+    how = msgspec.structs.replace(how, delete=delete)
+    here, there = location.parse(source), location.parse(target)
+    if isinstance(here, location.LocalPath) and isinstance(there, location.S3Location):
+        plan = moving.upload_plan(here.path, there, moving.access(context, on, endpoint_url), how)
+    elif isinstance(here, location.S3Location) and isinstance(there, location.LocalPath):
+        into = target.endswith("/") or target in {".", ".."}
+        reach = moving.access(context, on, endpoint_url)
+        plan = moving.download_plan(here, Path(there.path), reach, how, into=into)
+    elif isinstance(here, location.LocalPath) and isinstance(there, location.LocalPath):
+        raise moving.refuse_pair(source, target, "both lie on this machine", f"cp -r {source} {target}")
+    else:
+        raise moving.refuse_pair(source, target, "this pair is not built", "go by way of this machine")
+    return moving.carry_out(context, plan, dry_run=dry_run, yes=yes)

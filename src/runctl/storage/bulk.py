@@ -1,0 +1,232 @@
+"""An S3 prefix with what transfers need beside a store: ETags with bodies, checksums, uploads in parts."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from runctl.agent.credentials import Credentials as RoleCredentials
+from runctl.agent.credentials import Keys
+from runctl.agent.failures import StoreAway, StoreRefused
+from runctl.agent.multipart import Multipart
+from runctl.errors import CloudError, Conflict, NotFound
+from runctl.storage import etags
+from runctl.storage.entries import Entry
+from runctl.storage.s3 import Credentials, S3Access, S3Store, entry_of
+
+if TYPE_CHECKING:
+    from obstore import Bytes, GetOptions
+
+    from runctl.agent.s3 import Bucket
+
+_CHUNK = 1024 * 1024
+_INLINE = 64 * etags.MIB
+"""Bytes: bigger parts of a sender are fetched in pieces, and proven when all are there."""
+
+
+class Body(NamedTuple):
+    """An object's bytes, with what S3 said of it: ETag, and its time in nanoseconds."""
+
+    data: Bytes
+    etag: str
+    modified: int
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What shows that the right bytes came: a digest of the whole, or of the digests of its parts.
+
+    `algorithm` is sha256, md5, or empty where S3 keeps nothing that can be checked. `part_size` is in bytes,
+    0 for a digest of the whole.
+    """
+
+    algorithm: str
+    expected: str
+    part_size: int = 0
+
+    @property
+    def while_it_comes(self) -> bool:
+        """Whether each part can be hashed on its way."""
+        return 0 < self.part_size <= _INLINE
+
+
+class BulkStore(S3Store):
+    """Reads and writes many objects. Thread-safe."""
+
+    def __init__(self, bucket: str, prefix: str, access: S3Access) -> None:
+        super().__init__(bucket, prefix, access)
+        self._parts_client: Bucket | None = None
+
+    @property
+    def place(self) -> str:
+        """The bucket and prefix at their endpoint."""
+        return f"{self._access.endpoint or 's3'}/{self.bucket}/{self.prefix}"
+
+    def fetch(self, key: str) -> Body:
+        """One object in memory. Raises NotFound, CloudError (code ShortRead) where it came short."""
+        import obstore
+
+        with self._errors("GetObject", key):
+            answer = obstore.get(self._client(), self._path(key))
+            data, entry = answer.bytes(), entry_of(answer.meta, 0)
+        if len(data) != entry.size:
+            raise _short(key, len(data), entry.size)
+        return Body(data, entry.etag, entry.modified)
+
+    def stream(self, key: str, start: int, length: int, etag: str) -> Iterator[bytes]:
+        """A range of the object that `etag` names, in pieces of about a MiB. Raises Conflict, CloudError."""
+        import obstore
+
+        wanted: GetOptions = {"range": (start, start + length), "if_match": f'"{etag}"'}
+        came = 0
+        with self._errors("GetObject", key):
+            for chunk in obstore.get(self._client(), self._path(key), options=wanted).stream(_CHUNK):
+                came += len(chunk)
+                yield chunk
+        if came != length:
+            raise _short(key, came, length)
+
+    def send(self, key: str, data: bytes) -> str:
+        """Write one object, which S3 checks against its SHA-256; answers its ETag."""
+        import obstore
+
+        with self._errors("PutObject", key):
+            answer = obstore.put(self._client(), self._path(key), data, use_multipart=False)
+        return (answer["e_tag"] or "").strip('"')
+
+    def head(self, key: str) -> Entry:
+        """One object without its bytes. Raises NotFound."""
+        import obstore
+
+        with self._errors("HeadObject", key):
+            return entry_of(obstore.head(self._client(), self._path(key)), len(self._whole("")))
+
+    def remove(self, keys: list[str]) -> None:
+        """Delete many objects. Idempotent."""
+        import obstore
+
+        if keys:
+            with self._errors("DeleteObjects", keys[0]):
+                obstore.delete(self._client(), [self._path(key) for key in keys])
+
+    def proof(self, key: str, size: int, etag: str) -> Proof:
+        """What S3 keeps of an object to check it by: its own SHA-256 first, then its ETag."""
+        count = etags.parts_of(etag)
+        headers = self._head(key)
+        checksum = headers.get("x-amz-checksum-sha256", "")
+        digest, _, parts = checksum.partition("-")
+        if digest and not parts:
+            return Proof("sha256", base64.b64decode(digest).hex())
+        if count is None and not digest:
+            return Proof("", "")
+        if count == 1 and not digest:
+            return Proof("md5", etag)
+        part_size = self._part_size(key, size, int(parts) if parts else count or 1)
+        if not part_size:
+            return Proof("md5", etag) if count else Proof("", "")
+        if digest:
+            return Proof("sha256", checksum, part_size)
+        return Proof("md5", etag, part_size)
+
+    def begin_parts(self, key: str) -> Multipart:
+        with self.part_errors("CreateMultipartUpload", key):
+            return Multipart.begin(self._bucket(), self._path(key))
+
+    def parts(self, key: str, upload: str) -> Multipart:
+        """An upload that was begun before."""
+        return Multipart(self._bucket(), self._path(key), upload)
+
+    @contextmanager
+    def part_errors(self, operation: str, key: str) -> Generator[None]:
+        """Around calls of an upload in parts: its client's errors as ours, NotFound for HTTP 404."""
+        try:
+            yield
+        except StoreAway as error:
+            raise _failed(operation, key, error, retryable=True) from error
+        except StoreRefused as error:
+            if "HTTP 404" in str(error):
+                raise NotFound(f"There is no {key}", why=str(error)) from error
+            raise _failed(operation, key, error, retryable=False) from error
+
+    def _head(self, key: str) -> dict[str, str]:
+        with self.part_errors("HeadObject", key):
+            mode = {"x-amz-checksum-mode": "ENABLED"}
+            return self._bucket().ask("HEAD", self._path(key), headers=mode)[1]
+
+    def _part_size(self, key: str, size: int, count: int) -> int:
+        """How many bytes each part of the sender had, 0 where they were not alike."""
+        try:
+            with self.part_errors("HeadObject", key):
+                headers = self._bucket().ask("HEAD", self._path(key), query={"partNumber": "1"})[1]
+            first = int(headers.get("content-length", "0"))
+        except (CloudError, NotFound, Conflict):
+            first = 0
+        if first and -(-size // first) == count:
+            return first
+        return next(etags.possible_parts(size, count), 0)
+
+    def _bucket(self) -> Bucket:
+        if self._parts_client is None:
+            from runctl.agent.s3 import Bucket
+
+            self._parts_client = Bucket(
+                self.bucket,
+                self._access.region or "us-east-1",
+                _Keys(self._access),
+                endpoint=self._access.endpoint,
+            )
+        return self._parts_client
+
+
+class _Keys:
+    """The access's credentials as the agent's client takes them."""
+
+    def __init__(self, access: S3Access) -> None:
+        from runctl.agent.imds import Metadata
+
+        self._access = access
+        self._own = None if access.credentials else RoleCredentials(Metadata())
+        self._kept: Keys | None = None
+
+    def get(self) -> Keys:
+        if self._access.credentials is None:
+            assert self._own  # noqa: S101
+            return self._own.get()
+        kept = self._kept
+        if kept is None or kept.expires < time.time():
+            answer = self._access.credentials()
+            keys = answer if isinstance(answer, Credentials) else Credentials(*answer)
+            ends = keys.expires.timestamp() - 300 if keys.expires else time.time() + 600
+            kept = self._kept = Keys(keys.access_key, keys.secret_key, keys.token, ends)
+        return kept
+
+    def forget(self) -> None:
+        self._kept = None
+        if self._own:
+            self._own.forget()
+
+
+def _short(key: str, came: int, size: int) -> CloudError:
+    return CloudError(
+        f"S3 cut {key} short",
+        service="s3",
+        operation="GetObject",
+        code="ShortRead",
+        retryable=True,
+        why=f"{came} of {size} bytes came",
+    )
+
+
+def _failed(operation: str, key: str, error: Exception, *, retryable: bool) -> CloudError:
+    return CloudError(
+        f"S3 failed at {operation} of {key}",
+        service="s3",
+        operation=operation,
+        code="Unreachable" if retryable else "Refused",
+        retryable=retryable,
+        why=str(error)[:300],
+    )

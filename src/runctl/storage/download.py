@@ -1,0 +1,325 @@
+"""Objects to files: each proven under a temporary name, then renamed; no part is fetched twice."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from runctl.errors import CloudError, Conflict, TransferError
+from runctl.events import Emit, Notice
+from runctl.retry import RetryPolicy
+from runctl.storage import etags
+from runctl.storage.bulk import BulkStore, Proof
+from runctl.storage.crew import Crew, Piece
+from runctl.storage.entries import Entry
+from runctl.storage.objects import PARTIAL_PREFIX, inside
+from runctl.storage.partial import Header, PartialFile
+
+T = TypeVar("T")
+PIECE = 8 * etags.MIB
+"""Bytes: what is bigger is fetched in parts."""
+
+_STRETCH = 16 * etags.MIB
+_ANEW = 3
+"""How often a file that came damaged, or changed on the way, is fetched anew."""
+
+
+class Damaged(TransferError):
+    """What came is not what S3 has."""
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same request may succeed in a while."""
+    return isinstance(error, Damaged) or (isinstance(error, CloudError) and error.retryable)
+
+
+class Downloads:
+    """Fetches entries of a store to where `target` says, as pieces for a crew."""
+
+    def __init__(
+        self,
+        store: BulkStore,
+        root: Path,
+        crew: Crew,
+        *,
+        target: Callable[[str], Path],
+        verify: bool = True,
+        policy: RetryPolicy | None = None,
+        emit: Emit,
+    ) -> None:
+        self._store = store
+        self._root = root
+        self.crew = crew
+        self._target = target
+        self.verify = verify
+        self._policy = policy or RetryPolicy(attempts=6, seconds=120.0)
+        self.emit = emit
+        self._folders: set[Path] = set()
+        self._open: set[_Parts] = set()
+        self._names = itertools.count()
+
+    def pieces(self, missing: Iterable[Entry], doubtful: Iterable[Entry]) -> Iterator[Piece]:
+        """What there is to do, big files first."""
+        for entry in sorted(missing, key=lambda item: -item.size):
+            if entry.size > PIECE:
+                yield from self._parts(entry)
+            else:
+                yield functools.partial(self._guarded, entry, self._whole)
+        for entry in doubtful:
+            yield functools.partial(self._guarded, entry, self._compare)
+
+    def leave(self) -> None:
+        """Close what is in flight and keep it for the next time."""
+        for parts in list(self._open):
+            parts.file.close()
+
+    def retried(self, operation: str, work: Callable[[], T]) -> T:
+        """Do it, and again under the policy where it failed in a way that passes."""
+        try:
+            return work()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            return self._policy.call(operation, work, retryable=is_passing, emit=self.emit)
+
+    def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
+        try:
+            work(entry)
+        except Exception as error:
+            self.crew.fail(entry.key, error)
+
+    def _place(self, key: str) -> Path:
+        """Where a key goes; its folder is there and does not lead out of the root."""
+        path = self._target(key)
+        if path.parent not in self._folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            inside(self._root, path.relative_to(self._root).as_posix())
+            self._folders.add(path.parent)
+        return path
+
+    def _whole(self, entry: Entry) -> None:
+        path = self._place(entry.key)
+        self.retried("GetObject", lambda: self._fetch(entry.key, path))
+        self.crew.done()
+
+    def _fetch(self, key: str, path: Path) -> None:
+        body = self._store.fetch(key)
+        if self.verify and not self._is_whole(key, body.data, body.etag):
+            raise Damaged(f"{key} came damaged", why="its bytes are not those that S3 has a checksum of")
+        partial = f"{path.parent}/{PARTIAL_PREFIX}{os.getpid()}.{next(self._names)}"
+        file = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        try:
+            try:
+                _write(file, body.data)
+                os.utime(file, ns=(body.modified, body.modified))
+            finally:
+                os.close(file)
+            os.replace(partial, path)  # noqa: PTH105 (thousands of them: a Path costs more than the call)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)  # noqa: PTH108
+            raise
+        self.crew.moved(len(body.data))
+
+    def _is_whole(self, key: str, data: object, etag: str) -> bool:
+        if etags.parts_of(etag) == 1:
+            return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag  # pyright: ignore[reportArgumentType]
+        view = memoryview(data)  # pyright: ignore[reportArgumentType]
+        proof = self._store.proof(key, len(view), etag)
+        if not proof.algorithm:
+            return True
+        if not proof.part_size:
+            return hashlib.new(proof.algorithm, view, usedforsecurity=False).hexdigest() == proof.expected
+        digests = [
+            hashlib.new(
+                proof.algorithm, view[start : start + proof.part_size], usedforsecurity=False
+            ).digest()
+            for start in range(0, len(view), proof.part_size)
+        ]
+        return proves(proof, digests)
+
+    def _compare(self, entry: Entry) -> None:
+        """Same size, another time: the content tells."""
+        path = self._place(entry.key)
+        if etags.matches(path, entry.size, entry.etag):
+            os.utime(path, ns=(entry.modified, entry.modified))
+            self.crew.equal()
+        elif entry.size > PIECE:
+            for piece in self._parts(entry):
+                piece()
+        else:
+            self._whole(entry)
+
+    def _parts(self, entry: Entry) -> Iterator[Piece]:
+        try:
+            parts = _Parts(self, self._store, entry, self._place(entry.key))
+        except Exception as error:
+            self.crew.fail(entry.key, error)
+            return
+        self._open.add(parts)
+        parts.when_over = functools.partial(self._open.discard, parts)
+        yield from parts.pieces()
+
+
+class _Parts:
+    """One big file. The piece that ends last proves it and gives it its name."""
+
+    def __init__(self, downloads: Downloads, store: BulkStore, entry: Entry, path: Path) -> None:
+        self._downloads = downloads
+        self._store = store
+        self._entry = entry
+        self._crew = downloads.crew
+        self._lock = threading.Lock()
+        self._error: Exception | None = None
+        self.when_over: Callable[[], None] = lambda: None
+        free = shutil.disk_usage(path.parent).free
+        self._proof = self._proof_of(entry)
+        self.file = PartialFile(path, self._header(entry))
+        if self.file.began_anew:
+            self._say(f"{entry.key} changed since its transfer was interrupted: it starts anew")
+        elif not self.file.digests and free < entry.size:
+            self.file.discard()
+            raise TransferError(
+                f"The disk is too full for {path.name}", why=f"{entry.size} bytes, and {free} are free"
+            )
+        self._left = max(1, self._count())
+
+    def pieces(self) -> Iterator[Piece]:
+        for number in range(self._left):
+            yield functools.partial(self._piece, number)
+
+    def _piece(self, number: int) -> None:
+        try:
+            if self._error is None and not self.file.is_there(number):
+                self._downloads.retried("GetObject", lambda: self._fetch(number))
+        except Exception as error:
+            self._error = self._error or error
+        self._crew.check()
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._end()
+
+    def _fetch(self, number: int) -> None:
+        header = self.file.header
+        start = number * header.part_size
+        length = min(header.part_size, header.size - start)
+        digest = hashlib.new(header.algorithm, usedforsecurity=False) if self._inline else None
+        at = start
+        for chunk in self._store.stream(self._entry.key, start, length, header.etag):
+            if digest is not None:
+                digest.update(chunk)
+            _write_at(self.file.file, chunk, at)
+            at += len(chunk)
+            self._crew.moved(len(chunk))
+        self.file.note(number, digest.digest() if digest is not None else b"")
+
+    def _end(self) -> None:
+        try:
+            self._prove_or_fetch_anew()
+            self.file.finish(self._entry.modified)
+            self._crew.done()
+        except Exception as error:
+            self.file.discard()
+            self._crew.fail(self._entry.key, error)
+        finally:
+            self.when_over()
+
+    def _prove_or_fetch_anew(self) -> None:
+        for _ in range(_ANEW):
+            if isinstance(self._error, Conflict):
+                self._say(f"{self._entry.key} changed while it was fetched: it starts anew")
+                self._entry = self._store.head(self._entry.key)
+                self._proof = self._proof_of(self._entry)
+            elif self._error is not None:
+                raise self._error
+            elif self._is_whole():
+                return
+            else:
+                self._say(f"{self._entry.key} came damaged: it is fetched anew")
+            self._again()
+        if self._error is not None:
+            raise self._error
+        if not self._is_whole():
+            raise Damaged(f"{self._entry.key} came damaged", why=f"{1 + _ANEW} times")
+
+    def _again(self) -> None:
+        self._error = None
+        self.file.begin(self._header(self._entry))
+        for number in range(self._count()):
+            try:
+                self._downloads.retried("GetObject", functools.partial(self._fetch, number))
+            except Conflict as error:
+                self._error = error
+                return
+
+    def _is_whole(self) -> bool:
+        proof, header = self._proof, self.file.header
+        if not self._downloads.verify or not proof.algorithm:
+            return True
+        if self._inline:
+            return proves(proof, [self.file.digests[number] for number in range(self._count())])
+        return file_proves(proof, self.file.data_path, header.size)
+
+    @property
+    def _inline(self) -> bool:
+        return self._downloads.verify and self._proof.while_it_comes
+
+    def _proof_of(self, entry: Entry) -> Proof:
+        if not self._downloads.verify:
+            return Proof("", "")
+        return self._downloads.retried(
+            "HeadObject", lambda: self._store.proof(entry.key, entry.size, entry.etag)
+        )
+
+    def _header(self, entry: Entry) -> Header:
+        part_size = self._proof.part_size if self._proof.while_it_comes else _STRETCH
+        return Header(entry.etag, entry.size, part_size, self._proof.algorithm if self._inline else "")
+
+    def _count(self) -> int:
+        return -(-self.file.header.size // self.file.header.part_size)
+
+    def _say(self, text: str) -> None:
+        self._downloads.emit(Notice(text=text, warning=True))
+
+
+def proves(proof: Proof, digests: list[bytes]) -> bool:
+    """Whether the digests of all parts make the digest that S3 keeps."""
+    if proof.algorithm == "md5":
+        return etags.of_parts(digests) == proof.expected
+    whole = base64.b64encode(hashlib.sha256(b"".join(digests)).digest()).decode()
+    return f"{whole}-{len(digests)}" == proof.expected
+
+
+def file_proves(proof: Proof, path: Path, size: int) -> bool:
+    """Whether a file of `size` bytes is what the proof speaks of. Raises OSError."""
+    if proof.algorithm == "md5":
+        return bool(etags.matches(path, size, proof.expected))
+    if proof.part_size:
+        return proves(proof, list(etags.digests(path, size, proof.part_size, proof.algorithm)))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, proof.algorithm).hexdigest() == proof.expected
+
+
+def _write(file: int, data: object) -> None:
+    left = memoryview(data)  # pyright: ignore[reportArgumentType]
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _write_at(file: int, data: object, start: int) -> None:
+    left = memoryview(data)  # pyright: ignore[reportArgumentType]
+    while left:
+        written = os.pwrite(file, left, start)
+        start += written
+        left = left[written:]

@@ -1,0 +1,74 @@
+"""What a folder and a prefix had in common when they last met: so that what is equal is not read again.
+
+Nothing in S3 keeps a file's time, and a checksum costs reading the file. So each pair that was seen to be
+equal is remembered by two numbers of 64 bits, one for the file's state and one for the object's. What is not
+remembered is compared by content: a lost memory costs time alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from array import array
+from hashlib import blake2b
+from pathlib import Path
+
+_KIND = "Q"
+
+
+class Memory:
+    """The pairs of one folder and one prefix; `path` is its file, which need not exist.
+
+    Thread-safe. `save` appends what was noted to the file, so that a killed transfer is remembered up to its
+    last seconds; `close` keeps only what this transfer saw.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: set[int] = set()
+        self._seen = array(_KIND)
+        self._saved = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        data = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        numbers = array(_KIND)
+        numbers.frombytes(data[: len(data) // 8 * 8])
+        self._known.update(numbers)
+
+    def knows_file(self, key: str, size: int, modified: int) -> bool:
+        """Whether the file was like this when it equalled its object."""
+        return _number(f"F{key}\0{size}\0{modified}") in self._known
+
+    def knows_object(self, key: str, etag: str) -> bool:
+        """Whether the object was this one when it equalled its file."""
+        return _number(f"O{key}\0{etag}") in self._known
+
+    def note(self, key: str, size: int, modified: int, etag: str) -> None:
+        """File and object are equal now."""
+        self._seen.extend((_number(f"F{key}\0{size}\0{modified}"), _number(f"O{key}\0{etag}")))
+
+    def save(self) -> None:
+        """Append what was noted since the last time."""
+        end = len(self._seen)
+        new, self._saved = self._seen[self._saved : end], end
+        os.write(self._file, new.tobytes())
+
+    def close(self, *, complete: bool) -> None:
+        """`complete` says that every pair was looked at, so that all others can be forgotten."""
+        if complete and (self._saved or set(self._seen) != self._known):
+            fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
+            fresh.write_bytes(self._seen.tobytes())
+            fresh.replace(self._path)
+        elif not complete:
+            self.save()
+        os.close(self._file)
+
+
+def memory_file(folder: Path, source: Path, place: str) -> Path:
+    """Where the memory of this pair lies in `folder`; `place` names the prefix with its endpoint."""
+    name = blake2b(f"{source.resolve()}\0{place}".encode(), digest_size=12).hexdigest()
+    return folder / f"{name}.known"
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())

@@ -1,0 +1,57 @@
+"""A prefix for the time of one transfer, and URLs that open single objects of it to whoever holds them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal
+
+from runctl.storage.objects import checked_key
+from runctl.storage.s3 import S3Access, S3Store
+
+FOLDER = "runctl/staging"
+LIFETIME = timedelta(hours=6)
+"""How long a URL opens its object; signatures of temporary credentials end with these, if that is sooner."""
+
+_DELETED_AT_ONCE = 1000
+
+
+def new_prefix() -> str:
+    """Where one transfer may stage, and nobody else does."""
+    return f"{FOLDER}/{secrets.token_hex(8)}"
+
+
+class SigningStore(S3Store):
+    """A store that hands out rights to single objects. Raises as every store does."""
+
+    @property
+    def access(self) -> S3Access:
+        """How its bucket is reached."""
+        return self._access
+
+    def sign(
+        self, method: Literal["GET", "PUT"], keys: Sequence[str], *, lifetime: timedelta = LIFETIME
+    ) -> list[str]:
+        """A URL for each key with which one may do this, and only this, without credentials."""
+        import obstore
+
+        if not keys:
+            return []
+        with self._errors("Sign", keys[0]):
+            return list(obstore.sign(self._client(), method, [self._path(key) for key in keys], lifetime))
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete many objects; one that is not there is no error."""
+        import obstore
+
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            some = [self._path(checked_key(key)) for key in keys[start : start + _DELETED_AT_ONCE]]
+            with self._errors("DeleteObjects", keys[start]):
+                obstore.delete(self._client(), some)
+
+    def empty(self) -> int:
+        """Delete every object under the store's prefix; answers how many there were."""
+        keys = [found.key for found in self.entries()]
+        self.remove(keys)
+        return len(keys)

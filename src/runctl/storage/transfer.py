@@ -1,0 +1,299 @@
+"""The door to transfers between a folder and an S3 prefix: plan first, then carry out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from runctl.errors import NotFound, TransferError, ValidationError
+from runctl.events import Emit, Notice, ignore
+from runctl.processes import is_alive
+from runctl.storage.bulk import BulkStore
+from runctl.storage.compare import Comparison, compare, in_order
+from runctl.storage.crew import Crew, reason
+from runctl.storage.download import Downloads
+from runctl.storage.entries import Entry
+from runctl.storage.filters import Filters
+from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable
+from runctl.storage.memory import Memory, memory_file
+from runctl.storage.objects import PARTIAL_PREFIX, checked_key
+from runctl.storage.upload import Uploads
+
+__all__ = ["LeftOut", "TransferOptions", "TransferPlan", "TransferReport", "carry_out"]
+
+
+class TransferOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to transfer. Patterns are gitignore's; `bandwidth` in bytes per second.
+
+    `secrets` names files that look like credentials and are to travel; `state` is the folder that remembers
+    what was equal and which uploads in parts were begun.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    parallel: int = 16
+    verify: bool = True
+    checksum: bool = False
+    delete: bool = False
+    bandwidth: int | None = None
+    secrets: tuple[str, ...] = ()
+    state: Path
+
+
+class TransferPlan(msgspec.Struct, kw_only=True):
+    """What a transfer will do, and what it leaves out. `key` and `path` map an entry to its two ends."""
+
+    upload: bool
+    store: BulkStore
+    root: Path
+    comparison: Comparison
+    left_out: list[LeftOut]
+    partials: list[Path]
+    options: TransferOptions
+    key: Callable[[str], str]
+    path: Callable[[str], Path]
+    memory: Memory | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that go over at most: what is doubtful may turn out equal."""
+        both = (self.comparison.missing, self.comparison.doubtful)
+        return sum(entry.size for entries in both for entry in entries)
+
+    @property
+    def deletions(self) -> list[str]:
+        return [entry.key for entry in self.comparison.extra] if self.options.delete else []
+
+
+class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a transfer."""
+
+    moved_files: int
+    moved_bytes: int
+    equal_files: int
+    deleted_files: int
+    left_out: tuple[LeftOut, ...]
+    failed: tuple[LeftOut, ...]
+    seconds: float
+
+
+def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> TransferPlan:
+    """Everything under the store's prefix into `folder`. Raises NotFound where there is nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValidationError(f"{folder} is a file", why="a prefix needs a folder")
+    left_out: list[LeftOut] = []
+    filters = Filters(options.include, options.exclude)
+    there = in_order(_fit_for_paths(_wanted(store.entries(), filters), left_out))
+    if not there and not left_out:
+        raise NotFound(f"There is nothing under s3://{store.bucket}/{store.prefix}")
+    walk = Walk(folder, filters, secrets=None) if folder.is_dir() else None
+    comparison = compare(there, walk or (), _never if options.checksum else _same_time, extra=options.delete)
+    return TransferPlan(
+        upload=False,
+        store=store,
+        root=folder,
+        comparison=comparison,
+        left_out=left_out,
+        partials=walk.partials if walk else [],
+        options=options,
+        key=str,
+        path=lambda key: folder / key,
+    )
+
+
+def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions) -> TransferPlan:
+    """One object into the file `path`. Raises NotFound."""
+    entry = store.head(key)
+    there: list[Entry] = []
+    with contextlib.suppress(NotFound):
+        there = [msgspec.structs.replace(one_file(path), key=key)]
+    return TransferPlan(
+        upload=False,
+        store=store,
+        root=path.parent,
+        comparison=compare([entry], there, _never if options.checksum else _same_time, extra=False),
+        left_out=[],
+        partials=[],
+        options=options,
+        key=str,
+        path=lambda _: path,
+    )
+
+
+def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> TransferPlan:
+    """Every file of `folder` under the store's prefix. Raises NotFound where there is no folder."""
+    filters = Filters(options.include, options.exclude)
+    walk = Walk(folder, filters, secrets=options.secrets)
+    memory = Memory(memory_file(options.state, folder, f"{store.place}"))
+    there = in_order(_wanted(store.entries(), filters))
+    comparison = compare(
+        walk, there, _never if options.checksum else _remembered(memory), extra=options.delete
+    )
+    return TransferPlan(
+        upload=True,
+        store=store,
+        root=folder,
+        comparison=comparison,
+        left_out=walk.left_out,
+        partials=[],
+        options=options,
+        key=str,
+        path=lambda key: folder / key,
+        memory=memory,
+    )
+
+
+def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) -> TransferPlan:
+    """One file under `key`. Raises NotFound."""
+    entry = msgspec.structs.replace(one_file(path), key=checked_key(key))
+    there: list[Entry] = []
+    with contextlib.suppress(NotFound):
+        there = [store.head(key)]
+    return TransferPlan(
+        upload=True,
+        store=store,
+        root=path.parent,
+        comparison=compare([entry], there, _never, extra=False),
+        left_out=[],
+        partials=[],
+        options=options,
+        key=str,
+        path=lambda _: path,
+    )
+
+
+def carry_out(plan: TransferPlan, *, emit: Emit = ignore) -> TransferReport:
+    """Move what the plan says. Files that fail are in the report, and the rest goes over.
+
+    Raises Interrupted after a Ctrl-C, ConfigError or NotFound (bucket) where nothing can go over.
+    """
+    began = time.monotonic()
+    todo = plan.comparison
+    task = "upload" if plan.upload else "download"
+    workers = max(
+        1, min(plan.options.parallel, len(todo.missing) + len(todo.doubtful) + plan.size // (8 << 20))
+    )
+    crew = Crew(workers, emit=emit, task=task, total=plan.size, bandwidth=plan.options.bandwidth)
+    complete = False
+    try:
+        (_upload if plan.upload else _download)(plan, crew, emit)
+        complete = not crew.failed
+    finally:
+        if plan.memory is not None:
+            plan.memory.close(complete=complete)
+    deleted = _delete(plan, crew, emit)
+    return TransferReport(
+        moved_files=crew.moved_files,
+        moved_bytes=crew.moved_bytes,
+        equal_files=todo.equal_files + crew.equal_files,
+        deleted_files=deleted,
+        left_out=tuple(plan.left_out),
+        failed=tuple(crew.failed),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _download(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
+    try:
+        plan.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TransferError(f"Cannot make {plan.root}", why=reason(error)) from error
+    _remove_stale(plan.partials)
+    downloads = Downloads(
+        plan.store, plan.root, crew, target=plan.path, verify=plan.options.verify, emit=emit
+    )
+    try:
+        crew.run(downloads.pieces(plan.comparison.missing, plan.comparison.doubtful))
+    finally:
+        downloads.leave()
+
+
+def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
+    uploads = Uploads(
+        plan.store,
+        plan.path,
+        crew,
+        begun=plan.options.state,
+        memory=plan.memory,
+        key=plan.key,
+        emit=emit,
+    )
+    crew.run(uploads.pieces(plan.comparison.missing, plan.comparison.doubtful))
+
+
+def _delete(plan: TransferPlan, crew: Crew, emit: Emit) -> int:
+    names = plan.deletions
+    if not names:
+        return 0
+    if crew.failed or plan.left_out:
+        emit(Notice(text=f"{len(names)} files stay: nothing is deleted where something failed", warning=True))
+        return 0
+    if plan.upload:
+        for start in range(0, len(names), 1000):
+            plan.store.remove([plan.key(name) for name in names[start : start + 1000]])
+        return len(names)
+    for name in names:
+        path = plan.path(name)
+        path.unlink(missing_ok=True)
+        for folder in path.relative_to(plan.root).parents[:-1]:
+            with contextlib.suppress(OSError):  # it holds something else
+                (plan.root / folder).rmdir()
+    return len(names)
+
+
+def _remove_stale(partials: Iterable[Path]) -> None:
+    """What a killed transfer left of small files: nobody goes on with it."""
+    for path in partials:
+        process, dot, _ = path.name.removeprefix(PARTIAL_PREFIX).partition(".")
+        if dot and process.isdigit() and not is_alive(int(process)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _wanted(entries: Iterable[Entry], filters: Filters) -> Iterator[Entry]:
+    return (entry for entry in entries if filters.wants(entry.key))
+
+
+def _fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator[Entry]:
+    """Keys that can be files below a folder; the rest is refused by name."""
+    for entry in entries:
+        why = no_key(entry.key)
+        if why is None:
+            try:
+                checked_key(entry.key)
+            except ValidationError as error:
+                why = error.why
+        if why is None and any(len(os.fsencode(part)) > 255 for part in entry.key.split("/")):
+            why = "a part of the name is longer than 255 bytes"
+        if why is None and entry.key.rpartition("/")[2].startswith(PARTIAL_PREFIX):
+            why = "its name is that of a file on its way"
+        if why is None:
+            yield entry
+        else:
+            left_out.append(LeftOut(printable(entry.key), why))
+
+
+def _same_time(source: Entry, destination: Entry) -> bool:
+    """A file that we fetched has its object's time; file systems keep microseconds at least."""
+    return source.modified // 1000 == destination.modified // 1000
+
+
+def _never(source: Entry, destination: Entry) -> bool:  # noqa: ARG001 (of the kind `Equal`)
+    return False
+
+
+def _remembered(memory: Memory) -> Callable[[Entry, Entry], bool]:
+    def equal(file: Entry, there: Entry) -> bool:
+        known = memory.knows_file(file.key, file.size, file.modified) and memory.knows_object(
+            there.key, there.etag
+        )
+        if known:
+            memory.note(file.key, file.size, file.modified, there.etag)
+        return known
+
+    return equal

@@ -1,0 +1,282 @@
+"""Files to objects: S3 checks each against its SHA-256; big ones go in parts that are not sent twice."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from runctl.agent.multipart import Multipart, Part, part_size
+from runctl.errors import NotFound, TransferError
+from runctl.events import Emit, Notice
+from runctl.retry import RetryPolicy
+from runctl.storage import etags
+from runctl.storage.bulk import BulkStore
+from runctl.storage.crew import Crew, Piece
+from runctl.storage.download import Damaged, is_passing
+from runctl.storage.entries import Entry
+from runctl.storage.memory import Memory
+
+T = TypeVar("T")
+PIECE = 16 * etags.MIB
+"""Bytes: what is bigger is sent in parts."""
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """An upload in parts that may be gone on with while its source is the same file in the same state."""
+
+    upload: str
+    size: int
+    modified: int
+    part_size: int
+
+
+class Changed(TransferError):
+    """The source is not what it was when its transfer began."""
+
+
+class Uploads:
+    """Sends files to a store, as pieces for a crew. `begun` is where uploads in parts are noted."""
+
+    def __init__(
+        self,
+        store: BulkStore,
+        source: Callable[[str], Path],
+        crew: Crew,
+        *,
+        begun: Path,
+        memory: Memory | None = None,
+        key: Callable[[str], str] = str,
+        policy: RetryPolicy | None = None,
+        emit: Emit,
+    ) -> None:
+        self.store = store
+        self.crew = crew
+        self.emit = emit
+        self.key = key
+        self.source = source
+        self._memory = memory
+        self._begun = begun
+        self._policy = policy or RetryPolicy(attempts=6, seconds=120.0)
+
+    def pieces(self, missing: Iterable[Entry], doubtful: Iterable[Entry]) -> Iterator[Piece]:
+        """What there is to do, big files first."""
+        for entry in sorted(missing, key=lambda item: -item.size):
+            if entry.size > PIECE:
+                yield from self._parts(entry)
+            else:
+                yield functools.partial(self._guarded, entry, self._whole)
+        for entry in doubtful:
+            yield functools.partial(self._guarded, entry, self._compare)
+
+    def retried(self, operation: str, work: Callable[[], T]) -> T:
+        """Do it, and again under the policy where it failed in a way that passes."""
+        try:
+            return work()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            return self._policy.call(operation, work, retryable=is_passing, emit=self.emit)
+
+    def record_of(self, entry: Entry) -> Path:
+        """Where the upload in parts of this file is noted."""
+        place = f"{self.source(entry.key)}\0{self.store.bucket}\0{self.store.prefix}\0{self.key(entry.key)}"
+        return self._begun / f"{blake2b(os.fsencode(place), digest_size=12).hexdigest()}.upload"
+
+    def arrived(self, entry: Entry, etag: str) -> None:
+        """The object is what the file was."""
+        if self._memory is not None:
+            self._memory.note(entry.key, entry.size, entry.modified, etag)
+        self.crew.done()
+
+    def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
+        try:
+            work(entry)
+        except Exception as error:
+            self.crew.fail(entry.key, error)
+
+    def _whole(self, entry: Entry) -> None:
+        state, data = _read(self.source(entry.key))
+        etag = self.retried("PutObject", lambda: self._send(entry.key, data))
+        self.arrived(msgspec.structs.replace(entry, size=state.size, modified=state.modified), etag)
+
+    def _send(self, name: str, data: bytes) -> str:
+        key = self.key(name)
+        etag = self.store.send(key, data)
+        if etags.parts_of(etag) == 1 and hashlib.md5(data, usedforsecurity=False).hexdigest() != etag:
+            # With a key of KMS the ETag is no MD5, and looks like one: S3's own checksum tells.
+            proof = self.store.proof(key, len(data), etag)
+            if proof.algorithm != "sha256" or hashlib.sha256(data).hexdigest() != proof.expected:
+                raise Damaged(f"{name} arrived damaged", why="S3 answered with another checksum")
+        self.crew.moved(len(data))
+        return etag
+
+    def _compare(self, entry: Entry) -> None:
+        """Same size, and nothing is remembered: the content tells."""
+        if etags.matches(self.source(entry.key), entry.size, entry.etag):
+            if self._memory is not None:
+                self._memory.note(entry.key, entry.size, entry.modified, entry.etag)
+            self.crew.equal()
+        elif entry.size > PIECE:
+            for piece in self._parts(entry):
+                piece()
+        else:
+            self._whole(entry)
+
+    def _parts(self, entry: Entry) -> Iterator[Piece]:
+        try:
+            parts = _Parts(self, entry)
+        except Exception as error:
+            self.crew.fail(entry.key, error)
+            return
+        yield from parts.pieces()
+
+
+class _Parts:
+    """One big file. The piece that ends last completes the object."""
+
+    def __init__(self, uploads: Uploads, entry: Entry) -> None:
+        self._uploads = uploads
+        self._crew = uploads.crew
+        self._record = uploads.record_of(entry)
+        self._lock = threading.Lock()
+        self._error: Exception | None = None
+        self._sent: list[Part] = []
+        path = uploads.source(entry.key)
+        self._file = os.open(path, os.O_RDONLY)
+        status = os.fstat(self._file)
+        self._entry = msgspec.structs.replace(entry, size=status.st_size, modified=status.st_mtime_ns)
+        try:
+            self._begun, self._there = self._go_on_or_begin()
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._upload = uploads.store.parts(uploads.key(entry.key), self._begun.upload)
+        self._left = max(1, -(-self._begun.size // self._begun.part_size))
+
+    def pieces(self) -> Iterator[Piece]:
+        for number in range(1, self._left + 1):
+            yield functools.partial(self._piece, number)
+
+    def _go_on_or_begin(self) -> tuple[Begun, dict[int, Part]]:
+        key = self._uploads.key(self._entry.key)
+        wanted = (self._entry.size, self._entry.modified)
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            begun = msgspec.json.decode(self._record.read_bytes(), type=Begun)
+            upload = self._uploads.store.parts(key, begun.upload)
+            if (begun.size, begun.modified) == wanted:
+                with contextlib.suppress(NotFound):
+                    return begun, {part.number: part for part in self._list(upload)}
+            else:
+                self._say(f"{self._entry.key} changed since its transfer was interrupted: it starts anew")
+                self._abort(upload)
+        upload = self._uploads.retried("CreateMultipartUpload", lambda: self._uploads.store.begin_parts(key))
+        begun = Begun(upload.upload, *wanted, part_size(self._entry.size))
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        self._record.write_bytes(msgspec.json.encode(begun))
+        return begun, {}
+
+    def _list(self, upload: Multipart) -> list[Part]:
+        with self._uploads.store.part_errors("ListParts", upload.key):
+            return upload.parts()
+
+    def _piece(self, number: int) -> None:
+        try:
+            if self._error is None:
+                self._send(number)
+        except Exception as error:
+            self._error = self._error or error
+        self._crew.check()
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._end()
+
+    def _send(self, number: int) -> None:
+        start = (number - 1) * self._begun.part_size
+        size = min(self._begun.part_size, self._begun.size - start)
+        digest = hashlib.sha256()
+        for at in range(start, start + size, etags.MIB):
+            digest.update(os.pread(self._file, min(etags.MIB, start + size - at), at))
+        there = self._there.get(number)
+        if there and there.size == size and there.checksum == _checksum(digest):
+            part = there
+        else:
+            with self._uploads.store.part_errors("UploadPart", self._entry.key):
+                part = self._upload.put(number, self._file, start, size, digest)
+            self._crew.moved(size)
+        with self._lock:
+            self._sent.append(part)
+
+    def _end(self) -> None:
+        try:
+            if self._error is not None:
+                raise self._error
+            self._refuse_changed()
+            etag = self._complete()
+            self._uploads.arrived(self._entry, etag)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # what failed first is what the user must hear of
+                self._abort(self._upload)
+            self._crew.fail(self._entry.key, error)
+        finally:
+            self._record.unlink(missing_ok=True)
+            os.close(self._file)
+
+    def _complete(self) -> str:
+        with self._uploads.store.part_errors("CompleteMultipartUpload", self._entry.key):
+            etag = self._upload.complete(self._sent)
+        ours = [part.etag.strip('"') for part in sorted(self._sent)]
+        if all(etags.parts_of(one) == 1 for one in ours) and etags.parts_of(etag) == len(ours):
+            expected = etags.of_parts(bytes.fromhex(one) for one in ours)
+            if etag != expected:
+                raise Damaged(f"{self._entry.key} arrived damaged", why="S3 put other parts together")
+        return etag
+
+    def _refuse_changed(self) -> None:
+        status = os.fstat(self._file)
+        if (status.st_size, status.st_mtime_ns) != (self._begun.size, self._begun.modified):
+            raise Changed(
+                f"{self._entry.key} changed while it was sent",
+                next="give the command again when it is at rest",
+            )
+
+    def _abort(self, upload: Multipart) -> None:
+        with self._uploads.store.part_errors("AbortMultipartUpload", upload.key):
+            upload.abort()
+
+    def _say(self, text: str) -> None:
+        self._uploads.emit(Notice(text=text, warning=True))
+
+
+class _State(msgspec.Struct, frozen=True):
+    size: int
+    modified: int
+
+
+def _read(path: Path) -> tuple[_State, bytes]:
+    """A file's bytes in one state. Raises Changed where it would not hold still, OSError."""
+    for _ in range(3):
+        with path.open("rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            data = file.readall()
+            after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(
+            data
+        ) == after.st_size:
+            return _State(after.st_size, after.st_mtime_ns), data
+    raise Changed(f"{path.name} changed while it was read", next="give the command again when it is at rest")
+
+
+def _checksum(digest: Any) -> str:
+    return base64.b64encode(digest.digest()).decode()
