@@ -101,7 +101,11 @@ class _BucketHandler(BaseHTTPRequestHandler):
             super().handle_one_request()
 
     def serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # whoever sent it was killed: S3 drops a torn request
+            self.close_connection = True
+            return
         parts = urlsplit(self.path)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         name, _, key = unquote(parts.path).lstrip("/").partition("/")
