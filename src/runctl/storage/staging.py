@@ -11,6 +11,9 @@ from runctl.storage.objects import checked_key
 from runctl.storage.s3 import S3Access, S3Store
 
 FOLDER = "runctl/staging"
+UPLOADS = "uploads/"
+"""Records of multipart uploads that were begun: whoever empties the prefix aborts them first."""
+
 LIFETIME = timedelta(hours=6)
 """How long a URL opens its object; signatures of temporary credentials end with these, if that is sooner."""
 

@@ -1,0 +1,167 @@
+"""One side of a transfer on a machine: lists, sends or receives as a spec says that is fetched by its URL."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Dict, List, Optional
+
+from .failures import StoreAway, StoreRefused
+from .parcel import TornParcel, packers
+from .presigned import Courier, Expired, Stopped
+from .receiving import Receiving, SourceAway
+from .report import Report
+from .sending import Sending
+from .tree import listing
+
+FAILED = 1
+BUSY = 4
+_KILL_AFTER = 10.0
+
+
+def carry(home: str) -> int:
+    """Do what the spec says whose URL is the first line of the standard input, and end with its exit code.
+
+    The URL is a right: it is kept from the arguments, which every process of the machine can read.
+    """
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stopping.set())
+    courier = Courier(stopping)
+    url, _, digest = sys.stdin.readline().strip().partition(" ")
+    try:
+        packed = courier.get(url)
+        if hashlib.sha256(packed).hexdigest() != digest:
+            raise StoreRefused("the spec is not what was sent: its checksum differs")
+        spec: Dict[str, Any] = json.loads(gzip.decompress(packed))
+        locks = _take_locks(home, spec)
+        if locks is None:
+            sys.stdout.write("runctl: error busy another transfer writes to %s\n" % spec["root"])
+            return BUSY
+        said = perform(spec, courier, stopping, root=_on_this_machine)
+        if locks:
+            os.unlink(locks[0].name)
+    except (StoreAway, StoreRefused, OSError, ValueError) as error:
+        sys.stdout.write("runctl: error failed %s\n" % error)
+        return FAILED
+    sys.stdout.write("runctl: ok %s\n" % said)
+    return 0
+
+
+def stop(home: str, transfer: str) -> int:
+    """End whatever works for a transfer on this machine; returns when it has ended."""
+    folder = _folder(home)
+    for name in sorted(os.listdir(folder)):
+        if name.startswith(transfer + "-") and name.endswith(".lock"):
+            _take(os.path.join(folder, name))
+            os.unlink(os.path.join(folder, name))
+    sys.stdout.write("runctl: ok stopped\n")
+    return 0
+
+
+def perform(
+    spec: Dict[str, Any],
+    courier: Courier,
+    stopping: threading.Event,
+    root: Any = str,
+    report: Optional[Report] = None,
+) -> str:
+    """Carry out a spec here; answers the state in which it ended. Raises what cannot be reported."""
+    if spec["role"] == "list":
+        found = listing(root(str(spec["path"])), spec.get("only"), bool(spec.get("checksum")))
+        answer = {**found._asdict(), "packers": packers()}
+        courier.put(str(spec["answer"]), gzip.compress(json.dumps(answer).encode(), 3))
+        return "done"
+    spec = {**spec, "root": root(str(spec["root"]))}
+    if report is None:
+        url = str(spec["status"])
+        speaking = Courier()  # the last word must come through even when all else was told to stop
+
+        def publish(told: Dict[str, Any]) -> None:
+            speaking.put(url, json.dumps(told).encode())
+
+        report = Report(publish)
+    report.start()
+    state, why = "failed", "it ended in a way that it should not"
+    try:
+        if spec["role"] == "send":
+            Sending(spec, courier, report).run()
+        else:
+            Receiving(spec, courier, report, stopping).run()
+        state, why = "done", ""
+    except Stopped:
+        state, why = "stopped", "it was told to end"
+    except Expired as error:
+        state, why = "expired", str(error)
+    except (StoreAway, StoreRefused, TornParcel, SourceAway, OSError) as error:
+        state, why = "failed", str(error)
+    finally:
+        report.end(state, why)
+    return state
+
+
+def _on_this_machine(path: str) -> str:
+    """In a sandbox whose machines share one root, a machine's folder stands for its root."""
+    root = os.environ.get("RUNCTL_ROOT") or ""
+    return path if not root or (path + "/").startswith(root + "/") else root + path
+
+
+def _folder(home: str) -> str:
+    folder = os.path.join(home, "carry")
+    os.makedirs(folder, 0o700, exist_ok=True)
+    return folder
+
+
+def _take_locks(home: str, spec: Dict[str, Any]) -> Optional[List[Any]]:
+    """One worker a transfer and role: a later one ends an earlier, whose caller is gone. None where another
+    transfer writes to the same folder."""
+    folder = _folder(home)
+    if spec["role"] == "list":
+        return []
+    locks = [_take(os.path.join(folder, "%s-%s.lock" % (spec["transfer"], spec["role"])))]
+    if spec["role"] == "receive":
+        name = hashlib.sha256(os.fsencode(_on_this_machine(str(spec["root"])))).hexdigest()[:32]
+        there = open(os.path.join(folder, "into-%s" % name), "a+")  # noqa: SIM115 (it is the lock)
+        try:
+            fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        locks.append(there)
+    return locks
+
+
+def _take(path: str) -> Any:
+    """The lock of a file that holds its holder's pid; a living holder is ended first."""
+    begun = time.monotonic()
+    while True:
+        file = open(path, "a+")  # noqa: SIM115 (it is the lock)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
+                break
+            file.close()  # its holder took it away when it ended
+            continue
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip()
+            file.close()
+            if pid.isdigit():
+                _end(int(pid), signal.SIGKILL if time.monotonic() - begun > _KILL_AFTER else signal.SIGTERM)
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write("%d\n" % os.getpid())
+    file.flush()
+    return file
+
+
+def _end(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,68 @@
+"""Big objects put together in S3 from objects that are there already, without a byte leaving it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from runctl.errors import CloudError, NotFound
+from runctl.providers.aws.session import Session
+
+_AT_ONCE = 8
+
+
+def compose(
+    session: Session,
+    bucket: str,
+    key: str,
+    parts: Sequence[tuple[str, str]],
+    *,
+    begun: Callable[[str], None],
+) -> str:
+    """Make `key` of whole objects (bucket, key) in order, each of 5 MiB at least but for the last.
+
+    `begun` is told the upload's id before anything is copied. Answers the ETag. Raises CloudError, NotFound;
+    then the upload was aborted, as far as S3 answers.
+    """
+    upload = session.call("s3", "create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+    begun(upload)
+
+    def copy(number: int) -> dict[str, object]:
+        source = {"Bucket": parts[number - 1][0], "Key": parts[number - 1][1]}
+        answer = session.call(
+            "s3",
+            "upload_part_copy",
+            Bucket=bucket,
+            Key=key,
+            UploadId=upload,
+            PartNumber=number,
+            CopySource=source,
+        )
+        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+
+    try:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            copied = list(pool.map(copy, range(1, len(parts) + 1)))
+        answer = session.call(
+            "s3",
+            "complete_multipart_upload",
+            Bucket=bucket,
+            Key=key,
+            UploadId=upload,
+            MultipartUpload={"Parts": copied},
+        )
+    except BaseException:
+        abort(session, bucket, key, upload)
+        raise
+    return str(answer["ETag"]).strip('"')
+
+
+def abort(session: Session, bucket: str, key: str, upload: str) -> None:
+    """End an upload for good; one that is over is no error."""
+    try:
+        session.call("s3", "abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+    except NotFound:
+        pass
+    except CloudError as error:
+        if error.code != "NoSuchUpload":
+            raise

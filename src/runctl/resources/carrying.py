@@ -1,0 +1,240 @@
+"""The steps of a transfer with an instance: a staging prefix that is always emptied, and the carrying."""
+
+# ruff: noqa: ARG001, ARG002 (every kind of step has the same form)
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
+from runctl.events import Emit, Notice
+from runctl.providers.aws import account
+from runctl.providers.aws.session import Session
+from runctl.providers.aws.uploads import abort
+from runctl.safety.saga import Call, Kind, Result
+from runctl.safety.transaction import LeftAtOnce
+from runctl.storage.location import InstancePath, LocalPath, S3Location, parse
+from runctl.storage.s3 import S3Access
+from runctl.storage.staging import UPLOADS, SigningStore, new_prefix
+
+if TYPE_CHECKING:
+    from runctl.resources.leg_plan import LegOptions
+    from runctl.resources.leg_run import Ends, LegReport
+    from runctl.resources.sides import InstanceSide, LocalSide, S3Side
+
+
+class TransferStopped(TrainctlError):
+    """The transfer ended early; `cause` says how. What arrived stays, what was staged is removed."""
+
+    def __init__(self, cause: TrainctlError) -> None:
+        super().__init__(cause.what, why=cause.why, next=cause.next)
+        self.exit_code = cause.exit_code
+        self.cause = cause
+
+
+def access_of(session: Session) -> S3Access:
+    """How storage reaches buckets with a session's credentials."""
+    return S3Access(
+        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
+    )
+
+
+class OpenStaging:
+    """Have a `bucket`, and a `prefix` in it that is empty again when the transfer has ended."""
+
+    final = False
+
+    def __init__(self, session: Session, emit: Emit) -> None:
+        self._session = session
+        self._emit = emit
+
+    def do(self, call: Call) -> Result:
+        bucket = call.request["bucket"]
+        try:
+            made = account.ensure_bucket(self._session, bucket)
+        except (CloudError, ConfigError) as error:
+            if isinstance(error, CloudError) and error.retryable:
+                raise
+            raise ConfigError(
+                f"There is no bucket to go through: {bucket}",
+                why=f"{error}; files reach an instance through a bucket of yours",
+                next="name one that you may use: runctl config set aws.bucket NAME",
+            ) from error
+        if made:
+            self._emit(Notice(text=f"created the bucket {bucket}"))
+        return {"id": call.request["prefix"], "bucket": bucket}
+
+    def find(self, call: Call) -> Result | None:
+        return {"id": call.request["prefix"], "bucket": call.request["bucket"]}
+
+    def undo(self, call: Call, result: Result) -> None:
+        clear(self._session, call.request, self._emit, working=True)
+
+
+class ClearStaging:
+    """Empty the staging `prefix`, which has done its service."""
+
+    final = False
+
+    def __init__(self, session: Session, emit: Emit) -> None:
+        self._session = session
+        self._emit = emit
+
+    def do(self, call: Call) -> Result:
+        clear(self._session, call.request, self._emit, working=False)
+        return {"id": call.request["prefix"]}
+
+    def find(self, call: Call) -> Result | None:
+        return None
+
+    def undo(self, call: Call, result: Result) -> None:
+        """What was removed has served its purpose."""
+
+
+class CarryFiles:
+    """Move what differs between `source` and `destination`; what has arrived is not undone."""
+
+    final = False
+
+    def __init__(self, session: Session, emit: Emit, tell: Callable[[LegReport], None] | None = None) -> None:
+        self._session = session
+        self._emit = emit
+        self._tell = tell
+
+    def do(self, call: Call) -> Result:
+        from runctl.resources.leg_plan import LegOptions
+        from runctl.resources.leg_run import Carrier
+
+        request = call.request
+        options = msgspec.convert(request["options"], LegOptions)
+        stopping = threading.Event()
+        try:
+            with _interrupting(stopping):
+                ends = _ends(self._session, request, self._emit)
+                report = Carrier(ends, options, self._emit, stopping).run()
+        except TrainctlError as error:
+            raise TransferStopped(error) from error
+        if self._tell is not None:
+            self._tell(report)
+        return {
+            "id": request["prefix"],
+            "moved_files": len(report.moved),
+            "moved_bytes": report.moved_bytes,
+            "failed": len(report.failed),
+        }
+
+    def find(self, call: Call) -> Result | None:
+        return None
+
+    def undo(self, call: Call, result: Result) -> None:
+        """What has arrived is whole, and the user's."""
+
+
+def kinds(
+    session: Session, emit: Emit, tell: Callable[[LegReport], None] | None = None
+) -> Mapping[str, Kind]:
+    """The steps of a transfer by their names in plans; `tell` is told in full what came of it."""
+    return {
+        "open-staging": OpenStaging(session, emit),
+        "carry-files": CarryFiles(session, emit, tell),
+        "clear-staging": ClearStaging(session, emit),
+    }
+
+
+def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: bool) -> None:
+    """Empty the staging prefix; with `working`, machines that may still write to it are told to end first."""
+    from runctl.resources.machine_side import MachineSide
+
+    staging = SigningStore(request["bucket"], request["prefix"], access_of(session))
+    if working:
+        for text in (request["source"], request["destination"]):
+            place = parse(text)
+            if isinstance(place, InstancePath):
+                MachineSide(session, place.instance, staging, transfer_id(request), emit).stop()
+    try:
+        for record in staging.list(UPLOADS.rstrip("/")):
+            told = msgspec.json.decode(staging.read(record.key), type=dict[str, str])
+            abort(session, told["bucket"], told["key"], told["upload"])
+        staging.empty()
+    except NotFound:
+        return  # the bucket is gone, or was never made
+
+
+def transfer_id(request: dict[str, Any]) -> str:
+    """By which the machines' agents know the transfer."""
+    return str(request["prefix"]).rpartition("/")[2]
+
+
+def new_request(source: str, destination: str, bucket: str, options: LegOptions) -> dict[str, Any]:
+    """What every step of one transfer is asked."""
+    return {
+        "source": source,
+        "destination": destination,
+        "bucket": bucket,
+        "prefix": new_prefix(),
+        "options": msgspec.to_builtins(options),
+    }
+
+
+def _ends(session: Session, request: dict[str, Any], emit: Emit) -> Ends:
+    """Both sides. Raises as `MachineSide.require_online`."""
+    from runctl.resources.leg_run import Ends
+    from runctl.resources.machine_side import MachineSide
+    from runctl.resources.sides import InstanceSide, LocalSide, S3Side
+
+    access = access_of(session)
+    staging = SigningStore(request["bucket"], request["prefix"], access)
+    run = secrets.token_hex(4)
+    online: set[str] = set()
+
+    def side(text: str) -> LocalSide | InstanceSide | S3Side:
+        place = parse(text)
+        if isinstance(place, LocalPath):
+            return LocalSide(place.path)
+        if isinstance(place, S3Location):
+            return S3Side(lambda prefix: SigningStore(place.bucket, prefix, access), place.key, text)
+        machine = MachineSide(session, place.instance, staging, transfer_id(request), emit)
+        if place.instance not in online:
+            machine.require_online()
+            online.add(place.instance)
+        return InstanceSide(machine, place.path, staging, run)
+
+    return Ends(
+        source=side(request["source"]),
+        destination=side(request["destination"]),
+        destination_text=request["destination"],
+        staging=staging,
+        session=session,
+        run=run,
+    )
+
+
+@contextmanager
+def _interrupting(stopping: threading.Event) -> Generator[None]:
+    """Ctrl-C ends the transfer in order, instead of waiting for its end; the second leaves at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield
+        return
+    heard = 0
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard += 1
+        stopping.set()
+        if heard > 1:
+            raise LeftAtOnce
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

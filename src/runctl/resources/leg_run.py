@@ -1,0 +1,369 @@
+"""A transfer under way: both sides listed, workers started, what was staged removed once it has arrived."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from runctl.errors import Interrupted, TransferError
+from runctl.events import Emit, Notice, Progress
+from runctl.providers.aws.session import Session
+from runctl.providers.aws.uploads import compose
+from runctl.resources import leg_plan
+from runctl.resources.leg_plan import LegOptions, LegPlan, Pair, Parcel, Side
+from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, names
+from runctl.storage.listing import LeftOut
+from runctl.storage.staging import UPLOADS, SigningStore
+
+PASSES = 4
+"""How often what changed on its way is sent anew, before it is given up."""
+
+_LOOK = 0.1
+_LONGEST_LOOK = 1.0
+_MOST_MEMORY = 512 * leg_plan.MIB
+CHANGED = "changed"
+
+
+class Ends(msgspec.Struct, frozen=True, kw_only=True):
+    """Both sides of a transfer and what lies between them; `run` tells one try from the next."""
+
+    source: LocalSide | InstanceSide | S3Side
+    destination: LocalSide | InstanceSide | S3Side
+    destination_text: str
+    staging: SigningStore
+    session: Session
+    run: str
+
+
+class LegReport(msgspec.Struct, kw_only=True):
+    """What came of a transfer. `would` lists files and sizes of a dry run, `would_delete` the rest of it."""
+
+    moved: set[str] = msgspec.field(default_factory=set[str])
+    moved_bytes: int = 0
+    wire_bytes: int = 0
+    equal: int = 0
+    deleted: set[str] = msgspec.field(default_factory=set[str])
+    left_out: tuple[LeftOut, ...] = ()
+    failed: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    would: tuple[tuple[str, int], ...] = ()
+    would_delete: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One pass: what to move, under which roots, in which parcels, packed how."""
+
+    plan: LegPlan
+    source_root: str
+    destination_root: str
+    parcels: tuple[Parcel, ...]
+    pack: str
+    number: int
+
+
+class Carrier:
+    """Carries out one transfer."""
+
+    def __init__(self, ends: Ends, options: LegOptions, emit: Emit, stopping: threading.Event) -> None:
+        self._ends = ends
+        self._options = options
+        self._emit = emit
+        self._stopping = stopping
+        self._report = LegReport()
+        self._from_s3 = isinstance(ends.source, S3Side)
+        self._to_s3 = isinstance(ends.destination, S3Side)
+
+    def run(self) -> LegReport:
+        """Until both sides are equal. Raises TrainctlError; what has arrived stays."""
+        begun = time.monotonic()
+        passes = 0
+        while passes < PASSES:
+            round_ = self._plan(passes)
+            if self._options.dry_run:
+                self._report.would = tuple((pair.source.key, pair.source.size) for pair in round_.plan.pairs)
+                self._report.would_delete = round_.plan.delete
+                break
+            if round_.plan.is_done:
+                break
+            outcome = self._move(round_)
+            if outcome == "expired":
+                self._emit(Notice(text="the rights to the staging prefix ran out: going on with new ones"))
+                continue
+            passes += 1
+            changed = [key for key, why in self._report.failed.items() if why == CHANGED]
+            if not changed:
+                break
+            if passes == PASSES:
+                self._report.failed.update(dict.fromkeys(changed, "it changed each time that it was sent"))
+                break
+            for key in changed:
+                self._emit(Notice(text=f"{key} changed while it was sent: it starts anew", warning=True))
+                del self._report.failed[key]
+        self._report.seconds = time.monotonic() - begun
+        return self._report
+
+    # What to do
+
+    def _plan(self, number: int) -> Round:
+        ends = self._ends
+        source = ends.source.look(checksum=self._options.checksum)
+        single = source.kind == "file"
+        only = source.files[0].key if single and source.files else None
+        destination = ends.destination.look(only=only, checksum=self._options.checksum)
+        rename = names(source, str(ends.source), ends.destination_text, destination)
+        plan = leg_plan.decide(
+            source,
+            destination,
+            self._options,
+            rename=rename,
+            from_here=isinstance(ends.source, LocalSide),
+            to_s3=self._to_s3,
+        )
+        if number == 0:
+            self._report.equal = plan.equal
+        self._report.left_out = plan.left_out
+        into = single and destination.kind != "folder" and not ends.destination_text.endswith("/")
+        return Round(
+            plan=plan,
+            source_root=_folder_of(ends.source, parent=single),
+            destination_root=_folder_of(ends.destination, parent=into),
+            parcels=tuple(
+                leg_plan.parcels(plan.pairs, packed=not self._raw, salt=self._salt(source, destination))
+            ),
+            pack=self._pack(source, destination),
+            number=number,
+        )
+
+    @property
+    def _raw(self) -> bool:
+        """Objects that are somebody's own travel as they are, one by one."""
+        return self._from_s3 or self._to_s3
+
+    def _salt(self, source: Side, destination: Side) -> str:
+        return self._pack(source, destination)
+
+    def _pack(self, source: Side, destination: Side) -> str:
+        if not self._options.compress or self._raw:
+            return ""
+        return leg_plan.most_shared((source.packers, destination.packers))
+
+    # Moving
+
+    def _move(self, round_: Round) -> str:
+        """One pass over what differs; answers how it ended: done or expired."""
+        self._say(round_)
+        workers = self._start(round_)
+        try:
+            state = self._follow(round_, workers)
+        except Exception:
+            for worker in workers.values():
+                worker.stop()
+            raise
+        told = {role: worker.look() for role, worker in workers.items()}
+        self._count(round_, told)
+        if self._to_s3 and state == "done":
+            self._compose(round_, told["send"])
+        self._delete(round_, state)
+        return state
+
+    def _say(self, round_: Round) -> None:
+        if self._options.compress and round_.number == 0:
+            how = (
+                f"packing with {round_.pack}"
+                if round_.pack
+                else "nothing is packed: objects travel as they are"
+            )
+            self._emit(Notice(text=how))
+        if there := sum(length for pair in round_.plan.pairs for _, length in pair.done):
+            self._emit(Notice(text=f"{there} bytes came at an earlier try and are not sent again"))
+
+    def _start(self, round_: Round) -> dict[str, Worker]:
+        ends, found = self._ends, dict[str, Worker]()
+        name = f"{ends.run}-{round_.number}"
+        if not isinstance(ends.source, S3Side):
+            found["send"] = ends.source.work(self._send_spec(round_), f"send-{name}")
+        if not isinstance(ends.destination, S3Side):
+            found["receive"] = ends.destination.work(self._receive_spec(round_), f"receive-{name}")
+        return found
+
+    def _send_spec(self, round_: Round) -> dict[str, Any]:
+        ends = self._ends
+        staged = {info.key for info in ends.staging.list()}
+        left = [parcel for parcel in round_.parcels if parcel.name not in staged]
+        if isinstance(ends.destination, S3Side):
+            whole = [parcel for parcel in left if _is_whole(parcel, round_.plan.pairs)]
+            store = ends.destination.store(round_.destination_root)
+            targets = store.sign("PUT", [round_.plan.pairs[parcel.slices[0][0]].target for parcel in whole])
+            urls = {parcel.name: url for parcel, url in zip(whole, targets, strict=True)}
+        else:
+            urls = {}
+        others = [parcel.name for parcel in left if parcel.name not in urls]
+        urls.update(zip(others, ends.staging.sign("PUT", others), strict=True))
+        return {
+            **self._spec("send", round_.source_root, [pair.source.key for pair in round_.plan.pairs], round_),
+            "pack": round_.pack,
+            "parcels": [
+                {"url": urls[parcel.name], "slices": parcel.slices, "raw": self._raw, "name": parcel.name}
+                for parcel in left
+            ],
+        }
+
+    def _receive_spec(self, round_: Round) -> dict[str, Any]:
+        ends, pairs = self._ends, round_.plan.pairs
+        parcels: list[dict[str, Any]] = []
+        if isinstance(ends.source, S3Side):
+            store = ends.source.store(round_.source_root)
+            urls = store.sign("GET", [pair.source.key for pair in pairs])
+            for parcel in round_.parcels:
+                number = parcel.slices[0][0]
+                etag = pairs[number].source.etag
+                parcels.append({"url": urls[number], "slices": parcel.slices, "raw": True, "etag": etag})
+        else:
+            urls = ends.staging.sign("GET", [parcel.name for parcel in round_.parcels])
+            parcels.extend(
+                {"url": url, "slices": parcel.slices}
+                for parcel, url in zip(round_.parcels, urls, strict=True)
+            )
+        plan = round_.plan
+        safe = not plan.left_out
+        return {
+            **self._spec("receive", round_.destination_root, [pair.target for pair in pairs], round_),
+            "parcels": parcels,
+            "done": [(number, pair.done) for number, pair in enumerate(pairs) if pair.done],
+            "stale": plan.stale,
+            "delete": plan.delete if safe else (),
+        }
+
+    def _spec(self, role: str, root: str, keys: Sequence[str], round_: Round) -> dict[str, Any]:
+        pairs = round_.plan.pairs
+        longest = max((length for parcel in round_.parcels for _, _, length in parcel.slices), default=1)
+        return {
+            "role": role,
+            "root": root,
+            "files": [
+                (key, pair.source.size, pair.source.modified, pair.source.executable)
+                for key, pair in zip(keys, pairs, strict=True)
+            ],
+            "threads": max(1, min(self._options.parallel, _MOST_MEMORY // max(longest, 1))),
+            "rate": self._options.bandwidth or 0,
+        }
+
+    def _follow(self, round_: Round, workers: dict[str, Worker]) -> str:
+        """Until every worker has ended; what has arrived leaves the staging prefix at once."""
+        removed: set[int] = set()
+        look = _LOOK
+        while True:
+            over = {role: worker.is_over for role, worker in workers.items()}
+            told = {role: worker.look() for role, worker in workers.items()}
+            self._tell(round_, told)
+            for role, word in told.items():
+                if word.state == "failed":
+                    raise TransferError(
+                        f"{self._end_of(role)} could not {role} everything",
+                        why=word.why,
+                        next="run the same command again: it goes on where this one stopped",
+                    )
+            if "receive" in told and not self._from_s3:
+                self._remove_arrived(round_, told["receive"], removed)
+            if any(word.state == "expired" for word in told.values()):
+                for worker in workers.values():
+                    worker.stop()
+                return "expired"
+            if all(over.values()):
+                return self._end_state(told)
+            if self._stopping.wait(look):
+                raise Interrupted("The transfer was stopped", next="run the same command again: it goes on")
+            look = min(look * 1.3, _LONGEST_LOOK)
+
+    def _end_state(self, told: dict[str, Worked]) -> str:
+        for role, word in told.items():
+            if word.state != "done":
+                raise TransferError(f"{self._end_of(role)} ended early", why=word.why or word.state)
+        return "done"
+
+    def _end_of(self, role: str) -> str:
+        return str(self._ends.source if role == "send" else self._ends.destination)
+
+    def _tell(self, round_: Round, told: dict[str, Worked]) -> None:
+        word = told.get("receive") or told["send"]
+        self._emit(Progress(task="transfer", done=float(word.moved), total=float(round_.plan.size), unit="B"))
+
+    def _remove_arrived(self, round_: Round, word: Worked, removed: set[int]) -> None:
+        fresh = [number for number, _ in word.parcels if number not in removed]
+        self._ends.staging.remove([round_.parcels[number].name for number in fresh])
+        removed.update(fresh)
+
+    # What came of it
+
+    def _count(self, round_: Round, told: dict[str, Worked]) -> None:
+        pairs = round_.plan.pairs
+        last = told.get("receive") or told["send"]
+        for word in told.values():
+            for number, why in word.faults:
+                self._report.failed[pairs[number].source.key] = why
+        self._report.moved_bytes += last.moved
+        self._report.wire_bytes += (told.get("send") or last).wire
+        if "receive" in told:
+            self._report.moved |= {pairs[number].source.key for number in last.files}
+            self._report.deleted |= set(last.deleted)
+
+    def _compose(self, round_: Round, sent: Worked) -> None:
+        """What came in parts is put together; what came whole has its name already."""
+        assert isinstance(self._ends.destination, S3Side)  # noqa: S101 (asked before)
+        store = self._ends.destination.store(round_.destination_root)
+        failed = {number for number, _ in sent.faults}
+        parts: dict[int, list[Parcel]] = {}
+        for parcel in round_.parcels:
+            parts.setdefault(parcel.slices[0][0], []).append(parcel)
+        for number, parcels in parts.items():
+            if number in failed:
+                continue
+            pair = round_.plan.pairs[number]
+            if not (len(parcels) == 1 and _is_whole(parcels[0], round_.plan.pairs)):
+                self._put_together(store, pair, parcels)
+            self._report.moved.add(pair.source.key)
+
+    def _put_together(self, store: SigningStore, pair: Pair, parcels: list[Parcel]) -> None:
+        staging, session = self._ends.staging, self._ends.session
+        record = f"{UPLOADS}{secrets.token_hex(8)}"
+        key = f"{store.prefix}/{pair.target}" if store.prefix else pair.target
+
+        def note(upload: str) -> None:
+            told = {"bucket": store.bucket, "key": key, "upload": upload}
+            staging.write(record, msgspec.json.encode(told))
+
+        ordered = sorted(parcels, key=lambda parcel: parcel.slices[0][1])
+        staged = [(staging.bucket, f"{staging.prefix}/{parcel.name}") for parcel in ordered]
+        compose(session, store.bucket, key, staged, begun=note)
+        if (size := store.info(pair.target).size) != pair.source.size:
+            raise TransferError(f"{key} did not arrive whole", why=f"{size} of {pair.source.size} bytes did")
+        staging.remove([record, *(parcel.name for parcel in parcels)])
+
+    def _delete(self, round_: Round, state: str) -> None:
+        delete = round_.plan.delete
+        if not delete or state != "done":
+            return
+        if self._report.failed or round_.plan.left_out:
+            text = f"{len(delete)} files stay: nothing is deleted where something failed"
+            self._emit(Notice(text=text, warning=True))
+        elif isinstance(self._ends.destination, S3Side):
+            self._ends.destination.store(round_.destination_root).remove(delete)
+            self._report.deleted |= set(delete)
+
+
+def _is_whole(parcel: Parcel, pairs: Sequence[Pair]) -> bool:
+    number, _, length = parcel.slices[0]
+    return length == pairs[number].source.size
+
+
+def _folder_of(side: LocalSide | InstanceSide | S3Side, *, parent: bool) -> str:
+    """Where keys begin; with `parent`, the side names a single file."""
+    if isinstance(side, S3Side):
+        return side.key.rpartition("/")[0] if parent else side.key.rstrip("/")
+    path = str(side.path.absolute() if isinstance(side, LocalSide) else side.path).rstrip("/") or "/"
+    return (path.rpartition("/")[0] or "/") if parent else path

@@ -1,0 +1,277 @@
+"""The sides of a transfer, this computer, a machine, a prefix of a bucket: each lists itself and works."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from runctl.agent import parcel, tree
+from runctl.agent.carry import perform
+from runctl.agent.presigned import Courier
+from runctl.agent.report import Report
+from runctl.errors import NotFound, TransferError, ValidationError
+from runctl.resources.leg_plan import Partial, Side, SideFile
+from runctl.resources.machine_side import MachineSide
+from runctl.storage.listing import LeftOut
+from runctl.storage.staging import SigningStore
+
+SILENCE = 60.0
+"""Real seconds without a word of a worker on a machine, after which the machine itself is looked at."""
+
+LOST = 600.0
+
+
+class Worked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself: `state` is working, done, stopped, expired or failed; sizes in bytes.
+
+    `parcels` are numbers and ETags, `faults` numbers of files and why, `files` those that are whole.
+    """
+
+    state: str = "working"
+    why: str = ""
+    beat: int = 0
+    moved: int = 0
+    wire: int = 0
+    parcels: tuple[tuple[int, str], ...] = ()
+    faults: tuple[tuple[int, str], ...] = ()
+    files: tuple[int, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+
+class Worker(Protocol):
+    """Somebody who carries out a spec."""
+
+    def look(self) -> Worked:
+        """The latest word; the last one once `is_over`. Raises TrainctlError where there is none."""
+        ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def stop(self) -> None:
+        """Ask it to end, and wait a while until it has."""
+        ...
+
+
+class LocalSide:
+    """A path on this computer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def look(self, *, only: str | None = None, checksum: bool = False) -> Side:
+        try:
+            return side_of(
+                {**tree.listing(str(self.path), only, checksum)._asdict(), "packers": parcel.packers()}
+            )
+        except OSError as error:
+            raise TransferError(f"Cannot read {self.path}", why=str(error)) from error
+
+    def work(self, spec: dict[str, Any], name: str) -> Worker:  # noqa: ARG002 (a machine's needs a name)
+        return _LocalWorker(spec)
+
+
+class InstanceSide:
+    """A path on a machine."""
+
+    def __init__(self, machine: MachineSide, path: str, staging: SigningStore, run: str) -> None:
+        self._run = run
+        self.machine = machine
+        self.path = path
+        self._staging = staging
+        self._looks = 0
+
+    def __str__(self) -> str:
+        return f"{self.machine.instance}:{self.path}"
+
+    def look(self, *, only: str | None = None, checksum: bool = False) -> Side:
+        self._looks += 1
+        name = f"list-{self._run}-{self.machine.instance}-{self._looks}"
+        answer = self._staging.sign("PUT", [name])[0]
+        spec = {"role": "list", "path": self.path, "only": only, "checksum": checksum, "answer": answer}
+        self.machine.carry(spec, name)
+        import gzip
+
+        found = self._staging.read(name)
+        self._staging.remove([name, f"spec-{name}"])
+        return side_of(json.loads(gzip.decompress(found)))
+
+    def work(self, spec: dict[str, Any], name: str) -> Worker:
+        return _MachineWorker(self.machine, self._staging, spec, name)
+
+
+class S3Side:
+    """A prefix or an object of a bucket; `key` is empty for the whole bucket."""
+
+    def __init__(self, store: Callable[[str], SigningStore], key: str, text: str) -> None:
+        self._store = store
+        self.key = key
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def store(self, folder: str) -> SigningStore:
+        """The objects under a folder of the bucket."""
+        return self._store(folder)
+
+    def look(self, *, only: str | None = None, checksum: bool = False) -> Side:  # noqa: ARG002 (no checksums)
+        """With `only`, an object of this name in the folder `key/`, or the object `key` itself."""
+        folder, _, name = self.key.rpartition("/")
+        if only is not None and not name:
+            return Side(kind="folder", files=self._object(folder, only))
+        if name and (found := self._object(folder, name)):
+            return Side(kind="file", files=found)
+        if only is not None:
+            return Side(kind="none")
+        entries = self._store(self.key.rstrip("/")).entries()
+        files = tuple(SideFile(entry.key, entry.size, entry.modified, etag=entry.etag) for entry in entries)
+        return Side(kind="folder" if files else "none", files=files)
+
+    def _object(self, folder: str, name: str) -> tuple[SideFile, ...]:
+        try:
+            found = self._store(folder).info(name)
+        except NotFound:
+            return ()
+        modified = round(found.modified.timestamp() * 1e6) * 1000
+        return (SideFile(name, found.size, modified, etag=found.etag.strip('"')),)
+
+
+def side_of(told: dict[str, Any]) -> Side:
+    """A listing of the agent. Raises TransferError for one that is none."""
+    try:
+        return Side(
+            kind=str(told["kind"]),
+            files=tuple(SideFile(*row) for row in told["files"]),
+            left_out=tuple(LeftOut(*row) for row in told["left_out"]),
+            partials=tuple(
+                Partial(row[0], row[1], row[2], row[3], tuple((piece[0], piece[1]) for piece in row[4]))
+                for row in told["partials"]
+            ),
+            packers=tuple(told["packers"]),
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise TransferError("The agent's listing cannot be read", why=str(error)) from error
+
+
+def names(source: Side, source_text: str, wanted: str, destination: Side) -> str | None:
+    """What a single file is to be called in the destination's folder; None for a folder's files.
+
+    Raises NotFound, ValidationError.
+    """
+    if source.kind == "none":
+        raise NotFound(f"There is nothing at {source_text}")
+    if source.kind == "other":
+        raise ValidationError(f"{source_text} is neither a file nor a folder")
+    if source.kind == "folder":
+        if destination.kind == "file":
+            raise ValidationError(
+                f"{wanted} is a file", why=f"{source_text} is a folder", next="name a folder to copy into"
+            )
+        return None
+    own = source.files[0].key if source.files else Path(source_text).name
+    if wanted.endswith("/") or destination.kind == "folder":
+        return own
+    return wanted.rpartition("/")[2] or own
+
+
+class _LocalWorker:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._stopping = threading.Event()
+        self._told = Worked()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(spec,), name=f"leg-{spec['role']}", daemon=True
+        )
+        self._thread.start()
+
+    def look(self) -> Worked:
+        if self._failure is not None:
+            raise TransferError("This side of the transfer failed", why=str(self._failure)) from self._failure
+        return self._told
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(60)
+
+    def _run(self, spec: dict[str, Any]) -> None:
+        def publish(told: dict[str, Any]) -> None:
+            self._told = msgspec.convert(told, Worked)
+
+        try:
+            perform(spec, Courier(self._stopping), self._stopping, report=Report(publish))
+        except Exception as error:
+            self._failure = error
+
+
+class _MachineWorker:
+    def __init__(self, machine: MachineSide, staging: SigningStore, spec: dict[str, Any], name: str) -> None:
+        self._machine = machine
+        self._staging = staging
+        self._status = f"status-{name}"
+        self._told = Worked()
+        self._heard = self._looked = time.monotonic()
+        self._failure: Exception | None = None
+        status = staging.sign("PUT", [self._status])[0]
+        arguments = ({**spec, "status": status}, name)
+        self._thread = threading.Thread(target=self._run, args=arguments, name=f"leg-{name}", daemon=True)
+        self._thread.start()
+
+    def look(self) -> Worked:
+        over = self.is_over
+        if self._failure is not None:
+            raise self._failure
+        found = self._staging.read_if_exists(self._status)
+        if found is not None:
+            told = msgspec.json.decode(found, type=Worked)
+            if told.beat != self._told.beat:
+                self._heard = time.monotonic()
+            self._told = told
+        if over and self._told.state == "working":
+            raise TransferError(f"The agent on {self._machine.instance} ended without a word")
+        if not over:
+            self._require_life()
+        return self._told
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        if not self.is_over:
+            self._machine.stop()
+            self._thread.join(60)
+
+    def _run(self, spec: dict[str, Any], name: str) -> None:
+        try:
+            self._machine.carry(spec, name)
+        except Exception as error:
+            self._failure = error
+
+    def _require_life(self) -> None:
+        """SSM calls a command in progress for two days, whatever became of its machine."""
+        now = time.monotonic()
+        if now - max(self._heard, self._looked) < SILENCE:
+            return
+        self._looked = now
+        if not self._machine.is_running():
+            raise TransferError(f"{self._machine.instance} does not run any more")
+        if now - self._heard > LOST:
+            raise TransferError(
+                f"{self._machine.instance} is silent",
+                why=f"for {LOST:g} s",
+                next="run the same command again",
+            )
