@@ -32,7 +32,14 @@ def main(arguments: Optional[List[str]] = None) -> None:
     stop.add_argument("folder")
     staging = commands.add_parser("stage", help="make a folder equal to a dataset in S3, as spec.json says")
     staging.add_argument("spec")
+    carrying = commands.add_parser("carry", help="one side of a transfer; the spec's URL is read from stdin")
+    carrying.add_argument("--stop", metavar="TRANSFER", help="end what works for a transfer instead")
     options = parser.parse_args(arguments)
+    if options.command == "carry":
+        from . import carry
+
+        home = runctl_home()
+        sys.exit(carry.stop(home, options.stop) if options.stop else carry.carry(home))
     if options.command == "stage":
         from .stage import stage
 
