@@ -9,6 +9,7 @@ import msgspec
 
 from runctl.cli import moving
 from runctl.cli.options import Context, common, on_cloud
+from runctl.errors import ValidationError
 
 if TYPE_CHECKING:
     from runctl.storage.transfer import TransferOptions
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--delete", is_flag=True, help="Delete at the destination what the source does not have.")
 @click.option("--dry-run", is_flag=True, help="Show what would move, and touch nothing.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before deleting.")
+@click.option("--compress", is_flag=True, help="Pack what goes to or from an instance (zstd, else gzip).")
 @moving.endpoint_option
 @on_cloud
 @common
@@ -32,6 +34,7 @@ def transfer(
     delete: bool,
     dry_run: bool,
     yes: bool,
+    compress: bool,
     endpoint_url: str | None,
     on: str | None,
 ) -> int:
@@ -55,6 +58,12 @@ def transfer(
 
     how = msgspec.structs.replace(how, delete=delete)
     here, there = location.parse(source), location.parse(target)
+    if isinstance(here, location.InstancePath) or isinstance(there, location.InstancePath):
+        from runctl.cli import legs
+
+        return legs.transfer(context, source, target, how, on=on, compress=compress, dry_run=dry_run, yes=yes)
+    if compress:
+        raise ValidationError("--compress is for instances", why="objects in S3 are kept as they are")
     if isinstance(here, location.LocalPath) and isinstance(there, location.S3Location):
         plan = moving.upload_plan(here.path, there, moving.access(context, on, endpoint_url), how)
     elif isinstance(here, location.S3Location) and isinstance(there, location.LocalPath):

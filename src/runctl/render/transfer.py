@@ -96,6 +96,24 @@ def show_plan(plan: TransferPlan) -> None:
     output.write_line(", ".join(parts) + "; nothing was touched")
 
 
+def show_would(
+    files: Sequence[tuple[str, int]], delete: Sequence[str], left_out: Sequence[LeftOut], *, equal: int
+) -> None:
+    """What a transfer with an instance would do."""
+    for name, length in files[:_SHOWN]:
+        output.write_line(f"{'send':8} {size(length):>10}  {name}")
+    _more(len(files))
+    for name in delete[:_SHOWN]:
+        output.write_line(f"{'delete':8} {'':>10}  {name}")
+    _more(len(delete))
+    show_left_out("left out", left_out)
+    total = sum(length for _, length in files)
+    parts = [f"{count(len(files), 'file')} to send ({size(total)})", f"{equal} equal"]
+    if delete:
+        parts.append(f"{len(delete)} to delete")
+    output.write_line(", ".join(parts) + "; nothing was touched")
+
+
 def show_deletions(plan: TransferPlan) -> None:
     for name in plan.deletions[:_SHOWN]:
         output.write_line(f"{'delete':8} {'':>10}  {name}")
