@@ -60,14 +60,14 @@ def unseal(data: bytes, planned: List[Slice]) -> Opened:
     end = start + int.from_bytes(data[len(_MAGIC) : start], "big")
     try:
         header = json.loads(data[start:end])
-        size = int(header["size"])
+        size, pack = int(header["size"]), str(header["packed"])
         listed = [(int(row[0]), int(row[1]), row[2], str(row[3])) for row in header["slices"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise TornParcel("the parcel's header cannot be read: %s" % error) from error
     here = sum(length for _, length, checksum, _ in listed if checksum is not None)
     if [row[:2] for row in listed] != [(item.offset, item.length) for item in planned] or size != here:
         raise TornParcel("the parcel holds something else than was planned")
-    content = memoryview(expand(header["packed"], data[end:], size))
+    content = memoryview(expand(pack, data[end:], size))
     if len(content) != size:
         raise TornParcel("%d of %d bytes came" % (len(content), size))
     return _opened(content, planned, [(checksum, why) for _, _, checksum, why in listed])

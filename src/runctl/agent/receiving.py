@@ -6,8 +6,8 @@ import json
 import os
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any, Dict, List, Optional, Tuple
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from .failures import PreconditionFailed
 from .parcel import Opened, Slice, TornParcel, unseal
@@ -64,13 +64,11 @@ class Receiving:
         make_folders(self._root)
         for key in self._spec.get("stale") or []:
             self._drop(str(key))
-        with ThreadPoolExecutor(self._threads) as pool:
-            fetched = [pool.submit(self._fetch, number) for number in range(len(self._parcels))]
-            done, waiting = wait(fetched, return_when=FIRST_EXCEPTION)
-            for one in waiting:
-                one.cancel()
-            if waiting:
-                self._stopping.set()
+        try:
+            done = self._fetch_all()
+        finally:
+            for growing in self._big.values():
+                growing.leave()
         self._finish_what_was_there()
         for one in done:
             if not isinstance(one.exception(), Stopped):
@@ -80,6 +78,17 @@ class Receiving:
         if not self._failed:
             for key in self._spec.get("delete") or []:
                 self._delete(str(key))
+
+    def _fetch_all(self) -> Set[Future[None]]:
+        """Until the first failure; answers what had ended then."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            fetched = [pool.submit(self._fetch, number) for number in range(len(self._parcels))]
+            done, waiting = wait(fetched, return_when=FIRST_EXCEPTION)
+            for one in waiting:
+                one.cancel()
+            if waiting:
+                self._stopping.set()
+        return done
 
     def _pieces_of_files(self) -> Dict[int, int]:
         left: Dict[int, int] = {}
@@ -271,7 +280,14 @@ class _Growing:
             _unlink(self._path + PARTS)
             _sync(os.path.dirname(self._target))
 
+    def leave(self) -> None:
+        """Keep what has come for the next time."""
+        with self._lock:
+            self._dropped = True
+            self._close()
+
     def drop(self) -> None:
+        """Keep nothing of it."""
         with self._lock:
             self._dropped = True
             self._close()

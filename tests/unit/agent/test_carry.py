@@ -1,0 +1,253 @@
+"""Both sides of a transfer in one process, with a courier that loses, tears and delays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runctl.agent import parcel, receiving, tree
+from runctl.agent.carry import perform
+from runctl.agent.parcel import Slice, TornParcel, seal, unseal
+from runctl.agent.presigned import Missing, Pace
+from runctl.agent.report import Report
+
+PIECE = 1000
+
+
+class Bag:
+    """Objects by URL; a stand-in for the presigned ones."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.puts = 0
+        self.before_put: Any = lambda url: None
+
+    def put(self, url: str, data: bytes) -> str:
+        self.before_put(url)
+        self.puts += 1
+        self.objects[url] = bytes(data)
+        return f"etag-{url}"
+
+    def get(self, url: str, span: tuple[int, int] | None = None, etag: str = "") -> bytes:
+        if url not in self.objects:
+            raise Missing(url)
+        data = self.objects[url]
+        return data if span is None else data[span[0] : span[0] + span[1]]
+
+
+def parcels_of(files: list[Any], done: dict[int, list[Any]] | None = None) -> list[dict[str, Any]]:
+    """Small files together, big ones in pieces."""
+    found: list[dict[str, Any]] = []
+    small = [[number, 0, file[1]] for number, file in enumerate(files) if file[1] <= PIECE]
+    if small:
+        found.append({"url": "small", "slices": small})
+    for number, file in enumerate(files):
+        for start in range(0, file[1], PIECE) if file[1] > PIECE else ():
+            length = min(PIECE, file[1] - start)
+            if [start, length] not in (done or {}).get(number, []):
+                found.append({"url": f"{number}-{start}", "slices": [[number, start, length]]})
+    return found
+
+
+def side(role: str, root: Path, files: list[Any], bag: Bag, **more: Any) -> dict[str, Any]:
+    """Run one side to its end; its last word."""
+    told: list[dict[str, Any]] = []
+    spec = {"role": role, "root": str(root), "files": files, "threads": 3, **more}
+    spec.setdefault("parcels", parcels_of(files))
+    perform(spec, bag, more.get("stopping") or threading.Event(), report=Report(told.append))  # type: ignore[arg-type]
+    return told[-1]
+
+
+def about(folder: Path) -> list[Any]:
+    return [
+        [entry.key, entry.size, entry.modified, entry.executable] for entry in tree.listing(str(folder)).files
+    ]
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int, bool]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns, os.access(path, os.X_OK))
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "a/b").mkdir(parents=True)
+    (folder / "a/empty").write_bytes(b"")
+    (folder / "a/b/ß 漢.txt").write_bytes(b"text\n" * 20)
+    (folder / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "big").write_bytes(os.urandom(4321))
+    os.utime(folder / "big", ns=(1, 1_600_000_000_123_456_789))
+    return folder
+
+
+@pytest.mark.parametrize("pack", ["", "gzip", "zstd"])
+def test_files_arrive_with_content_time_and_executable_bit(source: Path, tmp_path: Path, pack: str) -> None:
+    if pack == "zstd" and shutil.which("zstd") is None and "zstd" not in parcel.packers():
+        pytest.skip("there is no zstd here")
+    bag, files = Bag(), about(source)
+    assert side("send", source, files, bag, pack=pack)["state"] == "done"
+    word = side("receive", tmp_path / "there", files, bag)
+    assert word["state"] == "done"
+    assert sorted(word["files"]) == list(range(4))
+    assert contents(tmp_path / "there") == contents(source)
+
+
+def test_a_receiver_may_begin_before_its_sender(source: Path, tmp_path: Path) -> None:
+    bag, files = Bag(), about(source)
+    answer: list[Any] = []
+    thread = threading.Thread(target=lambda: answer.append(side("receive", tmp_path / "there", files, bag)))
+    thread.start()
+    side("send", source, files, bag)
+    thread.join(20)
+    assert answer[0]["state"] == "done"
+    assert contents(tmp_path / "there") == contents(source)
+
+
+def test_a_file_that_changes_on_its_way_is_not_there_at_all(source: Path, tmp_path: Path) -> None:
+    bag, files = Bag(), about(source)
+
+    def change(url: str) -> None:
+        if url.endswith("-1000"):
+            (source / "big").write_bytes(b"n" * 4321)
+
+    bag.before_put = change
+    sent = side("send", source, files, bag, threads=1)
+    word = side("receive", tmp_path / "there", files, bag)
+    number = [file[0] for file in files].index("big")
+    assert sent["faults"] == word["faults"] == [(number, "changed")]
+    assert sorted(contents(tmp_path / "there")) == ["a/b/ß 漢.txt", "a/empty", "run.sh"]
+
+
+def test_pieces_that_came_are_gone_on_with(source: Path, tmp_path: Path) -> None:
+    bag, files, there = Bag(), about(source), tmp_path / "there"
+    side("send", source, files, bag)
+    for url in [url for url in bag.objects if url.endswith(("-2000", "-3000"))]:
+        del bag.objects[url]
+    stopping = threading.Event()
+    threading.Timer(0.7, stopping.set).start()
+    assert side("receive", there, files, bag, stopping=stopping)["state"] == "stopped"
+    assert "big" not in contents(there)
+    (partial,) = tree.listing(str(there)).partials
+    assert (partial.key, partial.size) == ("big", 4321)
+    assert len(partial.done) == 3
+    number = [file[0] for file in files].index("big")
+    done = {number: [list(piece) for piece in partial.done]}
+    left = [item for item in parcels_of(files, done) if item["url"] != "small"]
+    fresh = Bag()
+    side("send", source, files, fresh, parcels=left)
+    assert fresh.puts == 2
+    word = side("receive", there, files, fresh, parcels=left, done=list(done.items()))
+    assert (word["state"], word["faults"]) == ("done", [])
+    assert contents(there)["big"] == contents(source)["big"]
+
+
+def test_pieces_that_are_gone_are_not_taken_for_there(source: Path, tmp_path: Path) -> None:
+    """A file of the right size with a hole in it would be the worst of all ends."""
+    bag, files, there = Bag(), about(source), tmp_path / "there"
+    side("send", source, files, bag)
+    number = [file[0] for file in files].index("big")
+    done = [[0, 1000], [1000, 1000]]
+    left = parcels_of(files, {number: done})
+    word = side("receive", there, files, bag, parcels=left, done=[(number, done)])
+    assert [fault[0] for fault in word["faults"]] == [number]
+    assert "big" not in contents(there)
+
+
+@pytest.mark.parametrize("key", ["../out", "/out", "a/../../out", "a\nb", "link/out", "a//b", "."])
+def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path, key: str) -> None:
+    there, outside = tmp_path / "there", tmp_path / "outside"
+    there.mkdir()
+    outside.mkdir()
+    (there / "link").symlink_to(outside)
+    files = [[key, 3, 0, False], ["good", 3, 0, False]]
+    bag = Bag()
+    bag.objects["small"] = seal([(Slice(0, 0, 3), b"bad", ""), (Slice(1, 0, 3), b"fin", "")], "")
+    word = side("receive", there, files, bag, parcels=[{"url": "small", "slices": [[0, 0, 3], [1, 0, 3]]}])
+    assert [number for number, _ in word["faults"]] == [0]
+    assert contents(there) == {"good": (b"fin", 0, False)}
+    assert not any(outside.iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_travel_is_named(source: Path) -> None:
+    (source / "out").symlink_to("/etc/hostname")
+    (source / "in").symlink_to("big")
+    (source / "a/tab\there").write_bytes(b"")
+    os.mkfifo(source / "pipe")
+    (Path(os.fsdecode(os.fsencode(source) + b"/\xff"))).write_bytes(b"")
+    found = tree.listing(str(source))
+    assert {name for name, _ in found.left_out} == {"out", "a/tab\there", "pipe", "�"}
+    assert "in" in {entry.key for entry in found.files}
+
+
+def test_a_full_disk_ends_the_whole(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag, files = Bag(), about(source)
+    side("send", source, files, bag)
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(receiving.os, "pwrite", full)
+    word = side("receive", tmp_path / "there", files, bag)
+    assert (word["state"], "No space" in word["why"]) == ("failed", True)
+
+
+def test_deletions_wait_for_success_and_stay_inside(source: Path, tmp_path: Path) -> None:
+    bag, files, there = Bag(), about(source), tmp_path / "there"
+    side("send", source, files, bag)
+    there.mkdir()
+    (there / "old").write_bytes(b"x")
+    (tmp_path / "outside").write_bytes(b"x")
+    word = side("receive", there, files, bag, delete=["old", "../outside"])
+    assert word["deleted"] == ["old"]
+    assert (tmp_path / "outside").exists()
+
+
+@given(
+    st.lists(st.binary(max_size=300), min_size=1, max_size=6),
+    st.sampled_from(["", "gzip"]),
+    st.data(),
+)
+def test_a_parcel_is_whole_or_torn(pieces: list[bytes], pack: str, data: st.DataObject) -> None:
+    slices = [Slice(number, 7 * number, len(piece)) for number, piece in enumerate(pieces)]
+    sealed = seal([(item, piece, "") for item, piece in zip(slices, pieces, strict=True)], pack)
+    assert [bytes(piece) for _, piece, _ in unseal(sealed, slices).slices] == pieces
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    flipped = sealed[:at] + bytes([sealed[at] ^ data.draw(st.integers(1, 255))]) + sealed[at + 1 :]
+    try:
+        opened = unseal(flipped, slices)
+    except TornParcel:
+        return
+    assert [bytes(piece) for _, piece, _ in opened.slices if piece] == [
+        piece for number, piece in enumerate(pieces) if piece and number not in opened.faults
+    ]
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    slices = [Slice(0, 0, 10)]
+    packed = parcel.squeeze("gzip", b"\0" * 50_000_000)
+    header = json.dumps({"packed": "gzip", "size": 10, "slices": [[0, 10, "0" * 64, ""]]}).encode()
+    sealed = b"runctl parcel 1\n" + len(header).to_bytes(8, "big") + header + packed
+    with pytest.raises(TornParcel, match="11 of 10 bytes"):
+        unseal(sealed, slices)
+
+
+def test_a_rate_is_kept_over_all_threads() -> None:
+    slept: list[float] = []
+    pace = Pace(1000, slept.append)
+    for _ in range(5):
+        pace.take(1000)
+    assert sum(slept) == pytest.approx(1 + 2 + 3 + 4 + 5, abs=0.1)
