@@ -30,6 +30,11 @@ TAG_PROTECTED = "runctl:protected"
 TAG_IMPORTANT = "runctl:important"
 TAG_STEP = "runctl:step"
 TAG_PURPOSE = "runctl:purpose"
+TAG_DATASET = "runctl:dataset"
+TAG_DATASET_VERSION = "runctl:dataset-version"
+TAG_DATASET_FILES = "runctl:dataset-files"
+TAG_DATASET_BYTES = "runctl:dataset-bytes"
+TAG_DATASET_TIME = "runctl:dataset-time"
 
 
 class Market(StrEnum):

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runctl.cli import acting
+from runctl.cli import pre_warm as filled
 from runctl.cli.options import Context, common, on_cloud, user_name
 
 if TYPE_CHECKING:
+    from runctl.resources.operation import Operation
+    from runctl.resources.prefixes import Dataset
     from runctl.resources.volumes import VolumeRequest
+    from runctl.resources.warming import Target
 
 TYPES = click.Choice(["gp3", "gp2", "io1", "io2", "st1", "sc1"])
 
@@ -24,6 +28,9 @@ def ebs() -> None:
       runctl aws ebs create --size 500 --persistent --name imagenet --for data
       runctl aws ebs list
     """
+
+
+ebs.add_command(filled.pre_warm)
 
 
 @ebs.command()
@@ -40,11 +47,11 @@ def ebs() -> None:
 )
 @click.option("--snapshot", help="With the content of this snapshot.")
 @click.option("--initialization-rate", type=click.IntRange(100, 300), help="MiB/s, from a snapshot.")
-@click.option("--pre-warm", metavar="S3_URI", help="Fill it from S3.")
+@click.option("--pre-warm", metavar="S3_URI", help="Fill it from S3; one that cannot be filled is not kept.")
 @click.option("--project", help="The project that pays.")
 @on_cloud
 @common
-def create(context: Context, *, on: str | None, pre_warm: str | None, **options: Any) -> None:
+def create(context: Context, *, on: str | None, pre_warm: str | None, **options: Any) -> int | None:
     """Create a volume; limits and ratios of its type are checked before the call.
 
     \b
@@ -57,11 +64,7 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
     from runctl.resources import noting, volumes
 
     if pre_warm:
-        raise ValidationError(
-            "Volumes cannot be filled from S3 yet",
-            why="pre-warming is not built",
-            next="create the volume without --pre-warm, attach it, and copy on the machine",
-        )
+        return _create_filled(context, on, pre_warm, options)
     if options["size"] is None and options["snapshot"] is None:
         raise ValidationError("A volume needs a size", next="--size GIB, or --snapshot ID")
     with acting.operation(context, on) as operation:
@@ -72,7 +75,7 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
         rate = noting.per_month(operation, found)
     if context.json:
         output.write_json({"volume": found, "usd_per_month": rate})
-        return
+        return None
     output.write_line(volume_id)
     if not context.quiet:
         from runctl.render import figures
@@ -81,6 +84,25 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
         output.talk(
             f"{found.size_gib} GiB {found.volume_type} in {found.zone}{lock}, {figures.usd(rate)} a month"
         )
+    return None
+
+
+def _create_filled(context: Context, on: str | None, s3_uri: str, options: dict[str, Any]) -> int:
+    """Create and fill in one operation."""
+    from runctl.errors import ValidationError
+
+    if options["snapshot"]:
+        raise ValidationError("--pre-warm and --snapshot both say what is on it", next="leave one out")
+
+    def target(operation: Operation, dataset: Dataset) -> Target:
+        from runctl.resources import warming
+
+        size = options["size"] or warming.size_for(dataset)
+        return warming.new_target(operation, _request(context, {**options, "size": size}))
+
+    plain = {"delete": False, "check": False, "no_spot": False, "no_fallback": False, "dry_run": False}
+    asked = {**plain, "snapshot": False, "instance_type": None, "project": options["project"]}
+    return filled.run(context, on, s3_uri, asked, target)
 
 
 @ebs.command("list")

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "aws": ("runctl.cli.aws:aws", "EC2 instances and EBS volumes, one by one."),
     "resources": ("runctl.cli.resources:resources", "Everything that costs: list, sum up, clean up."),
     "transfer": ("runctl.cli.transfer:transfer", "Copy files between here, S3 and instances, verified."),
+    "data": ("runctl.cli.data:data", "Datasets: where they lie, and how training reads them."),
     "tx": ("runctl.cli.tx:tx", "Operations that were left unfinished: finish or undo them."),
     "drill": ("runctl.cli.drill:drill", "A fire drill: interrupt a run and see what it costs."),
     "demo": ("runctl.cli.demo:demo", "Watch a job survive a spot interruption on the sandbox cloud."),

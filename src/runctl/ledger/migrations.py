@@ -72,4 +72,14 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE resources ADD COLUMN seen INTEGER;
     CREATE INDEX resources_that_live ON resources (cloud, region) WHERE ended IS NULL;
     """,
+    """
+    CREATE TABLE staged (
+        number INTEGER PRIMARY KEY, resource TEXT NOT NULL, cloud TEXT NOT NULL, region TEXT NOT NULL,
+        location TEXT NOT NULL, version TEXT NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX staged_by_resource ON staged (resource, number);
+    CREATE TRIGGER staged_rows_stay BEFORE UPDATE ON staged
+    BEGIN SELECT RAISE(ABORT, 'what was staged is append-only'); END;
+    """,
 )

@@ -15,6 +15,7 @@ from runctl.ledger.journal import Journal
 from runctl.ledger.migrations import MIGRATIONS
 from runctl.ledger.prices import Prices
 from runctl.ledger.resources import Resources
+from runctl.ledger.staged import Staged
 from runctl.ledger.verdicts import Verdicts
 
 FILE_NAME = "ledger.sqlite3"
@@ -87,6 +88,7 @@ class Ledger:
         self.prices = Prices(database)
         self.journal = Journal(database)
         self.verdicts = Verdicts(database)
+        self.staged = Staged(database)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

@@ -57,4 +57,4 @@ class Operation(msgspec.Struct, frozen=True):
         saga.roll_back(self.ledger, record, self._kinds())
 
     def _kinds(self) -> Mapping[str, saga.Kind]:
-        return kinds(Surroundings(self.session, self.door, self.emit))
+        return kinds(Surroundings(self.session, self.door, self.emit, self.ledger))

@@ -13,10 +13,12 @@ import msgspec
 
 from runctl.errors import CloudError, Conflict, NotFound
 from runctl.events import Emit
+from runctl.ledger import Ledger
 from runctl.model import TAG_STEP, TAG_TRANSACTION, Offer
 from runctl.providers.aws import disks, instances, shell, snapshots, volumes
 from runctl.providers.aws.session import Session
 from runctl.providers.base import LaunchRequest
+from runctl.resources import carrying
 from runctl.safety import protection
 from runctl.safety.destroy import Door
 from runctl.safety.protection import ResourceKind
@@ -33,11 +35,15 @@ class Surroundings(msgspec.Struct, frozen=True):
     session: Session
     door: Door
     emit: Emit
+    ledger: Ledger | None = None
 
 
 def kinds(around: Surroundings) -> Mapping[str, Kind]:
     """Every kind of step by its name in plans."""
+    from runctl.resources import filling
+
     return {
+        **filling.kinds(around),
         "run-instance": RunInstance(around),
         "wait-instance": WaitInstance(around),
         "create-volume": CreateVolume(around),
@@ -51,6 +57,7 @@ def kinds(around: Surroundings) -> Mapping[str, Kind]:
         "wait-snapshot": WaitSnapshot(around),
         "terminate-instance": TerminateInstance(around),
         "delete-volume": DeleteVolume(around),
+        **carrying.kinds(around.session, around.emit),
     }
 
 
@@ -81,13 +88,14 @@ class RunInstance(_Step):
         ]
         offer = msgspec.convert(call.request["offer"], Offer)
         machine = instances.run(self._session, LaunchRequest(call.token, offer, json.dumps(parameters)))
-        return {"id": machine.id, "zone": machine.zone}
+        return {"id": machine.id, "zone": machine.zone, "usd_per_hour": _rate(offer)}
 
     def find(self, call: Call) -> Result | None:
         # A launch that is on its way may not be seen yet; the same token again is the surest way to know.
         found = instances.find_by_token(self._session, call.token)
         if found is not None:
-            return {"id": found.id, "zone": found.zone}
+            rate = _rate(msgspec.convert(call.request["offer"], Offer))
+            return {"id": found.id, "zone": found.zone, "usd_per_hour": rate}
         try:
             return self.do(call)
         except CloudError as error:
@@ -303,6 +311,10 @@ class DeleteVolume(_Step):
 
     def find(self, call: Call) -> Result | None:
         return {"id": call.request["volume"]}
+
+
+def _rate(offer: Offer) -> str | None:
+    return None if offer.price is None else str(offer.price.usd_per_hour)
 
 
 def _asked(call: Call) -> protection.Request:

@@ -25,12 +25,16 @@ Result = dict[str, Any]
 class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """One call to be made. `requests` are alternatives: the next is tried where there is no capacity.
 
-    A request names what an earlier step made as `{"result_of": NAME, "field": FIELD}`.
+    A request names what an earlier step made as `{"result_of": NAME, "field": FIELD}`, which is None where
+    there is none, as of a step that was left out. A step is left out unless each reference of `only_if`, and
+    none of `unless`, leads to something.
     """
 
     name: str
     kind: str
     requests: tuple[Request, ...]
+    only_if: tuple[Request, ...] = ()
+    unless: tuple[Request, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +155,9 @@ def _go_on(
                 why=f"its step {step.name} was undone",
                 next=f"runctl tx rollback {tx.id}",
             )
+        if not earlier and not _is_wanted(step, results):
+            results[step.name] = {}
+            continue
         results[step.name] = _make(tx, step, kind, earlier, results, emit)
     return results
 
@@ -208,12 +215,21 @@ def _remember(tx: Transaction, kind: Kind, row: StepRecord) -> Result:
     return result
 
 
+def _is_wanted(step: PlannedStep, results: Mapping[str, Result]) -> bool:
+    """Whether what came of earlier steps asks for this one: the same at every resumption."""
+
+    def leads(reference: Request) -> bool:
+        return bool(results[reference["result_of"]].get(reference.get("field", "id")))
+
+    return all(map(leads, step.only_if)) and not any(map(leads, step.unless))
+
+
 def _resolve(value: Any, results: Mapping[str, Result]) -> Any:
     """A request with what earlier steps made in the place of its references."""
     if isinstance(value, dict):
         found: dict[str, Any] = value
         if "result_of" in found:
-            return results[found["result_of"]][found.get("field", "id")]
+            return results[found["result_of"]].get(found.get("field", "id"))
         return {key: _resolve(item, results) for key, item in found.items()}
     if isinstance(value, list | tuple):
         return [_resolve(item, results) for item in value]  # pyright: ignore[reportUnknownVariableType]

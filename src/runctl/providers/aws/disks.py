@@ -109,6 +109,15 @@ echo "runctl: ok $device"
 """
 )
 
+_MOUNTED = (
+    FIND
+    + r"""
+device=$(find_device) || fail no-device "no device of $volume appeared"
+at=$(findmnt -n -o TARGET --source "$device" 2>/dev/null | head -n 1)
+echo "runctl: ok ${{at#"${{RUNCTL_ROOT:-}}"}}"
+"""
+)
+
 _WHY = {
     "foreign": "it is not formatted again: what is on it may be somebody's",
     "partitioned": "it is not formatted: what is on it may be somebody's",
@@ -142,6 +151,13 @@ def unmount(session: Session, instance_id: str, volume_id: str) -> None:
     _run(session, instance_id, script, f"unmount {volume_id}")
 
 
+def mounted_at(session: Session, instance_id: str, volume_id: str) -> str | None:
+    """Where an attached volume is mounted; None where it is not. Raises CloudError."""
+    script = _MOUNTED.format(volume=_id(volume_id), names=_names(session, volume_id))
+    found = _LAST_LINE.search(_run(session, instance_id, script, f"where is {volume_id}"))
+    return (found["what"].strip() if found else "") or None
+
+
 def parse(output: str) -> TrainctlError | None:
     """What a script's last line says; None for success. Anything else is a CloudError."""
     found = list(_LAST_LINE.finditer(output))
@@ -155,12 +171,13 @@ def parse(output: str) -> TrainctlError | None:
     return Conflict(what, why=_WHY.get(code, ""))
 
 
-def _run(session: Session, instance_id: str, script: str, comment: str) -> None:
+def _run(session: Session, instance_id: str, script: str, comment: str) -> str:
     result = shell.run(session, instance_id, script, comment=comment, timeout=PATIENCE)
     if (error := parse(result.output)) is not None:
         if not error.why and result.error:
             error.why = result.error.strip()[-300:]
         raise error
+    return result.output
 
 
 def _failed(code: str, why: str) -> CloudError:

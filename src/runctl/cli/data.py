@@ -1,0 +1,27 @@
+"""`runctl data`: datasets, where they lie and how training reads them; loaded when they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import click
+
+from runctl.cli.root import LazyGroup
+
+
+class _Data(LazyGroup):
+    table: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "stage": ("runctl.cli.data_stage:stage", "Have a dataset on a volume."),
+    }
+
+
+@click.group(cls=_Data)
+def data() -> None:
+    """Datasets: where they lie, and how training reads them.
+
+    \b
+    Examples:
+      runctl data stage s3://bucket/imagenet --zone us-east-1b --snapshot
+      runctl data stage s3://bucket/imagenet --volume vol-0123456789abcdef0
+    """

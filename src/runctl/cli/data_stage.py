@@ -1,0 +1,106 @@
+"""`runctl data stage`: a dataset on a volume, by the cheapest way there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runctl.cli import acting, pre_warm
+from runctl.cli.options import Context, common, on_cloud, user_name
+from runctl.errors import ValidationError
+
+if TYPE_CHECKING:
+    from runctl.resources.operation import Operation
+    from runctl.resources.prefixes import Dataset
+    from runctl.resources.volumes import VolumeRequest
+
+
+@click.command()
+@click.argument("s3_uri")
+@click.option("--volume", metavar="VOLUME", help="Fill this one.")
+@click.option("--size", type=click.IntRange(1), help="GiB of a new volume.  [default: what it needs]")
+@click.option("--zone", help="Of a new volume.  [default: the region's first]")
+@click.option("--name", default="", help="What to call a new volume.")
+@click.option("--persistent", is_flag=True, help="A new volume is kept whatever happens around it.")
+@click.option("--project", help="The project that pays.")
+@pre_warm.filling
+@on_cloud
+@common
+def stage(context: Context, *, on: str | None, s3_uri: str, volume: str | None, **options: Any) -> int:
+    """Have a dataset on a volume of a zone: one that holds it, else from a snapshot, else from S3.
+
+    \b
+    Examples:
+      runctl data stage s3://bucket/imagenet --zone us-east-1b --snapshot
+      runctl data stage s3://bucket/imagenet --volume vol-0123456789abcdef0
+    """
+    from runctl.resources import prefixes, staging_places, warming
+
+    prefixes.place_of(s3_uri)
+    if volume and (options["size"] or options["zone"] or options["name"] or options["persistent"]):
+        raise ValidationError(
+            "--volume is there already", next="without --size, --zone, --name, --persistent"
+        )
+    with acting.operation(context, on) as operation:
+        dataset = prefixes.dataset_of(operation.session, s3_uri)
+        if volume:
+            target = warming.existing_target(operation, volume)
+            return pre_warm.fill(context, operation, dataset, target, options, warming)
+        request = _volume_request(context, operation, dataset, options)
+        there = (
+            None if options["check"] else staging_places.volume_with(operation, dataset, request.zone or "")
+        )
+        if there is not None and not options["snapshot"]:
+            pre_warm.tell_warm(context, dataset, there.id, there.zone)
+            return 0
+        if there is not None:
+            target = warming.target_of(there)
+            return pre_warm.fill(context, operation, dataset, target, options, warming)
+        snapshot = staging_places.snapshot_with(operation, dataset)
+        if snapshot is not None and not options["check"]:
+            return _restore(context, operation, dataset, snapshot.id, request, dry_run=options["dry_run"])
+        target = warming.new_target(operation, request)
+        return pre_warm.fill(context, operation, dataset, target, options, warming)
+
+
+def _restore(
+    context: Context,
+    operation: Operation,
+    dataset: Dataset,
+    snapshot: str,
+    request: VolumeRequest,
+    *,
+    dry_run: bool,
+) -> int:
+    from runctl.render import output
+    from runctl.resources import noting, staging_places
+
+    plan = staging_places.plan_restore(operation, dataset, snapshot, request)
+    if dry_run:
+        if context.json:
+            output.write_json({"dataset": dataset, "snapshot": snapshot, "steps": plan.steps})
+        else:
+            output.write_line(f"a volume in {request.zone} from {snapshot}, which holds this very version")
+        return 0
+    made = operation.carry_out(plan)
+    noting.note(operation, volumes=[made["volume"]["id"]])
+    pre_warm.tell_warm(context, dataset, made["volume"]["id"], request.zone or "", made=True)
+    return 0
+
+
+def _volume_request(
+    context: Context, operation: Operation, dataset: Dataset, options: dict[str, Any]
+) -> VolumeRequest:
+    from runctl.resources import volumes, warming
+
+    settings = context.settings()
+    return volumes.VolumeRequest(
+        size_gib=options["size"] or warming.size_for(dataset),
+        zone=options["zone"] or volumes.first_zone(operation),
+        name=options["name"],
+        persistent=options["persistent"],
+        purpose="data",
+        project=options["project"] or settings.values.project or "",
+        user=user_name(settings),
+    )

@@ -1,0 +1,71 @@
+"""A dataset under an S3 prefix, as its listing shows it: how much there is, and which state it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from runctl.errors import NotFound, ValidationError
+from runctl.providers.aws.session import Session
+from runctl.storage.entries import Entry, dataset_version
+from runctl.storage.location import S3Location, parse
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """`prefix` is empty or ends with a slash; sizes in bytes; `version` names the state of the listing."""
+
+    location: str
+    bucket: str
+    prefix: str
+    files: int
+    bytes: int
+    version: str
+
+
+def dataset_of(session: Session, text: str) -> Dataset:
+    """List a dataset. Raises ValidationError for what is no S3 prefix, NotFound where nothing is there."""
+    place = place_of(text)
+    found = list(_listed(session, place.bucket, place.key))
+    if not found:
+        raise NotFound(f"There is nothing at {place}", next="a prefix, such as s3://bucket/imagenet")
+    return Dataset(
+        location=str(place),
+        bucket=place.bucket,
+        prefix=f"{place.key}/" if place.key else "",
+        files=len(found),
+        bytes=sum(entry.size for entry in found),
+        version=dataset_version(found),
+    )
+
+
+def place_of(text: str) -> S3Location:
+    """The prefix that a user wrote, without a slash at its end. Raises ValidationError."""
+    place = parse(text)
+    if not isinstance(place, S3Location):
+        raise ValidationError(f"{text} is no place in S3", next="such as s3://bucket/imagenet")
+    return S3Location(place.bucket, place.key.rstrip("/"))
+
+
+def _listed(session: Session, bucket: str, key: str) -> Iterator[Entry]:
+    """By the fast client; by the slow one where a key is no path, which the fast one refuses."""
+    from runctl.storage.s3 import S3Access, S3Store
+
+    access = S3Access(
+        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
+    )
+    try:
+        found = list(S3Store(bucket, key, access).entries())
+    except ValidationError:
+        found = list(_every_key(session, bucket, f"{key}/" if key else ""))
+    yield from found
+
+
+def _every_key(session: Session, bucket: str, prefix: str) -> Iterator[Entry]:
+    rows: Iterator[Any] = session.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=prefix)
+    for row in rows:
+        key = row["Key"][len(prefix) :]
+        if key and not (key.endswith("/") and row["Size"] == 0):
+            modified = row["LastModified"].timestamp() * 1e9
+            yield Entry(key, row["Size"], round(modified), row["ETag"].strip('"'))

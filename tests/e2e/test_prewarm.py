@@ -1,0 +1,215 @@
+"""Filling a volume from S3, as users do it: the command, a live cloud, real processes on its machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from runctl.storage.entries import Entry, dataset_version
+
+T = TypeVar("T")
+ZONE = "us-east-1a"
+OVER = {"shutting-down", "terminated"}
+
+
+@dataclass
+class Warmth:
+    """One test's own ledger, bucket and volumes in the shared cloud."""
+
+    home: Path
+    cloud: Any  # tests/conftest.py: LiveSandbox
+    bucket: str = field(default_factory=lambda: f"data-{uuid.uuid4().hex[:12]}")
+    _commands: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+
+    @property
+    def location(self) -> str:
+        return f"s3://{self.bucket}/set"
+
+    def put(self, key: str, data: bytes) -> None:
+        self.cloud.client("s3").put_object(Bucket=self.bucket, Key=f"set/{key}", Body=data)
+
+    def version(self) -> str:
+        found = self.cloud.client("s3").list_objects_v2(Bucket=self.bucket, Prefix="set/")
+        return dataset_version(
+            Entry(item["Key"].removeprefix("set/"), item["Size"], 0, item["ETag"].strip('"'))
+            for item in found["Contents"]
+        )
+
+    # The command
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        out = self.home / f"out-{len(self._commands)}"
+        with out.open("wb") as stdout, out.with_suffix(".err").open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "runctl", *arguments, "--on", "sandbox", "--output", "json"],
+                env={**os.environ, "RUNCTL_HOME": str(self.home)},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self._commands.append(process)
+        return process
+
+    def said(self) -> str:
+        """What the newest command wrote."""
+        out = self.home / f"out-{len(self._commands) - 1}"
+        return out.read_text() + out.with_suffix(".err").read_text()
+
+    def run(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        process = self.start(*arguments)
+        return self.finish(process, code)
+
+    def finish(self, process: subprocess.Popen[bytes], code: int = 0) -> dict[str, Any]:
+        """The answer of a command, or its error."""
+        found = process.wait(timeout=120)
+        assert found == code, self.said()
+        out = self.home / f"out-{self._commands.index(process)}"
+        text = out.read_text()
+        if text:
+            return json.loads(text)
+        return json.loads(out.with_suffix(".err").read_text().splitlines()[-1])["error"]
+
+    def warm(self, volume: str, *options: str, code: int = 0) -> dict[str, Any]:
+        return self.run("aws", "ebs", "pre-warm", volume, self.location, *options, code=code)
+
+    def recover(self, how: str) -> str:
+        """Finish or undo what a dead process left; answers the outcome."""
+        (left,) = self.unfinished()
+        arguments = [
+            sys.executable,
+            "-m",
+            "runctl",
+            "tx",
+            how,
+            left,
+            *(["--yes"] if how == "rollback" else []),
+        ]
+        environment = {**os.environ, "RUNCTL_HOME": str(self.home)}
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+
+    def unfinished(self) -> list[str]:
+        connection = sqlite3.connect(f"file:{self.home / 'ledger.sqlite3'}?mode=ro", uri=True)
+        with contextlib.closing(connection):
+            return [row[0] for row in connection.execute("SELECT id FROM transactions WHERE outcome IS NULL")]
+
+    def steps(self) -> dict[str, str | None]:
+        """The steps of the newest operation with their outcomes."""
+        path = self.home / "ledger.sqlite3"
+        if not path.exists():
+            return {}
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        newest = "SELECT id FROM transactions ORDER BY begun DESC LIMIT 1"
+        with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
+            return dict(
+                connection.execute(f"SELECT name, outcome FROM steps WHERE tx = ({newest})").fetchall()
+            )
+        return {}  # it is being made
+
+    def staged(self) -> list[tuple[str, str]]:
+        """What the ledger knows of volumes: their ids and versions."""
+        connection = sqlite3.connect(f"file:{self.home / 'ledger.sqlite3'}?mode=ro", uri=True)
+        with contextlib.closing(connection):
+            return connection.execute("SELECT resource, version FROM staged ORDER BY number").fetchall()
+
+    # The cloud
+
+    def machines(self, volume: str) -> dict[str, str]:
+        """The temporary machines of a volume, ended ones included, with their states."""
+        name = [{"Name": "tag:Name", "Values": [f"runctl pre-warm {volume}"]}]
+        found = self.cloud.client("ec2").describe_instances(Filters=name)["Reservations"]
+        return {one["InstanceId"]: one["State"]["Name"] for group in found for one in group["Instances"]}
+
+    def tags(self, volume: str) -> dict[str, str]:
+        return {tag["Key"]: tag["Value"] for tag in self.cloud.disk(volume).get("Tags", [])}
+
+    def folder(self, volume: str) -> Path:
+        """The files of a disk, seen from the host."""
+        return Path(self.cloud.home).joinpath("sandbox/state/volumes", volume, "fs").resolve()
+
+    def files(self, volume: str) -> dict[str, bytes]:
+        root = self.folder(volume)
+        found = (path for path in root.rglob("*") if path.is_file())
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in found
+            if not path.is_relative_to(root / ".runctl")
+        }
+
+    def is_free(self, volume: str) -> bool:
+        found = self.cloud.disk(volume)
+        return found["State"] == "available" and not found["Attachments"]
+
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            if time.monotonic() > end:
+                pytest.fail(f"not in {seconds:g} s: {what}\n{self.said()}")
+            time.sleep(0.02)
+        return found
+
+    @staticmethod
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+
+    def close(self) -> None:
+        for process in self._commands:
+            if process.poll() is None:
+                self.kill(process)
+
+
+@pytest.fixture
+def warmth(sandbox: Any, tmp_path: Path) -> Iterator[Warmth]:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "sandbox").symlink_to(sandbox.home / "sandbox", target_is_directory=True)
+    made = Warmth(home, sandbox)
+    sandbox.client("s3").create_bucket(Bucket=made.bucket)
+    for number in range(4):
+        made.put(f"train/{number}.bin", bytes([number]) * 1000)
+    made.put("ünï + %41.txt", b"a name")
+    yield made
+    made.close()
+
+
+FILES = {f"train/{number}.bin": bytes([number]) * 1000 for number in range(4)} | {"ünï + %41.txt": b"a name"}
+
+
+def test_a_volume_is_filled_then_warm_then_gets_what_changed(warmth: Warmth) -> None:
+    volume = warmth.cloud.volume(ZONE)
+    first = warmth.warm(volume)
+    assert warmth.files(volume) == FILES
+    assert (first["copied_files"], first["equal_files"], first["version"]) == (5, 0, warmth.version())
+    assert warmth.tags(volume)["runctl:dataset"] == warmth.location
+    assert warmth.tags(volume)["runctl:dataset-version"] == warmth.version()
+    assert warmth.staged() == [(volume, warmth.version())]
+    assert warmth.is_free(volume)
+    assert set(warmth.machines(volume).values()) <= OVER
+    assert len(warmth.machines(volume)) == 1
+
+    again = warmth.warm(volume)
+    assert (again["copied_files"], len(warmth.machines(volume))) == (0, 1)
+    assert warmth.warm(volume, "--check")["equal_files"] == 5
+
+    warmth.put("train/2.bin", b"another content")
+    changed = warmth.warm(volume)
+    assert (changed["copied_files"], changed["equal_files"]) == (1, 4)
+    assert warmth.files(volume) == FILES | {"train/2.bin": b"another content"}
+    assert warmth.tags(volume)["runctl:dataset-version"] == warmth.version() != first["version"]
