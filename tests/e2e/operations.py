@@ -19,11 +19,13 @@ from runctl.ledger import Ledger
 from runctl.providers.aws import instances, snapshots, volumes
 from runctl.providers.aws.session import Session
 from runctl.resources import instances as life
+from runctl.resources import prefixes, warming
 from runctl.resources import volumes as disks
 from runctl.resources.instances import InstanceRequest, Limits
 from runctl.resources.operation import Operation
 from runctl.resources.survey import for_cleanup, survey
 from runctl.resources.volumes import VolumeRequest
+from runctl.resources.warming import WarmRequest
 from runctl.retry import RetryPolicy
 from runctl.safety import cleanup, cleanup_plan
 from runctl.safety.destroy import Door
@@ -310,6 +312,32 @@ def _cleanup_undone(world: World, made: dict[str, list[str]]) -> bool:
     return kept is not None and kept.state == "available"
 
 
+def _before_warm(world: World) -> None:
+    with_volume(world, "data", zone=ZONE, **{"runctl:persistent": "true"})
+    found = world.live.client("s3")
+    found.create_bucket(Bucket=world.word)
+    for number in range(3):
+        found.put_object(Bucket=world.word, Key=f"set/{number}", Body=bytes([number]) * 100)
+
+
+def _warm(world: World, operation: Operation) -> None:
+    dataset = prefixes.dataset_of(operation.session, f"s3://{world.word}/set")
+    target = warming.existing_target(operation, world.volumes["data"])
+    request = WarmRequest(instance_type="m7i.large", profile="runctl-instance", user=USER)
+    operation.carry_out(warming.plan(operation, dataset, target, request, Limits(1000, 1000)).plan)
+
+
+def _warm_done(world: World, made: dict[str, list[str]]) -> bool:
+    found = world.volume_state("data")
+    return _warm_undone(world, made) and found is not None and "runctl:dataset-version" in found.tags
+
+
+def _warm_undone(world: World, made: dict[str, list[str]]) -> bool:
+    """What was copied may stay; the machine may not."""
+    found = world.volume_state("data")
+    return _none_made(world, made) and found is not None and found.state == "available"
+
+
 STORIES: dict[str, Story] = {
     "cleanup": Story(_before_cleanup, _cleanup, _cleanup_done, _cleanup_undone),
     "create-instance": Story(_nothing, _create, _create_done, _none_made),
@@ -317,5 +345,6 @@ STORIES: dict[str, Story] = {
     "restore-volume": Story(_before_restore, _restore, _restore_done, _restore_undone),
     "delete-volume": Story(_before_delete, _delete, _delete_done, _delete_undone),
     "attach-volume": Story(_before_attach, _attach_and_mount, _attach_done, _attach_undone),
+    "pre-warm-volume": Story(_before_warm, _warm, _warm_done, _warm_undone),
     "detach-volume": Story(_before_detach, _detach, _attach_undone, _attach_done),
 }

@@ -206,10 +206,146 @@ def test_a_volume_is_filled_then_warm_then_gets_what_changed(warmth: Warmth) -> 
 
     again = warmth.warm(volume)
     assert (again["copied_files"], len(warmth.machines(volume))) == (0, 1)
-    assert warmth.warm(volume, "--check")["equal_files"] == 5
 
     warmth.put("train/2.bin", b"another content")
     changed = warmth.warm(volume)
     assert (changed["copied_files"], changed["equal_files"]) == (1, 4)
     assert warmth.files(volume) == FILES | {"train/2.bin": b"another content"}
     assert warmth.tags(volume)["runctl:dataset-version"] == warmth.version() != first["version"]
+
+
+def slow_down(warmth: Warmth, seconds: float = 2.0) -> None:
+    """A dataset that takes a while: what is below `slow/` comes late."""
+    for number in range(100):
+        warmth.put(f"slow/{number:02}", bytes([number]) * 500)
+    name = f"{warmth.bucket}/set/slow"
+    warmth.cloud.control.add_fault("s3", "latency", operation="GetObject", instance=name, latency=seconds)
+
+
+SLOW = {f"slow/{number:02}": bytes([number]) * 500 for number in range(100)}
+
+
+def copying(warmth: Warmth, volume: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A command whose temporary machine copies: its process and the machine."""
+    slow_down(warmth)
+    command = warmth.start("aws", "ebs", "pre-warm", volume, warmth.location)
+    warmth.until(lambda: "copy-1" in warmth.steps(), "the copying begins")
+    warmth.until(lambda: '"copying' in warmth.said(), "the copying is shown")
+    (machine,) = warmth.machines(volume)
+    return command, machine
+
+
+@pytest.mark.parametrize(
+    "blow",
+    [
+        "notice",
+        pytest.param("terminate", marks=pytest.mark.slow),
+    ],
+)
+def test_a_machine_that_is_taken_away_is_followed_by_another(warmth: Warmth, blow: str) -> None:
+    volume = warmth.cloud.volume(ZONE)
+    command, first = copying(warmth, volume)
+    if blow == "notice":
+        warmth.cloud.control.interrupt(first)
+    else:
+        warmth.cloud.client("ec2").terminate_instances(InstanceIds=[first])
+    warmth.until(lambda: warmth.steps().get("copy-1"), "the loss is seen")
+    warmth.cloud.control.clear_faults()
+    done = warmth.finish(command)
+    assert (done["copied_files"] + done["equal_files"], done["version"]) == (105, warmth.version())
+    assert warmth.files(volume) == FILES | SLOW
+    assert len(warmth.machines(volume)) == 2
+    assert set(warmth.machines(volume).values()) <= OVER
+    assert warmth.is_free(volume)
+    assert warmth.unfinished() == []
+
+
+@pytest.mark.parametrize("how", ["resume", "rollback"])
+def test_a_killed_command_is_finished_or_undone(warmth: Warmth, how: str) -> None:
+    volume = warmth.cloud.volume(ZONE)
+    command, machine = copying(warmth, volume)
+    warmth.kill(command)
+    warmth.cloud.control.clear_faults()
+    warmth.run("aws", "ebs", "list")
+    assert "left unfinished" in warmth.said()
+    outcome = warmth.recover(how)
+    assert outcome == {"resume": "finished", "rollback": "rolled-back"}[how]
+    assert warmth.is_free(volume)
+    assert warmth.machines(volume)[machine] in OVER
+    assert set(warmth.machines(volume).values()) <= OVER
+    if how == "resume":
+        assert warmth.files(volume) == FILES | SLOW
+        assert warmth.tags(volume)["runctl:dataset-version"] == warmth.version()
+    else:
+        assert "runctl:dataset-version" not in warmth.tags(volume)
+
+
+def test_a_machine_of_the_users_is_used_and_left_alone(warmth: Warmth) -> None:
+    """A file system that is not ours is refused there, too, and stays as it is."""
+    machine = warmth.cloud.running(Placement={"AvailabilityZone": ZONE})
+    foreign, blank = warmth.cloud.volume(ZONE), warmth.cloud.volume(ZONE)
+    disk = warmth.folder(foreign).parent
+    (disk / "formatted").write_text("ntfs\n")
+    (disk / "fs/family.jpg").write_bytes(b"a picture")
+
+    error = warmth.warm(foreign, "--instance", machine, code=1)
+    assert "ntfs" in error["what"]
+    assert warmth.files(foreign) == {"family.jpg": b"a picture"}
+    assert (disk / "formatted").read_text() == "ntfs\n"
+    assert warmth.is_free(foreign)
+
+    warmth.put("two//slashes", b"hostile")
+    warmth.put("tab\there", b"hostile")
+    done = warmth.warm(blank, "--instance", machine, code=1)
+    assert {name for name, _ in done["left_out"]} == {"two//slashes", "tab\there"}
+    assert (done["copied_files"], done["usd"]) == (5, None)
+    assert warmth.files(blank) == FILES
+    assert warmth.is_free(blank)
+    assert warmth.cloud.state(machine) == "running"
+    assert warmth.machines(foreign) == warmth.machines(blank) == {}
+    warmth.cloud.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
+def test_a_machine_of_another_zone_is_refused_with_the_way_to_get_there(warmth: Warmth) -> None:
+    machine = warmth.cloud.launch(Placement={"AvailabilityZone": "us-east-1b"})
+    volume = warmth.cloud.volume(ZONE)
+    error = warmth.warm(volume, "--instance", machine, code=1)
+    assert "us-east-1b" in error["what"]
+    assert f"runctl aws ebs restore {volume} --availability-zone us-east-1b" in error["next"]
+    assert warmth.steps() == {}
+    warmth.cloud.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
+def test_a_snapshot_serves_other_zones(warmth: Warmth) -> None:
+    plan = warmth.run("data", "stage", warmth.location, "--zone", ZONE, "--dry-run")
+    assert (plan["dataset"]["files"], plan["offers"][0]["zone"]) == (5, ZONE)
+    assert warmth.steps() == {}
+    made = warmth.run("data", "stage", warmth.location, "--zone", ZONE, "--snapshot")
+    assert made["snapshot"]
+    assert warmth.files(made["volume"]) == FILES
+    there = warmth.run("data", "stage", warmth.location, "--zone", "us-east-1b")
+    assert (there["copied_files"], there["zone"]) == (0, "us-east-1b")
+    assert warmth.files(there["volume"]) == FILES
+    assert warmth.tags(there["volume"])["runctl:dataset-version"] == warmth.version()
+    assert warmth.run("data", "stage", warmth.location, "--zone", "us-east-1b")["volume"] == there["volume"]
+
+
+@pytest.mark.slow
+def test_a_new_volume_is_created_full_or_not_at_all(warmth: Warmth) -> None:
+    made = warmth.run("aws", "ebs", "create", "--pre-warm", warmth.location, "--name", warmth.bucket)
+    assert warmth.files(made["volume"]) == FILES
+    error = warmth.run(
+        "aws", "ebs", "create", "--size", "1", "--pre-warm", f"s3://{warmth.bucket}/no", code=1
+    )
+    assert error["kind"] == "NotFound"
+
+
+@pytest.mark.slow
+def test_a_new_volume_that_cannot_be_filled_is_not_kept(warmth: Warmth) -> None:
+    """The dataset changes for ever: the machine gives up, and nothing is left."""
+    warmth.cloud.control.add_fault("s3", "error", operation="GetObject", instance="/set/train/2", status=403)
+    error = warmth.run("aws", "ebs", "create", "--pre-warm", warmth.location, "--name", warmth.bucket, code=2)
+    assert "train/2" in error["why"]
+    named = [{"Name": "tag:Name", "Values": [warmth.bucket]}]
+    assert warmth.cloud.client("ec2").describe_volumes(Filters=named)["Volumes"] == []
+    assert warmth.unfinished() == []

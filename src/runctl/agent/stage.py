@@ -112,6 +112,7 @@ class Staging:
             signal.signal(number, self._asked_to_end)
         if self._spec.get("machine", {}).get("watch_notice"):
             NoticeWatch(_ignore, lambda _action, _at: self._stop("interrupted"), lambda: None)
+        self._write_state()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         phase, code, message = "failed", "", ""
         try:

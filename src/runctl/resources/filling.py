@@ -221,7 +221,7 @@ class StageDataset(_OfFilling):
         stager = _stager(self._around, call)
         pace = _Pace(self._around, call.request)
         stopping = threading.Event()
-        state = stager.look(fresh=True)
+        state = stager.look(fresh=True, looks=4)
         wait = _FIRST_POLL
         with _hearing(stopping):
             while state is None or not state.ended:

@@ -53,6 +53,10 @@ if ! alive && ! grep -qsE '"phase": "({final})"' state.json; then
     setsid nohup "$@" </dev/null >>agent.log 2>&1 &
   fi
 fi
+for _ in $(seq 80); do
+  [ -f state.json ] && break
+  sleep 0.25
+done
 for _ in {looks}; do
   grep -qsE '"phase": "({final})"' state.json && break
   sleep 0.25
@@ -119,7 +123,7 @@ class Stager(msgspec.Struct, frozen=True):
     path: str
     spec: dict[str, Any]
 
-    def look(self, *, fresh: bool = False, looks: int = 12) -> State | None:
+    def look(self, *, fresh: bool = False, looks: int = 8) -> State | None:
         """See to it that it runs, and say how far it is; None where the machine gives no answer.
 
         With `fresh` one that ended without being done begins again. Raises CloudError where it cannot start.

@@ -147,7 +147,7 @@ def check(dataset: Dataset, target: Target, request: WarmRequest) -> None:
 
 def size_for(dataset: Dataset) -> int:
     """GiB of a volume for a dataset, with room for a file system and for what is on its way."""
-    return max(4, int(dataset.bytes / GIB * 1.15) + 2)
+    return max(8, int(dataset.bytes / GIB * 1.15) + 2)
 
 
 def plan(
