@@ -9,7 +9,7 @@ import random
 import ssl
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 from .failures import PreconditionFailed, StoreAway, StoreRefused
@@ -39,6 +39,8 @@ class Courier:
         self._stopping = stopping or threading.Event()
         self._own = threading.local()
         self._secure: Optional[ssl.SSLContext] = None
+        self._open: Set[Any] = set()
+        self._lock = threading.Lock()
 
     def get(self, url: str, span: Optional[Tuple[int, int]] = None, etag: str = "") -> bytes:
         """The object, or `span[1]` of its bytes from `span[0]` on, of the state that `etag` names.
@@ -103,12 +105,23 @@ class Courier:
             made.connect()
             made.sock.settimeout(TIMEOUT)
             kept[scheme, place] = made
+            with self._lock:
+                self._open.add(made)
         return kept[scheme, place]
 
     def _forget(self) -> None:
         kept: Dict[Tuple[str, str], Any] = self._own.__dict__.pop("kept", {})
         for connection in kept.values():
             connection.close()
+            with self._lock:
+                self._open.discard(connection)
+
+    def close(self) -> None:
+        """Close the connections of every thread; nobody uses them any more."""
+        with self._lock:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
 
 
 class Pace:

@@ -180,7 +180,8 @@ def new_request(source: str, destination: str, bucket: str, options: LegOptions)
         "destination": destination,
         "bucket": bucket,
         "prefix": new_prefix(),
-        "options": msgspec.to_builtins(options),
+        # As the journal gives it back, so that a request can be compared with one of a dead process.
+        "options": msgspec.json.decode(msgspec.json.encode(options)),
     }
 
 

@@ -91,15 +91,20 @@ class MachineSide:
         )
         self._run(script, f"runctl transfer: {spec['role']}", LONGEST)
 
-    def stop(self) -> None:
-        """End what works for this transfer on the machine; where it cannot be reached, say so."""
+    def stop(self) -> bool:
+        """End what works for this transfer on the machine; where it cannot be reached, say so.
+
+        Answers whether it was told to.
+        """
         try:
             if not self.is_running() or not shell.is_online(self._session, self.instance):
-                return
+                return False
             self._run(_STOP.format(transfer=shlex.quote(self._transfer)), "runctl transfer: stop", _ONLINE)
+            return True
         except (CloudError, NotFound, TransferError) as error:
             text = f"what worked for the transfer on {self.instance} could not be ended: {error}"
             self._emit(Notice(text=text, warning=True))
+            return False
 
     def _run(self, script: str, comment: str, timeout: timedelta) -> None:
         """A later run of the same ends an earlier one and goes on: a lost answer is no reason to give up."""

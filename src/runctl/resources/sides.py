@@ -211,10 +211,13 @@ class _LocalWorker:
         def publish(told: dict[str, Any]) -> None:
             self._told = msgspec.convert(told, Worked)
 
+        courier = Courier(self._stopping)
         try:
-            perform(spec, Courier(self._stopping), self._stopping, report=Report(publish))
+            perform(spec, courier, self._stopping, report=Report(publish))
         except Exception as error:
             self._failure = error
+        finally:
+            courier.close()
 
 
 class _MachineWorker:
@@ -251,8 +254,7 @@ class _MachineWorker:
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        if not self.is_over:
-            self._machine.stop()
+        if not self.is_over and self._machine.stop():
             self._thread.join(60)
 
     def _run(self, spec: dict[str, Any], name: str) -> None:

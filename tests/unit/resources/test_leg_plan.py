@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runctl.errors import NotFound, ValidationError
 from runctl.resources import leg_plan
 from runctl.resources.leg_plan import LegOptions, Pair, Partial, Side, SideFile, decide
+from runctl.resources.sides import names
 from runctl.storage.listing import LeftOut
 
 MIB = leg_plan.MIB
@@ -140,3 +142,35 @@ def test_both_sides_must_know_how_to_pack() -> None:
     assert leg_plan.most_shared((["zstd", "gzip"], ["zstd", "gzip"])) == "zstd"
     assert leg_plan.most_shared((["zstd", "gzip"], ["gzip"])) == "gzip"
     assert leg_plan.most_shared((["zstd"], [])) == ""
+
+
+ONE = Side(kind="file", files=(file("one"),))
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "kind", "name"),
+    [
+        (ONE, "i-1:/there", "none", "there"),
+        (ONE, "i-1:/there", "file", "there"),
+        (ONE, "i-1:/there", "folder", "one"),
+        (ONE, "i-1:/there/", "none", "one"),
+        (ONE, "s3://bucket/", "none", "one"),
+        (folder(file("one")), "i-1:/there", "folder", None),
+        (folder(), "i-1:/there", "none", None),
+    ],
+)
+def test_what_a_single_file_is_called(source: Side, wanted: str, kind: str, name: str | None) -> None:
+    assert names(source, "/from/one", wanted, Side(kind=kind)) == name
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "error"),
+    [
+        (Side(kind="none"), "none", NotFound),
+        (Side(kind="other"), "none", ValidationError),
+        (folder(file("one")), "file", ValidationError),
+    ],
+)
+def test_what_cannot_be_copied(source: Side, there: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        names(source, "/from", "i-1:/there", Side(kind=there))

@@ -31,7 +31,7 @@ def bucket_exists(session: Session, bucket: str) -> bool:
 
 
 def ensure_bucket(session: Session, bucket: str) -> bool:
-    """Create the job bucket where it is missing: closed to the public, cleaning up torn uploads.
+    """Create the job bucket where it is missing: closed to the public, cleaning up what was left.
 
     Answers whether it was created.
     """
@@ -67,7 +67,14 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
                     "Status": "Enabled",
                     "Filter": {"Prefix": ""},
                     "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 3},
-                }
+                },
+                {
+                    # A transfer empties its own prefix; this is for one whose computer never came back.
+                    "ID": "expire-staged-files",
+                    "Status": "Enabled",
+                    "Filter": {"Prefix": "runctl/staging/"},
+                    "Expiration": {"Days": 7},
+                },
             ]
         },
     )

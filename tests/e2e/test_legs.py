@@ -1,0 +1,441 @@
+"""Files to and from machines: every pair of places, hostile names, killed commands, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runctl.config import Protection
+from runctl.errors import ConfigError, Conflict, NotFound, TransferError, ValidationError
+from runctl.events import Event, Notice
+from runctl.ledger import Ledger
+from runctl.providers.aws.session import Session
+from runctl.resources import legs
+from runctl.resources.legs import LegOptions
+from runctl.resources.operation import Operation
+from runctl.retry import RetryPolicy
+from runctl.safety.destroy import Door
+from runctl.storage.transfer import TransferReport
+
+pytestmark = pytest.mark.xdist_group("legs")
+
+MIB = 1024 * 1024
+QUICK = RetryPolicy(attempts=12, seconds=60.0, first_wait=0.01, longest_wait=0.2)
+SLOWLY = ("--on", "sandbox", "--parallel", "1", "--bandwidth-limit", "12MiB")
+"""So that a piece of 16 MiB takes longer than a look at what has arrived."""
+
+
+@dataclass
+class Road:
+    """Two machines, a bucket of the user's, a folder, and what a transfer between them needs."""
+
+    live: Any  # tests/conftest.py: LiveSandbox
+    folder: Path
+    first: str
+    second: str
+    bucket: str
+    heard: list[Event]
+
+    def operation(self) -> Operation:
+        session = Session(self.live.cloud(), policy=QUICK)
+        ledger = Ledger.open(self.folder / "ledger")
+        door = Door(session, ledger, "legs", policy=Protection(), emit=self.heard.append)
+        return Operation(session=session, ledger=ledger, door=door, emit=self.heard.append)
+
+    def go(self, source: object, target: object, **options: Any) -> TransferReport:
+        operation = self.operation()
+        try:
+            return legs.transfer(operation, str(source), str(target), LegOptions(**options))
+        finally:
+            operation.ledger.close()
+            assert self.staged() == []
+
+    def said(self) -> str:
+        return "\n".join(event.text for event in self.heard if isinstance(event, Notice))
+
+    def inside(self, machine: str, path: str = "") -> Path:
+        """A folder of a machine, which has the same name outside."""
+        return (self.live.home / "sandbox/state/machines" / machine / "home" / path).resolve()
+
+    def at(self, machine: str, path: str) -> str:
+        return f"{machine}:{self.inside(machine, path)}"
+
+    def staged(self) -> list[str]:
+        s3 = self.live.client("s3")
+        return [
+            item["Key"]
+            for bucket in s3.list_buckets()["Buckets"]
+            for item in s3.list_objects_v2(Bucket=bucket["Name"], Prefix="runctl/staging/").get(
+                "Contents", []
+            )
+        ]
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        s3 = self.live.client("s3")
+        found = s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        return {
+            item["Key"].removeprefix(prefix): s3.get_object(Bucket=self.bucket, Key=item["Key"])[
+                "Body"
+            ].read()
+            for item in found
+        }
+
+    def workers(self, machine: str) -> list[str]:
+        """What works for a transfer on a machine."""
+        found = self.live.command(machine, "cat $HOME/.runctl/carry/*.lock 2>/dev/null; true")
+        return found["StandardOutputContent"].split()
+
+
+@pytest.fixture(scope="module")
+def machines(sandbox_cloud: Any) -> Iterator[tuple[str, str]]:
+    found = (sandbox_cloud.launch(), sandbox_cloud.launch())
+    for machine in found:
+        sandbox_cloud.until(lambda machine=machine: sandbox_cloud.is_online(machine))
+    yield found
+    sandbox_cloud.client("ec2").terminate_instances(InstanceIds=list(found))
+
+
+@pytest.fixture
+def road(sandbox: Any, machines: tuple[str, str], tmp_path: Path) -> Road:
+    bucket = sandbox.name("mine")
+    sandbox.client("s3").create_bucket(Bucket=bucket)
+    return Road(sandbox, tmp_path, *machines, bucket, [])
+
+
+def tree(folder: Path) -> Path:
+    """Small files, an empty one, a program, names that shells fear, one file in parts."""
+    (folder / "deep/er").mkdir(parents=True)
+    for number in range(40):
+        (folder / f"deep/{number}.txt").write_bytes(b"%d\n" % number * number)
+    (folder / "deep/er/empty").write_bytes(b"")
+    (folder / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "a b'c\"d $(x) ß漢.txt").write_bytes(b"x")
+    (folder / "-rf").write_bytes(b"y")
+    (folder / "big").write_bytes(os.urandom(20 * MIB + 7))
+    for path in folder.rglob("*"):
+        os.utime(path, ns=(0, 1_600_000_000_123_456_789))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int, bool]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns, os.access(path, os.X_OK))
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def plain(folder: Path) -> dict[str, bytes]:
+    return {name: found[0] for name, found in contents(folder).items()}
+
+
+def test_a_folder_goes_round_by_every_pair_of_places(road: Road, tmp_path: Path) -> None:
+    source, name = tree(tmp_path / "source"), road.live.name("round")
+    files = len(contents(source))
+    for machine in (road.first, road.second):
+        # Neither has keys of any kind: what they are handed must be enough.
+        road.live.control.add_fault("imds", "away", instance=machine)
+    first, second = road.at(road.first, name), road.at(road.second, name)
+    assert road.go(source, first).moved_files == files
+    assert contents(road.inside(road.first, name)) == contents(source)
+    assert road.go(first, second, compress=True).moved_files == files
+    assert "packing with" in road.said()
+    assert contents(road.inside(road.second, name)) == contents(source)
+    assert road.go(second, tmp_path / "back").moved_files == files
+    assert contents(tmp_path / "back") == contents(source)
+    assert road.go(second, f"s3://{road.bucket}/up").moved_files == files
+    assert road.objects("up/") == plain(source)
+    assert road.go(f"s3://{road.bucket}/up", f"{first}-s3").moved_files == files
+    assert plain(road.inside(road.first, f"{name}-s3")) == plain(source)
+    for pair in ((source, first), (first, second), (second, f"s3://{road.bucket}/up")):
+        again = road.go(*pair)
+        assert (again.moved_files, again.equal_files) == (0, files)
+    assert road.go(f"s3://{road.bucket}/up", f"{first}-s3").equal_files == files
+
+
+def test_single_files_take_their_names_from_the_destination(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"1")
+    name = road.live.name("single")
+    there = road.at(road.first, name)
+    road.go(tmp_path / "one", f"{there}/renamed")
+    road.go(tmp_path / "one", there)
+    assert plain(road.inside(road.first, name)) == {"one": b"1", "renamed": b"1"}
+    road.go(f"{there}/renamed", f"s3://{road.bucket}/keep/other")
+    road.go(f"s3://{road.bucket}/keep/other", f"{there}/from-s3")
+    assert road.objects("keep/") == {"other": b"1"}
+    assert (road.inside(road.first, name) / "from-s3").read_bytes() == b"1"
+
+
+def test_a_dry_run_and_patterns_and_deletions(road: Road, tmp_path: Path) -> None:
+    source, name = tmp_path / "source", road.live.name("choose")
+    (source / "raw").mkdir(parents=True)
+    for key in ("a.txt", "b.bin", "raw/c.txt"):
+        (source / key).write_bytes(key.encode())
+    (source / ".env").write_text("KEY=1")
+    inside = road.inside(road.first, name)
+    inside.mkdir()
+    for key in ("old.txt", "old.bin"):
+        (inside / key).write_bytes(b"old")
+    options = LegOptions(include=("*.txt",), exclude=("raw/",), delete=True)
+    operation = road.operation()
+    found = legs.plan(operation, str(source), road.at(road.first, name), options)
+    operation.ledger.close()
+    assert (found.files, found.delete) == ((("a.txt", 5),), ("old.txt",))
+    assert plain(inside) == {"old.txt": b"old", "old.bin": b"old"}
+    assert road.staged() == []
+    done = road.go(source, road.at(road.first, name), include=("*.txt",), exclude=("raw/",), delete=True)
+    assert (done.moved_files, done.deleted_files) == (1, 1)
+    assert plain(inside) == {"a.txt": b"a.txt", "old.bin": b"old"}
+    everything = road.go(source, road.at(road.first, name), delete=True)
+    assert [item.name for item in everything.left_out] == [".env"]
+    assert (inside / "old.bin").exists(), "nothing is deleted where something was left out"
+    road.live.client("s3").put_object(Bucket=road.bucket, Key="mirror/gone", Body=b"x")
+    mirrored = road.go(road.at(road.first, name), f"s3://{road.bucket}/mirror", delete=True)
+    assert mirrored.deleted_files == 1
+    assert road.objects("mirror/") == plain(inside)
+
+
+def test_hostile_names_stay_where_they_are(road: Road, tmp_path: Path) -> None:
+    name, outside = road.live.name("hostile"), road.inside(road.first, road.live.name("outside"))
+    inside = road.inside(road.first, name)
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    source = tmp_path / "source"
+    (source / "link").mkdir(parents=True)
+    (source / "link/through").write_bytes(b"x")
+    (source / "new\nline").write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(source) + b"/\xff")).write_bytes(b"x")
+    (source / "out").symlink_to("/etc/hostname")
+    (source / "good").write_bytes(b"good")
+    report = road.go(source, road.at(road.first, name))
+    assert [item.name for item in report.failed] == ["link/through"]
+    assert "leads it out" in report.failed[0].why
+    assert len(report.left_out) == 3
+    assert list(outside.iterdir()) == []
+    assert (inside / "good").read_bytes() == b"good"
+
+
+def test_many_small_files_need_few_commands(road: Road, tmp_path: Path) -> None:
+    source, name = tmp_path / "source", road.live.name("many")
+    for folder in range(20):
+        (source / str(folder)).mkdir(parents=True)
+        for number in range(60):
+            (source / str(folder) / str(number)).write_bytes(b"%d" % number)
+    before = len(road.live.client("ssm").list_commands()["Commands"])
+    assert road.go(source, road.at(road.first, name)).moved_files == 1200
+    assert len(road.live.client("ssm").list_commands()["Commands"]) - before == 2
+    assert len(contents(road.inside(road.first, name))) == 1200
+
+
+def test_lost_answers_and_failing_calls_are_survived(road: Road, tmp_path: Path) -> None:
+    source, name = tree(tmp_path / "source"), road.live.name("faults")
+    control = road.live.control
+    control.add_fault("ssm", "lost-response", operation="SendCommand", count=2)
+    control.add_fault("ssm", "throttle", operation="GetCommandInvocation", count=2)
+    control.add_fault("s3", "error", operation="GetObject", rate=0.2, count=6, status=503, code="SlowDown")
+    control.add_fault("s3", "lost-response", operation="PutObject", count=2)
+    assert road.go(source, road.at(road.first, name)).failed == ()
+    assert contents(road.inside(road.first, name)) == contents(source)
+    assert "again" in road.said()
+    control.add_fault("s3", "lost-response", operation="PutObject", count=2)
+    road.go(road.at(road.first, name), tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(source)
+    assert road.workers(road.first) == []
+
+
+def test_a_file_that_changes_on_the_way_starts_anew(road: Road, tmp_path: Path) -> None:
+    source, name = tmp_path / "source", road.live.name("changes")
+    source.mkdir()
+    (source / "grows").write_bytes(os.urandom(50 * MIB))
+    inside = road.inside(road.first, name)
+    done: list[TransferReport] = []
+    thread = threading.Thread(
+        target=lambda: done.append(road.go(source, road.at(road.first, name), parallel=1, bandwidth=12 * MIB))
+    )
+    thread.start()
+    road.live.until(lambda: any(inside.glob(".runctl-partial-*.parts")))
+    with (source / "grows").open("ab") as file:
+        file.write(b"more")
+    thread.join(60)
+    assert "grows changed while it was sent: it starts anew" in road.said()
+    assert (inside / "grows").read_bytes() == (source / "grows").read_bytes()
+    assert [path.name for path in inside.iterdir()] == ["grows"], "nothing of the first state is left"
+    assert done[0].failed == ()
+
+
+@dataclass
+class Command:
+    """The command as a process of its own, with the road's ledger."""
+
+    road: Road
+    home: Path
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "runctl", *arguments],
+            env={**os.environ, "RUNCTL_HOME": str(self.home)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=90)
+        assert process.returncode == code, err.decode()
+        return out.decode(), err.decode()
+
+    def killed_in_the_middle(self, source: object, target: object, partial: Path) -> None:
+        """A big file on its way; SIGKILL once a piece has arrived, and before the last has."""
+        process = self.start("transfer", str(source), str(target), *SLOWLY)
+
+        def pieces() -> int:
+            records = list(partial.glob(".runctl-partial-*.parts")) if partial.is_dir() else []
+            return max((record.read_bytes().count(b"\n") - 1 for record in records), default=0)
+
+        try:
+            self.road.live.until(lambda: pieces() >= 1 or process.poll() is not None, 60)
+            assert process.poll() is None, process.communicate()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def command(road: Road, tmp_path: Path) -> Command:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "sandbox").symlink_to(road.live.home / "sandbox", target_is_directory=True)
+    return Command(road, home)
+
+
+def big(path: Path) -> Path:
+    path.mkdir()
+    (path / "big").write_bytes(os.urandom(50 * MIB))
+    return path
+
+
+def test_a_killed_command_is_gone_on_with(command: Command, road: Road, tmp_path: Path) -> None:
+    source, name = big(tmp_path / "source"), road.live.name("killed")
+    there, inside = road.at(road.first, name), road.inside(road.first, name)
+    command.killed_in_the_middle(source, there, inside)
+    assert road.staged(), "what the dead command staged is still there"
+    out, err = command.run("transfer", str(source), there, *SLOWLY, "--output", "json")
+    assert "going on with" in err
+    assert "came at an earlier try" in err
+    assert json.loads(out)["moved_bytes"] < 50 * MIB
+    assert plain(inside) == plain(source)
+    assert [path.name for path in inside.iterdir()] == ["big"]
+    assert road.staged() == []
+    assert road.workers(road.first) == []
+
+
+@pytest.mark.slow
+def test_a_killed_download_is_gone_on_with(command: Command, road: Road, tmp_path: Path) -> None:
+    name = road.live.name("fetched")
+    source, target = big(road.inside(road.first, name)), tmp_path / "target"
+    command.killed_in_the_middle(road.at(road.first, name), target, target)
+    out, err = command.run(
+        "transfer", road.at(road.first, name), str(target), "--on", "sandbox", "-o", "json"
+    )
+    assert "came at an earlier try" in err
+    assert json.loads(out)["moved_bytes"] < 50 * MIB
+    assert contents(target) == contents(source)
+    assert road.staged() == []
+    assert road.workers(road.first) == []
+
+
+def test_a_killed_command_is_mentioned_and_undone(command: Command, road: Road, tmp_path: Path) -> None:
+    source, name = big(tmp_path / "source"), road.live.name("undone")
+    there, inside = road.at(road.first, name), road.inside(road.first, name)
+    command.killed_in_the_middle(source, there, inside)
+    _, err = command.run("transfer", str(source), f"{there}-other", "--on", "sandbox", "--dry-run")
+    assert "left unfinished: tx-" in err
+    (left,) = json.loads(command.run("tx", "list", "--output", "json")[0])
+    out, _ = command.run("tx", "rollback", left["id"], "--yes")
+    assert "rolled-back" in out
+    assert road.staged() == []
+    assert road.workers(road.first) == []
+    assert not (inside / "big").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_command_is_finished_by_its_number(command: Command, road: Road, tmp_path: Path) -> None:
+    source, name = big(tmp_path / "source"), road.live.name("resumed")
+    command.killed_in_the_middle(source, road.at(road.first, name), road.inside(road.first, name))
+    (left,) = json.loads(command.run("tx", "list", "--output", "json")[0])
+    assert "finished" in command.run("tx", "resume", left["id"])[0]
+    assert plain(road.inside(road.first, name)) == plain(source)
+    assert road.staged() == []
+
+
+def test_ctrl_c_ends_it_in_order(command: Command, road: Road, tmp_path: Path) -> None:
+    source, name = big(tmp_path / "source"), road.live.name("stopped")
+    there, inside = road.at(road.first, name), road.inside(road.first, name)
+    process = command.start("transfer", str(source), there, *SLOWLY)
+    road.live.until(lambda: inside.is_dir() and any(inside.glob("*.parts")), 60)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert "it goes on" in err.decode()
+    assert road.staged() == []
+    assert road.workers(road.first) == []
+    assert json.loads(command.run("tx", "list", "--output", "json")[0]) == []
+
+
+@pytest.mark.slow
+def test_a_machine_that_ends_is_noticed(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runctl.resources import sides
+
+    monkeypatch.setattr(sides, "SILENCE", 1.0)
+    machine = road.live.running()
+    source = big(tmp_path / "source")
+    failed: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            road.go(source, f"{machine}:/data", parallel=1, bandwidth=6 * MIB)
+        except TransferError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    road.live.until(lambda: any("/status-" in key for key in road.staged()), 60)
+    road.live.client("ec2").terminate_instances(InstanceIds=[machine])
+    thread.join(60)
+    assert "does not run any more" in str(failed[0])
+    assert road.staged() == []
+
+
+def test_what_cannot_be_is_said_with_the_next_step(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    road.live.client("s3").create_bucket(Bucket=road.live.name("any"))
+    with pytest.raises(NotFound, match="no instance"):
+        road.go(tmp_path / "file", "i-0123456789abcdef0:/x")
+    with pytest.raises(ValidationError, match="Neither side"):
+        road.go(tmp_path / "file", tmp_path / "other")
+    stopped = road.live.running()
+    road.live.client("ec2").stop_instances(InstanceIds=[stopped])
+    road.live.until(lambda: road.live.state(stopped) == "stopped")
+    with pytest.raises(Conflict, match="is stopped") as caught:
+        road.go(tmp_path / "file", f"{stopped}:/x")
+    assert "aws start" in caught.value.next
+    road.live.control.add_fault("s3", "error", operation="HeadObject", status=403, code="AccessDenied")
+    with pytest.raises(ConfigError, match="no bucket to go through") as refused:
+        road.go(tmp_path / "file", road.at(road.first, "x"))
+    assert "aws.bucket" in refused.value.next
