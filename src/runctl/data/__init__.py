@@ -4,13 +4,22 @@ from __future__ import annotations
 
 
 def instance_type_rows() -> list[dict[str, str]]:
-    """One row a type; `as_of` dates the on-demand price (USD/h) and the estimate of the spot price."""
+    """One row a type; `as_of` dates the on-demand price (USD/h) and the estimate of the spot price.
+
+    EBS and network throughput are what a type sustains (Gbit/s); `local_nvme_gb` is its instance store in GB,
+    empty where it is not known.
+    """
     return _rows("instance_types.csv")
 
 
 def volume_price_rows() -> list[dict[str, str]]:
     """One row a region: USD per GiB-month, per IOPS-month and per MiB/s-month by volume type."""
     return _rows("ebs_prices.csv")
+
+
+def storage_price_rows() -> list[dict[str, str]]:
+    """One row a region: USD per 1,000 requests to S3 Standard (LIST and PUT; GET), and per GB-month."""
+    return _rows("s3_prices.csv")
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 
-from runctl.data import instance_type_rows, volume_price_rows
+import msgspec
+
+from runctl.data import instance_type_rows, storage_price_rows, volume_price_rows
 from runctl.errors import ValidationError
 from runctl.model import HOURS_PER_MONTH, InstanceType, Market, Price
 
@@ -26,6 +28,23 @@ def _rows() -> dict[str, dict[str, str]]:
 @cache
 def _regions() -> dict[str, dict[str, str]]:
     return {row["region"]: row for row in volume_price_rows()}
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """What a type sustains: network and EBS in Gbit/s, its instance store in GB; None where it is unknown."""
+
+    network_gbps: Decimal | None
+    ebs_gbps: Decimal | None
+    nvme_gb: Decimal | None
+
+
+class RequestPrices(msgspec.Struct, frozen=True):
+    """USD per 1,000 requests to S3 Standard; between S3 and EC2 in one region, bytes cost nothing."""
+
+    get: Decimal
+    list_put: Decimal
+    source: str
+    as_of: datetime
 
 
 DEARER = Decimal("1.25")
@@ -58,6 +77,30 @@ def instance_type(name: str) -> InstanceType:
         gpu_memory_gib=float(row["gpu_memory_gib"] or 0),
         architecture=row["arch"],
     )
+
+
+def throughput(name: str) -> Throughput:
+    """Baselines, not bursts: those last for minutes. Source: AWS's tables, by the dated catalog."""
+    row = _rows().get(name, {})
+    return Throughput(
+        network_gbps=_known(row.get("network_gbps")),
+        ebs_gbps=_known(row.get("ebs_gbps")),
+        nvme_gb=_known(row.get("local_nvme_gb")),
+    )
+
+
+@cache
+def request_prices(region: str) -> RequestPrices | None:
+    """What requests to S3 cost; None where the region is not known. Source: AWS's S3 price feed."""
+    for row in storage_price_rows():
+        if row["region"] == region:
+            return RequestPrices(
+                get=Decimal(row["get_usd_1000"]),
+                list_put=Decimal(row["list_put_usd_1000"]),
+                source="catalog",
+                as_of=datetime.fromisoformat(row["as_of"]).replace(tzinfo=UTC),
+            )
+    return None
 
 
 def on_demand(name: str, region: str) -> Price | None:
@@ -146,6 +189,14 @@ def volume_rate(
     )
 
 
+def gib_month(volume_type: str, *, region: str = REGION) -> tuple[Decimal, str] | None:
+    """USD of a GiB of a disk for a month, and the date of that price; None where it is not known."""
+    row = _regions().get(region)
+    if row is None or not row.get(f"{volume_type}_gib_mo"):
+        return None
+    return Decimal(row[f"{volume_type}_gib_mo"]), row["as_of"]
+
+
 def snapshot_rate(stored_bytes: int | None, *, region: str = REGION) -> Price | None:
     """USD/h of a snapshot by the blocks that it stores; None where those or the region are not known."""
     row = _regions().get(region)
@@ -168,6 +219,10 @@ def _tiered_iops(row: dict[str, str], iops: int) -> Decimal:
         ),
         Decimal(0),
     )
+
+
+def _known(text: str | None) -> Decimal | None:
+    return Decimal(text) if text else None
 
 
 def _price(name: str, region: str, column: str, dated: re.Pattern[str], source: str) -> Price | None:

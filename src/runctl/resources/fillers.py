@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from functools import cache
 
 import msgspec
 
@@ -82,5 +83,6 @@ def fitting(work: Work) -> list[InstanceType]:
     return [catalog.instance_type(name) for _, name in sorted(worth)[:CHOICES]]
 
 
+@cache
 def _rows() -> dict[str, dict[str, str]]:
     return {row["instance_type"]: row for row in instance_type_rows()}

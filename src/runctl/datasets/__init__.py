@@ -1,0 +1,1 @@
+"""Datasets: how training reads them, and which way is worth its money."""
