@@ -35,6 +35,8 @@ TAG_DATASET_VERSION = "runctl:dataset-version"
 TAG_DATASET_FILES = "runctl:dataset-files"
 TAG_DATASET_BYTES = "runctl:dataset-bytes"
 TAG_DATASET_TIME = "runctl:dataset-time"
+TAG_DATASET_LEFT_OUT = "runctl:dataset-left-out"
+TAG_DATASET_EXTRA = "runctl:dataset-extra"
 
 
 class Market(StrEnum):

@@ -260,7 +260,7 @@ def test_a_machine_that_is_taken_away_is_followed_by_another(warmth: Warmth, blo
     assert warmth.unfinished() == []
 
 
-@pytest.mark.parametrize("how", ["resume", "rollback"])
+@pytest.mark.parametrize("how", ["resume", pytest.param("rollback", marks=pytest.mark.slow)])
 def test_a_killed_command_is_finished_or_undone(warmth: Warmth, how: str) -> None:
     volume = warmth.cloud.volume(ZONE)
     command, machine = copying(warmth, volume)
@@ -298,7 +298,9 @@ def test_a_machine_of_the_users_is_used_and_left_alone(warmth: Warmth) -> None:
     warmth.put("tab\there", b"hostile")
     done = warmth.warm(blank, "--instance", machine, code=1)
     assert {name for name, _ in done["left_out"]} == {"two//slashes", "tab\there"}
-    assert (done["copied_files"], done["usd"]) == (5, None)
+    assert (done["copied_files"], done["usd"], done["version"]) == (5, None, warmth.version())
+    again = warmth.warm(blank, code=1)
+    assert (again["left_out_files"], again["copied_files"], again["equal_files"]) == (2, 0, 5)
     assert warmth.files(blank) == FILES
     assert warmth.is_free(blank)
     assert warmth.cloud.state(machine) == "running"

@@ -79,9 +79,7 @@ class Fetcher:
         return [found[item.key] for item in batch]
 
     def name(self, item: Entry) -> str:
-        """Where the bytes of an object are kept until they are whole."""
-        text = "%s\0%d\0%s" % (item.key, item.size, item.etag)
-        return os.path.join(self._parts, hashlib.sha256(text.encode()).hexdigest()[:40])
+        return name_of(self._parts, item)
 
     # Our own client
 
@@ -229,6 +227,12 @@ class Fetcher:
         for item in items:
             if os.path.exists(self.name(item)):
                 self._came(item.size if os.path.getsize(self.name(item)) == item.size else 0)
+
+
+def name_of(parts: str, item: Entry) -> str:
+    """Where the bytes of an object are kept until they are whole."""
+    text = "%s\0%d\0%s" % (item.key, item.size, item.etag)
+    return os.path.join(parts, hashlib.sha256(text.encode()).hexdigest()[:40])
 
 
 class _Ranges:

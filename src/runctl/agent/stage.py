@@ -193,7 +193,11 @@ class Staging:
                 equal_files=len(listed) - len(wanted) - len(self._left_out),
                 extra_files=len(gone),
             )
-        self._require_room(wanted)
+        names = {os.path.basename(engines.name_of(manifest.parts, item)) for item in wanted}
+        for name in os.listdir(manifest.parts):
+            if name.partition(".")[0] not in names:
+                os.unlink(os.path.join(manifest.parts, name))
+        self._require_room(manifest.parts, wanted)
         left = wanted
         for _ in range(TRIES):
             left = self._copy(manifest, left)
@@ -267,9 +271,12 @@ class Staging:
         with self._lock:
             self.state["deleted_files"] += len(removed)
 
-    def _require_room(self, wanted: List[Entry]) -> None:
+    def _require_room(self, parts: str, wanted: List[Entry]) -> None:
+        """What came before a loss lies in `parts` and takes no more room."""
         status = os.statvfs(self.root)
-        free = status.f_bavail * status.f_frsize
+        free = status.f_bavail * status.f_frsize + sum(
+            os.path.getsize(os.path.join(parts, name)) for name in os.listdir(parts)
+        )
         needed = sum(item.size for item in wanted)
         if needed > free:
             text = "%d bytes are to be copied, and %d are free on the volume" % (needed, free)

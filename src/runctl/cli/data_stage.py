@@ -52,8 +52,7 @@ def stage(context: Context, *, on: str | None, s3_uri: str, volume: str | None, 
             None if options["check"] else staging_places.volume_with(operation, dataset, request.zone or "")
         )
         if there is not None and not options["snapshot"]:
-            pre_warm.tell_warm(context, dataset, there.id, there.zone)
-            return 0
+            return pre_warm.tell(context, pre_warm.warm(dataset), there.id, there.zone, None)
         if there is not None:
             target = warming.target_of(there)
             return pre_warm.fill(context, operation, dataset, target, options, warming)
@@ -85,8 +84,8 @@ def _restore(
         return 0
     made = operation.carry_out(plan)
     noting.note(operation, volumes=[made["volume"]["id"]])
-    pre_warm.tell_warm(context, dataset, made["volume"]["id"], request.zone or "", made=True)
-    return 0
+    zone = request.zone or ""
+    return pre_warm.tell(context, pre_warm.warm(dataset), made["volume"]["id"], zone, snapshot)
 
 
 def _volume_request(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runctl.resources.warming import Target, Warming, WarmRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_SHOWN = 200
 LEFT_OUT = 1
 """The exit code where something could not be staged."""
 
@@ -94,19 +95,59 @@ def fill(
     from runctl.resources import noting
 
     request = _request(context, options)
-    if warming.holds(target.tags, dataset) and not (request.check or request.delete or request.snapshot):
-        tell_warm(context, dataset, target.id, target.zone)
-        return 0
+    holds = warming.holds(target.tags, dataset) and not (request.check or request.delete)
+    if holds and not request.snapshot:
+        return tell(context, warm(dataset), target.id, target.zone, None)
+    if holds:
+        return _only_snapshot(context, operation, dataset, target, request, dry_run=options["dry_run"])
     found = warming.plan(operation, dataset, target, request, acting.limits(context))
     if options["dry_run"]:
         show_plan(context, dataset, found)
         return 0
+    _announce(operation, dataset, found)
     made = operation.carry_out(found.plan)
     volume_id = made["mark"]["id"]
     snapshot = (made.get("snapshot") or {}).get("id")
     machines = [result["id"] for name, result in made.items() if name.startswith("machine-") and result]
     noting.note(operation, instances=machines, volumes=[volume_id], snapshots=[snapshot] if snapshot else [])
     return tell(context, warming.staged(made), volume_id, target.zone, snapshot)
+
+
+def _announce(operation: Operation, dataset: Dataset, found: Warming) -> None:
+    from runctl.events import Notice
+    from runctl.render import figures
+
+    parts = [f"{figures.count(dataset.files, 'file')}, {figures.size(dataset.bytes)}"]
+    if found.offers:
+        parts.append(f"a temporary {found.offers[0].instance_type} {found.offers[0].market}")
+        parts.append(f"about {figures.duration(found.estimate.duration)}")
+        parts.append(f"{figures.usd(found.estimate.usd)}")
+    operation.emit(Notice(text=f"filling from {dataset.location}: {', '.join(parts)}"))
+
+
+def _only_snapshot(
+    context: Context,
+    operation: Operation,
+    dataset: Dataset,
+    target: Target,
+    request: WarmRequest,
+    *,
+    dry_run: bool,
+) -> int:
+    """The volume is warm: what is missing at most is its snapshot, which needs no machine."""
+    from runctl.render import output
+    from runctl.resources import noting, staging_places, warming
+
+    known = staging_places.snapshot_with(operation, dataset)
+    snapshot = known.id if known else ""
+    if not snapshot and dry_run:
+        output.write_line(f"a snapshot of {target.id}, which holds {dataset.location} already")
+        return 0
+    if not snapshot:
+        made = operation.carry_out(warming.plan_snapshot(operation, dataset, target, request))
+        snapshot = str(made["snapshot"]["id"])
+        noting.note(operation, snapshots=[snapshot])
+    return tell(context, warm(dataset), target.id, target.zone, snapshot)
 
 
 def _request(context: Context, options: dict[str, Any]) -> WarmRequest:
@@ -134,33 +175,21 @@ def _request(context: Context, options: dict[str, Any]) -> WarmRequest:
     )
 
 
-def tell_warm(context: Context, dataset: Dataset, volume_id: str, zone: str, *, made: bool = False) -> None:
-    """The volume holds the dataset without any copying."""
-    from runctl.render import figures, output
-
-    if context.json:
-        output.write_json(
-            {
-                "volume": volume_id,
-                "zone": zone,
-                "location": dataset.location,
-                "version": dataset.version,
-                "files": dataset.files,
-                "bytes": dataset.bytes,
-                "copied_files": 0,
-                "copied_bytes": 0,
-                "left_out": [],
-                "left_out_files": 0,
-                "snapshot": None,
-                "usd": "0",
-            }
-        )
-        return
-    output.write_line(volume_id)
-    if not context.quiet:
-        amount = f"{figures.count(dataset.files, 'file')}, {figures.size(dataset.bytes)}"
-        how = "restored from a snapshot" if made else "there already; --check reads every file again"
-        output.talk(f"{dataset.location} is on it: {amount}, version {dataset.version[:12]}; {how}")
+def warm(dataset: Dataset) -> dict[str, Any]:
+    """What a staging tells that had nothing to do, because the volume holds the dataset already."""
+    none = ("copied_files", "copied_bytes", "proved_files", "deleted_files", "extra_files", "seconds")
+    return {
+        "location": dataset.location,
+        "version": dataset.version,
+        "files": dataset.files,
+        "bytes": dataset.bytes,
+        "equal_files": dataset.files - len(dataset.refused),
+        "left_out": dataset.refused[:MOST_SHOWN],
+        "left_out_files": len(dataset.refused),
+        "engine": "",
+        "usd": "0",
+        **dict.fromkeys(none, 0),
+    }
 
 
 def tell(context: Context, staged: dict[str, Any], volume_id: str, zone: str, snapshot: str | None) -> int:

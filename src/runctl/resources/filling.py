@@ -25,7 +25,9 @@ from runctl.ledger.staged import StagedRecord
 from runctl.model import (
     TAG_DATASET,
     TAG_DATASET_BYTES,
+    TAG_DATASET_EXTRA,
     TAG_DATASET_FILES,
+    TAG_DATASET_LEFT_OUT,
     TAG_DATASET_TIME,
     TAG_DATASET_VERSION,
 )
@@ -249,6 +251,9 @@ class StageDataset(_OfFilling):
             return _gone(self._around, stager.instance, "a spot interruption was announced")
         if state.phase != "done":
             raise _not_staged(state, stager.left_out(state))
+        left_out = stager.left_out(state)
+        if not call.request["spec"]["machine"]["disposable"]:
+            stager.clear()
         return {
             "id": call.request["volume"],
             "complete": True,
@@ -262,7 +267,7 @@ class StageDataset(_OfFilling):
             "proved_files": state.proved_files,
             "deleted_files": state.deleted_files,
             "extra_files": state.extra_files,
-            "left_out": stager.left_out(state),
+            "left_out": left_out,
             "left_out_files": state.left_out_files,
             "engine": state.engine,
             "seconds": round(pace.seconds, 1),
@@ -303,6 +308,8 @@ def mark(
         TAG_DATASET_FILES: str(found["files"]),
         TAG_DATASET_BYTES: str(found["bytes"]),
         TAG_DATASET_TIME: now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        TAG_DATASET_LEFT_OUT: str(found.get("left_out_files") or 0),
+        TAG_DATASET_EXTRA: str(found.get("extra_files") or 0),
     }
     pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
     around.session.call("ec2", "create_tags", Resources=[volume_id], Tags=pairs)

@@ -14,29 +14,39 @@ from runctl.storage.location import S3Location, parse
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
-    """`prefix` is empty or ends with a slash; sizes in bytes; `version` names the state of the listing."""
+    """`prefix` is empty or ends with a slash; sizes in bytes; `version` names the state of the listing.
+
+    `refused` are the keys that cannot be files, with the reason; they count as files.
+    """
 
     location: str
     bucket: str
     prefix: str
+    region: str
     files: int
     bytes: int
     version: str
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def dataset_of(session: Session, text: str) -> Dataset:
     """List a dataset. Raises ValidationError for what is no S3 prefix, NotFound where nothing is there."""
+    from runctl.agent import objects
+
     place = place_of(text)
-    found = list(_listed(session, place.bucket, place.key))
+    region = _region_of(session, place.bucket)
+    found = list(_listed(session, place.bucket, place.key, region))
     if not found:
         raise NotFound(f"There is nothing at {place}", next="a prefix, such as s3://bucket/imagenet")
     return Dataset(
         location=str(place),
         bucket=place.bucket,
         prefix=f"{place.key}/" if place.key else "",
+        region=region,
         files=len(found),
         bytes=sum(entry.size for entry in found),
         version=dataset_version(found),
+        refused=tuple(objects.split(objects.Entry(one.key, one.size, one.etag, 0.0) for one in found)[1]),
     )
 
 
@@ -48,13 +58,21 @@ def place_of(text: str) -> S3Location:
     return S3Location(place.bucket, place.key.rstrip("/"))
 
 
-def _listed(session: Session, bucket: str, key: str) -> Iterator[Entry]:
+def _region_of(session: Session, bucket: str) -> str:
+    """Where a bucket is: machines ask it there. Raises NotFound, CloudError."""
+    try:
+        answer = session.call("s3", "head_bucket", Bucket=bucket)
+    except NotFound:
+        raise NotFound(f"There is no bucket {bucket}", next="aws s3 ls") from None
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or session.region)
+
+
+def _listed(session: Session, bucket: str, key: str, region: str) -> Iterator[Entry]:
     """By the fast client; by the slow one where a key is no path, which the fast one refuses."""
     from runctl.storage.s3 import S3Access, S3Store
 
-    access = S3Access(
-        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
-    )
+    access = S3Access(region=region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint)
     try:
         found = list(S3Store(bucket, key, access).entries())
     except ValidationError:

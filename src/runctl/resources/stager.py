@@ -15,7 +15,9 @@ from runctl.errors import CloudError, NotFound
 from runctl.providers.aws import account, shell
 from runctl.providers.aws.session import Session
 
-PATIENCE = timedelta(minutes=2)
+START_SECONDS, LOOK_SECONDS, STOP_SECONDS = 60, 20, 90
+"""How long each may take on the machine in truth, however fast a cloud's clock runs."""
+
 MOST_LEFT_OUT = 200
 """Names that are told of; how many there are is told in any case."""
 
@@ -53,7 +55,7 @@ if ! alive && ! grep -qsE '"phase": "({final})"' state.json; then
     setsid nohup "$@" </dev/null >>agent.log 2>&1 &
   fi
 fi
-for _ in $(seq 80); do
+for _ in $(seq 60); do
   [ -f state.json ] && break
   sleep 0.25
 done
@@ -140,17 +142,13 @@ class Stager(msgspec.Struct, frozen=True):
             unit=shlex.quote(f"runctl-stage-{self.token}"),
             looks=" ".join(map(str, range(looks))),
         )
-        return _state(self._run(script, "stage a dataset"))
+        seconds = START_SECONDS if fresh else LOOK_SECONDS
+        return _state(self._run(script, "stage a dataset", seconds).output)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has; one that is not there is fine. Raises CloudError."""
-        result = shell.run(
-            self.session,
-            self.instance,
-            _STOP.format(token=shlex.quote(self.token)),
-            comment="runctl: stop staging",
-            timeout=PATIENCE,
-        )
+        script = _STOP.format(token=shlex.quote(self.token))
+        result = self._run(script, "stop staging", STOP_SECONDS)
         if result.exit_code != 0:
             raise _failed("NotStopped", "it was asked to end, and did not")
 
@@ -161,7 +159,7 @@ class Stager(msgspec.Struct, frozen=True):
         data, start = b"", 1
         while data.count(b"\n") < min(MOST_LEFT_OUT, state.left_out_files):
             script = _PIECES.format(token=shlex.quote(self.token), start=start, length=_PIECE)
-            output = self._run(script, "names that were left out")
+            output = self._run(script, "names that were left out", LOOK_SECONDS).output
             found = [line for line in output.splitlines() if line.startswith(_MARK + "piece ")]
             piece = base64.b64decode(found[-1].removeprefix(_MARK + "piece ")) if found else b""
             if not piece:
@@ -170,10 +168,15 @@ class Stager(msgspec.Struct, frozen=True):
         lines = data.splitlines()[: min(MOST_LEFT_OUT, data.count(b"\n"))]
         return [msgspec.json.decode(line, type=tuple[str, str]) for line in lines]
 
-    def _run(self, script: str, comment: str) -> str:
-        return shell.run(
-            self.session, self.instance, script, comment=f"runctl: {comment}", timeout=PATIENCE
-        ).output
+    def clear(self) -> None:
+        """Remove what it left on a machine that stays."""
+        script = 'rm -rf "${HOME:-/root}/.runctl/stage/"' + shlex.quote(self.token)
+        self._run(script, "clear up", LOOK_SECONDS)
+
+    def _run(self, script: str, comment: str, seconds: float) -> shell.ShellResult:
+        timeout = timedelta(seconds=seconds * max(1.0, self.session.cloud.clock.speed))
+        comment = f"runctl: {comment}"
+        return shell.run(self.session, self.instance, script, comment=comment, timeout=timeout)
 
 
 def _state(output: str) -> State | None:

@@ -44,7 +44,12 @@ def plan_restore(operation: Operation, dataset: Dataset, snapshot_id: str, reque
     size = max(source.size_gib, request.size_gib or 0)
     wanted = msgspec.structs.replace(request, snapshot=snapshot_id, size_gib=size)
     spec: dict[str, Any] = msgspec.to_builtins(own_volumes.spec_of(operation, wanted))
-    staged = {"version": dataset.version, "files": dataset.files, "bytes": dataset.bytes}
+    staged = {
+        "version": dataset.version,
+        "files": dataset.files,
+        "bytes": dataset.bytes,
+        "left_out_files": len(dataset.refused),
+    }
     volume = result_of("volume")
     return operation.plan(
         "restore-volume",  # so called, it keeps the snapshot from being deleted meanwhile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ from runctl.errors import CloudError, Conflict, ValidationError
 from runctl.model import (
     TAG_CREATED,
     TAG_DATASET,
+    TAG_DATASET_LEFT_OUT,
     TAG_DATASET_VERSION,
     TAG_MANAGED,
     TAG_PROJECT,
@@ -78,7 +78,10 @@ class Warming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """The volume to fill: `id` may stand for what an earlier step makes, whose steps come `first`."""
+    """The volume to fill: `id` may stand for what an earlier step makes, whose steps come `first`.
+
+    `attached` has the instances at which it is, and its device there.
+    """
 
     id: Any
     subject: str
@@ -87,12 +90,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     mibs: float
     tags: dict[str, str]
     first: tuple[PlannedStep, ...] = ()
+    attached: tuple[tuple[str, str], ...] = ()
 
 
 def holds(tags: dict[str, str], dataset: Dataset) -> bool:
-    """Whether tags say that this very state of the dataset is there."""
+    """Whether tags say that this very state of the dataset is there, but for keys that cannot be files."""
     named = tags.get(TAG_DATASET) == dataset_tag(dataset.location)
-    return named and tags.get(TAG_DATASET_VERSION) == dataset.version
+    whole = tags.get(TAG_DATASET_LEFT_OUT, "0") == str(len(dataset.refused))
+    return named and whole and tags.get(TAG_DATASET_VERSION) == dataset.version
 
 
 def existing_target(operation: Operation, volume_id: str) -> Target:
@@ -109,6 +114,7 @@ def target_of(volume: Volume) -> Target:
         size_gib=volume.size_gib,
         mibs=fillers.volume_mibs(volume),
         tags=volume.tags,
+        attached=tuple((found.instance, found.device) for found in volume.attachments),
     )
 
 
@@ -128,7 +134,15 @@ def new_target(operation: Operation, request: VolumeRequest) -> Target:
 
 
 def check(dataset: Dataset, target: Target, request: WarmRequest) -> None:
-    """Raises ValidationError for a dataset that the volume cannot hold, Conflict for another one on it."""
+    """Raises ValidationError for a dataset that the volume cannot hold, Conflict for another one on it and
+    for a volume that is at another machine."""
+    for instance, _ in target.attached:
+        if instance != request.instance:
+            raise Conflict(
+                f"{target.subject} is attached to {instance}",
+                why="a volume is filled where it is, or where nobody uses it",
+                next=f"--instance {instance}, or runctl aws ebs detach {target.subject}",
+            )
     if target.size_gib and dataset.bytes > target.size_gib * GIB * ROOM:
         needed = size_for(dataset)
         raise ValidationError(
@@ -170,20 +184,29 @@ def plan(
         found = fillers.estimate(work, ways[0].instance_type, ways[0].price)
         middle = _on_temporary(operation, dataset, target, request, ways)
         stagings = [f"copy-{number}" for number in range(1, ROUNDS + 1)]
-    steps = [*target.first, *_unmarked(target), *middle, _marked(dataset, target, stagings)]
+    steps = [*target.first, *middle, _marked(dataset, target, stagings)]
     if request.snapshot:
-        steps += _snapshot(operation, dataset, target, request)
+        steps += _snapshot(operation, dataset, target, request, result_of("mark", "version"))
     whole = operation.plan(OPERATION, f"{target.subject} from {dataset.location}", steps)
     return Warming(plan=whole, offers=ways, estimate=found)
+
+
+def plan_snapshot(operation: Operation, dataset: Dataset, target: Target, request: WarmRequest) -> Plan:
+    """A snapshot of a volume that holds the dataset already."""
+    steps = _snapshot(operation, dataset, target, request, dataset.version)
+    return operation.plan("create-snapshot", target.subject, steps)
 
 
 # The steps
 
 
-def _unmarked(target: Target) -> list[PlannedStep]:
+def _unmark(target: Target, number: int, after: str | None) -> list[PlannedStep]:
+    """What is about to change says so, once it can be reached."""
     if TAG_DATASET_VERSION not in target.tags:
         return []
-    return [_step("unmark", "unmark-volume", {"volume": target.id})]
+    asked: Request = {"volume": target.id}
+    only_if = (result_of(after),) if after else ()
+    return [PlannedStep(name=f"unmark-{number}", kind="unmark-volume", requests=(asked,), only_if=only_if)]
 
 
 def _on_temporary(
@@ -211,6 +234,7 @@ def _on_temporary(
             step("online", "reach-temporary", {"instance": machine}, "machine"),
             step("attach", "attach-to-temporary", place, "online"),
             step("mount", "mount-on-temporary", {**place, "path": PATH}, "attach"),
+            *_unmark(target, number, f"mount-{number}"),
             step("copy", "stage-on-temporary", staging, "mount"),
             step("release", "release-from-temporary", {**place, "mounted": True, "attached": True}, "attach"),
             step("end", "end-temporary", {"instance": machine}, "machine"),
@@ -228,25 +252,21 @@ def _on_given(
     operation: Operation, dataset: Dataset, target: Target, request: WarmRequest, instance: Instance
 ) -> list[PlannedStep]:
     """On the user's own machine: what was attached or mounted before stays so."""
-    attached = any(disk.volume == target.id for disk in instance.disks)
-    at = disks.mounted_at(operation.session, instance.id, target.id) if attached else None
+    attached = any(where == instance.id for where, _ in target.attached)
+    if any(device == instance.root_device for _, device in target.attached):
+        raise Conflict(f"{target.subject} is the root volume of {instance.id}", next="another volume")
+    at = disks.mounted_at(operation.session, instance.id, str(target.id)) if attached else None
     place: Request = {"volume": target.id, "instance": instance.id}
+    staging = _staging(operation, dataset, target, request, instance.id, temporary=False)
+    staging = {**staging, "path": at or PATH, "spec": {**staging["spec"], "folder": at or PATH}}
     steps: list[PlannedStep] = []
     if not attached:
-        steps += [
-            _step("free-1", "free-volume", {"volume": target.id}),
-            _step("attach-1", "attach-volume", place),
-        ]
+        steps.append(_step("free-1", "free-volume", {"volume": target.id}))
+        steps.append(_step("attach-1", "attach-volume", place))
     if at is None:
         steps.append(_step("mount-1", "mount", {**place, "path": PATH}))
-    staging = _staging(operation, dataset, target, request, instance.id, temporary=False)
-    steps.append(
-        _step(
-            "copy-1",
-            "stage-dataset",
-            {**staging, "path": at or PATH, "spec": {**staging["spec"], "folder": at or PATH}},
-        )
-    )
+    steps += _unmark(target, 1, steps[-1].name if steps else None)
+    steps.append(_step("copy-1", "stage-dataset", staging))
     if at is None:
         release = {**place, "mounted": True, "attached": not attached, "device": ""}
         steps.append(_step("release-1", "release-volume", release))
@@ -267,7 +287,7 @@ def _staging(
         "format": 1,
         "bucket": dataset.bucket,
         "prefix": dataset.prefix,
-        "region": session.region,
+        "region": dataset.region,
         "folder": PATH,
         "delete": request.delete,
         "check": request.check,
@@ -285,7 +305,7 @@ def _staging(
 
 
 def _marked(dataset: Dataset, target: Target, stagings: list[str]) -> PlannedStep:
-    fields = ("version", "files", "bytes")
+    fields = ("version", "files", "bytes", "left_out_files", "extra_files")
     asked = {
         "volume": target.id,
         "location": dataset.location,
@@ -295,14 +315,14 @@ def _marked(dataset: Dataset, target: Target, stagings: list[str]) -> PlannedSte
 
 
 def _snapshot(
-    operation: Operation, dataset: Dataset, target: Target, request: WarmRequest
+    operation: Operation, dataset: Dataset, target: Target, request: WarmRequest, version: Any
 ) -> list[PlannedStep]:
     own = VolumeRequest(project=request.project, user=request.user, purpose="data")
     tags: dict[str, Any] = own_volumes.tags_of(operation, own)
     tags |= {
         "Name": target.tags.get("Name") or dataset.location[:200],
         TAG_DATASET: dataset_tag(dataset.location),
-        TAG_DATASET_VERSION: result_of("mark", "version"),
+        TAG_DATASET_VERSION: version,
     }
     taken = {"volume": target.id, "description": f"{dataset.location}"[:255], "tags": tags}
     return [
@@ -385,11 +405,6 @@ def _tags(operation: Operation, request: WarmRequest, target: Target) -> dict[st
         TAG_PURPOSE: PURPOSE,
         TAG_CREATED: operation.session.cloud.clock.now().strftime(_TIMESTAMP),
     }
-
-
-def cost_of(found: Warming) -> Decimal | None:
-    """USD that the machine is estimated to cost; None where its price is not known."""
-    return found.estimate.usd
 
 
 def staged(made: dict[str, Any]) -> dict[str, Any]:
