@@ -12,6 +12,7 @@ from runctl.cli.root import LazyGroup
 
 class _Data(LazyGroup):
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "plan": ("runctl.cli.data_plan:plan", "What each way of loading takes and costs."),
         "stage": ("runctl.cli.data_stage:stage", "Have a dataset on a volume."),
     }
 
@@ -22,6 +23,7 @@ def data() -> None:
 
     \b
     Examples:
+      runctl data plan s3://bucket/imagenet --runs 5 --epochs 3 --machine g5.xlarge
       runctl data stage s3://bucket/imagenet --zone us-east-1b --snapshot
       runctl data stage s3://bucket/imagenet --volume vol-0123456789abcdef0
     """

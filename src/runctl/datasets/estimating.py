@@ -21,17 +21,18 @@ _GETS = f"(files + size // {PART_BYTES}) * get / 1000"
 _PAGES = "max(1, ceil(files / 1000))"
 """A LIST request answers 1,000 objects, and even nothing takes one."""
 
-_FROM_S3 = "size / 1000000 / s3 + files * first / readers"
+_FROM_S3 = "size / 1000000 / {rate} + files * first / readers"
 
 
 def direct(situation: Situation) -> Estimate:
     """Stream from S3 in every epoch."""
     figures = Figures(situation)
     rate = _s3_rate(figures)
-    passing = term("read from S3 once", "s", _FROM_S3, *_reading(figures, rate))
+    passing = term(
+        "read from S3 once", "s", _FROM_S3.format(rate="s3"), *_reading(figures, rate.factor("s3"))
+    )
     waiting = (_listing_time(figures), _epochs(situation, figures, passing, figures.epochs))
-    factors = (figures.runs, figures.epochs, figures.files, figures.bytes, figures.get)
-    gets = term("GET requests", "USD", f"runs * epochs * {_GETS}", *factors)
+    gets = _gets(figures, figures.runs, figures.epochs)
     found = Estimate(
         strategy=Strategy.DIRECT_S3,
         rates=(rate, passing),
@@ -48,7 +49,8 @@ def cached(situation: Situation) -> Estimate:
     figures = Figures(situation)
     from_s3, (disk, iops, room, where) = _s3_rate(figures), _local_disk(situation, figures)
     fill = term("fill the disk", "MB/s", "min(s3, disk)", from_s3.factor("s3"), disk.factor("disk"))
-    loading = term("load in each run", "s", f"runs * ({_FROM_S3})", figures.runs, *_reading(figures, fill))
+    formula = f"runs * ({_FROM_S3.format(rate='fill')})"
+    loading = term("load in each run", "s", formula, figures.runs, *_reading(figures, fill.factor("fill")))
     passing = _read_disk(f"read {where} once", disk, iops, figures)
     in_memory = Factor("reads", "epochs read from disk", Decimal(0), "", "what was loaded stays in memory")
     reads = in_memory if figures.fits_memory else figures.epochs
@@ -85,12 +87,11 @@ def prewarmed(situation: Situation) -> Estimate:
     notes = ("a volume serves one zone; a snapshot of it serves others",)
     if situation.warm is None:
         filling, price = _filling(situation, figures, mibs)
-        once = Factor("runs", "fillings", Decimal(1), "", "once")
         preparing = (filling,)
         costs = (
-            term("temporary machine", "USD", "fill / 3600 * filler", filling.factor("fill"), price),
-            _gets(figures, once),
-            _listing_cost(figures, once),
+            term("the filling machine", "USD", "fill / 3600 * filler", filling.factor("fill"), price),
+            _gets(figures),
+            _listing_cost(figures),
         )
     else:
         notes += (f"{situation.warm.id} in {situation.warm.zone} holds this version already",)
@@ -154,9 +155,9 @@ def _ebs_rate(name: str, figures: Figures, mibs: Decimal) -> Term:
 # Times
 
 
-def _reading(figures: Figures, rate: Term) -> tuple[Factor, ...]:
+def _reading(figures: Figures, rate: Factor) -> tuple[Factor, ...]:
     """The factors of reading all from S3 at a rate."""
-    return figures.bytes, rate.factor("s3"), figures.files, figures.first_byte, figures.readers
+    return figures.bytes, rate, figures.files, figures.first_byte, figures.readers
 
 
 def _read_disk(name: str, rate: Term, iops: Factor, figures: Figures) -> Term:
@@ -213,13 +214,14 @@ def _filling(situation: Situation, figures: Figures, mibs: Decimal) -> tuple[Ter
 # Costs
 
 
-def _gets(figures: Figures, times: Factor) -> Term:
-    return term("GET requests", "USD", f"runs * {_GETS}", times, figures.files, figures.bytes, figures.get)
+def _gets(figures: Figures, *often: Factor) -> Term:
+    formula = " * ".join([*(factor.symbol for factor in often), _GETS])
+    return term("GET requests", "USD", formula, *often, figures.files, figures.bytes, figures.get)
 
 
-def _listing_cost(figures: Figures, times: Factor) -> Term:
-    formula = f"runs * {_PAGES} * list / 1000"
-    return term("LIST requests", "USD", formula, times, figures.files, figures.listing)
+def _listing_cost(figures: Figures, *often: Factor) -> Term:
+    formula = " * ".join([*(factor.symbol for factor in often), _PAGES, "list / 1000"])
+    return term("LIST requests", "USD", formula, *often, figures.files, figures.listing)
 
 
 def _gpu(figures: Figures, waiting: tuple[Term, ...]) -> Term:

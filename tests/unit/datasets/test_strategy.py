@@ -61,6 +61,8 @@ def terms(estimate: Estimate) -> Iterator[Term]:
 def test_what_is_shown_is_what_was_calculated(asked: Situation) -> None:
     """Each term is its formula over its factors, each sum the sum of its terms, to the last place."""
     for estimate in estimates(asked):
+        figures = {(factor.symbol, factor.value) for shown in terms(estimate) for factor in shown.factors}
+        assert len(figures) == len({symbol for symbol, _ in figures}), "one symbol has two values"
         for shown in terms(estimate):
             values = {factor.symbol: factor.value for factor in shown.factors}
             assert len(values) == len(shown.factors), "two factors have one symbol"
