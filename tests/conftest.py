@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+import s3_server as real_s3
 
 from runctl.clock import FileClock
 from runctl.clouds import Cloud, SandboxRecord
@@ -272,6 +273,13 @@ def plain_sandbox_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
     """The session's other sandbox, in which nothing separates the machines."""
     with started_sandbox(tmp_path_factory.mktemp("home"), isolation="plain") as live:
         yield live
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[real_s3.S3Server]:
+    """The session's real S3 server, shared: each test makes a bucket of its own."""
+    with real_s3.running() as server:
+        yield server
 
 
 @pytest.fixture(params=["namespaces", "plain"])
