@@ -9,14 +9,10 @@ another machine.
 from __future__ import annotations
 
 import hashlib
-import signal
 import threading
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
-from types import FrameType
 from typing import Any
 
 from runctl.errors import CloudError, Conflict, Interrupted, NotFound, TrainctlError
@@ -33,12 +29,12 @@ from runctl.model import (
 )
 from runctl.providers.aws import instances, shell, volumes
 from runctl.resources import steps
+from runctl.resources.pace import Pace, hearing
 from runctl.resources.stager import Stager, State
 from runctl.resources.steps import BOOT_PATIENCE, VOLUME_PATIENCE, Surroundings
 from runctl.safety.protection import ResourceKind
 from runctl.safety.saga import Call, Kind, Result
 
-MIB = 1024 * 1024
 MOST_STARTS = 4
 TAG_VALUE = 256
 """The longest value that EC2 takes."""
@@ -221,11 +217,11 @@ class StageDataset(_OfFilling):
 
     def do(self, call: Call) -> Result:
         stager = _stager(self._around, call)
-        pace = _Pace(self._around, call.request)
+        pace = Pace(self._around, call.request)
         stopping = threading.Event()
         state = stager.look(fresh=True, looks=4)
         wait = _FIRST_POLL
-        with _hearing(stopping):
+        with hearing(stopping):
             while state is None or not state.ended:
                 if stopping.is_set():
                     stager.stop()
@@ -246,11 +242,11 @@ class StageDataset(_OfFilling):
     def undo(self, call: Call, result: Result) -> None:
         _stager(self._around, call).stop()
 
-    def _result(self, call: Call, stager: Stager, state: State, pace: _Pace) -> Result:
+    def _result(self, call: Call, stager: Stager, state: State, pace: Pace) -> Result:
         if state.phase == "interrupted":
             return _gone(self._around, stager.instance, "a spot interruption was announced")
         if state.phase != "done":
-            raise _not_staged(state, stager.left_out(state))
+            raise not_staged(state, stager.left_out(state))
         left_out = stager.left_out(state)
         if not call.request["spec"]["machine"]["disposable"]:
             stager.clear()
@@ -328,75 +324,6 @@ def mark(
         )
 
 
-class _Pace:
-    """How fast it goes, when it will end, and what it has cost, from one look to the next."""
-
-    def __init__(self, around: Surroundings, request: Mapping[str, Any]) -> None:
-        self._around = around
-        self._request = request
-        self._begun = time.monotonic()
-        found = instances.get(around.session, request["instance"])
-        self._since = found.launched if found else around.session.cloud.clock.now()
-        self._seen: list[tuple[float, int]] = []
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._begun
-
-    def show(self, state: State) -> None:
-        done = state.copied_bytes + state.coming_bytes
-        self._seen = [*self._seen[-9:], (time.monotonic(), done)]
-        rate = _rate(self._seen)
-        parts = [f"{self._request['location']} to {self._request['volume']}"]
-        if rate > 0:
-            left = max(0, state.wanted_bytes - done) / rate
-            parts.append(f"{rate / MIB:.0f} MiB/s, about {_minutes(left)} left")
-        if (cost := self.cost()) is not None:
-            parts.append(f"${cost:.4f} so far")
-        task = f"{state.phase} {', '.join(parts)}"
-        self._around.emit(
-            Progress(task=task, done=done / MIB, total=round(state.wanted_bytes / MIB, 1), unit="MiB")
-        )
-
-    def cost(self) -> Decimal | None:
-        """USD from the launch of a temporary machine on; None where it is another's, or not known."""
-        rate = self._request.get("usd_per_hour")
-        if rate is None:
-            return None
-        hours = (self._around.session.cloud.clock.now() - self._since).total_seconds() / 3600
-        return Decimal(rate) * Decimal(hours)
-
-
-def _rate(seen: list[tuple[float, int]]) -> float:
-    (begun, first), (now, last) = seen[0], seen[-1]
-    return (last - first) / (now - begun) if now > begun else 0.0
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-@contextmanager
-def _hearing(stopping: threading.Event) -> Generator[None]:
-    """The first Ctrl-C ends a long step early; whoever listened before hears it, too."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-        if before is not signal.default_int_handler:
-            before(number, frame)  # it sets what the next one does
-
-    signal.signal(signal.SIGINT, hear)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is hear:
-            signal.signal(signal.SIGINT, before)
-
-
 def _stager(around: Surroundings, call: Call) -> Stager:
     request = call.request
     return Stager(
@@ -420,11 +347,13 @@ def _require_alive(state: State) -> None:
         )
 
 
-def _not_staged(state: State, left_out: list[tuple[str, str]]) -> TrainctlError:
+def not_staged(state: State, left_out: list[tuple[str, str]]) -> TrainctlError:
+    """What a staging that ended without being done comes to."""
     if state.phase == "stopped":
         return Interrupted("The staging was stopped on its machine", next="the same command goes on with it")
     if state.code in {"other-dataset", "nothing", "no-room"}:
         return Conflict(state.message, next="--delete, or another volume" if "other" in state.code else "")
+    refused = "HTTP 403" in state.message
     lines = "; ".join(f"{name}: {why}" for name, why in left_out[:5])
     return CloudError(
         "The dataset was not staged",
@@ -432,7 +361,9 @@ def _not_staged(state: State, left_out: list[tuple[str, str]]) -> TrainctlError:
         operation="stage",
         code=state.code or "Failed",
         why=f"{state.message}{': ' + lines if lines else ''}",
-        next="the same command goes on where it stopped",
+        next="the machine's role needs s3:GetObject and s3:ListBucket there: see docs/aws-setup.md"
+        if refused
+        else "the same command goes on where it stopped",
     )
 
 

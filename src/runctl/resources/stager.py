@@ -143,7 +143,7 @@ class Stager(msgspec.Struct, frozen=True):
             looks=" ".join(map(str, range(looks))),
         )
         seconds = START_SECONDS if fresh else LOOK_SECONDS
-        return _state(self._run(script, "stage a dataset", seconds).output)
+        return parse(self._run(script, "stage a dataset", seconds).output)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has; one that is not there is fine. Raises CloudError."""
@@ -179,7 +179,8 @@ class Stager(msgspec.Struct, frozen=True):
         return shell.run(self.session, self.instance, script, comment=comment, timeout=timeout)
 
 
-def _state(output: str) -> State | None:
+def parse(output: str) -> State | None:
+    """The state that a look printed; None where it was cut short. Raises CloudError where it says so."""
     for line in reversed(output.splitlines()):
         if line.startswith(_MARK + "error "):
             code, _, why = line.removeprefix(_MARK + "error ").partition(" ")

@@ -8,34 +8,27 @@ import msgspec
 
 from runctl.errors import CloudError, Conflict, ValidationError
 from runctl.model import (
-    TAG_CREATED,
     TAG_DATASET,
     TAG_DATASET_LEFT_OUT,
     TAG_DATASET_VERSION,
-    TAG_MANAGED,
-    TAG_PROJECT,
-    TAG_PURPOSE,
-    TAG_USER,
     Market,
     Offer,
 )
 from runctl.pricing import catalog
-from runctl.providers.aws import account, disks, instances, market, shell
+from runctl.providers.aws import account, disks, shell
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Volume
-from runctl.resources import fillers
+from runctl.resources import filler_launch, fillers
 from runctl.resources import volumes as own_volumes
 from runctl.resources.fillers import Estimate, Work
 from runctl.resources.filling import dataset_tag
 from runctl.resources.instances import Limits, guard
-from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
 from runctl.resources.prefixes import Dataset
 from runctl.resources.volumes import VolumeRequest
 from runctl.safety.saga import Plan, PlannedStep, Request, result_of
 
 OPERATION = "pre-warm-volume"
-PURPOSE = "pre-warm"
 ROUNDS = 3
 """Machines that may be used up; the last is bought so that it is not taken away, where that is allowed."""
 
@@ -43,7 +36,6 @@ PATH = "/mnt/runctl-dataset"
 ROOM = 0.93
 """Of a volume's size, what its file system leaves for files."""
 
-_TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
 GIB = 2**30
 
 
@@ -180,7 +172,7 @@ def plan(
         guard(operation, limits)
         if request.profile:
             account.require_profile(operation.session, request.profile)
-        ways = tuple(_offers(operation, target, request, work))
+        ways = tuple(filler_launch.ways(operation, target, request, work))
         found = fillers.estimate(work, ways[0].instance_type, ways[0].price)
         middle = _on_temporary(operation, dataset, target, request, ways)
         stagings = [f"copy-{number}" for number in range(1, ROUNDS + 1)]
@@ -214,12 +206,12 @@ def _on_temporary(
 ) -> list[PlannedStep]:
     """Rounds: each has a machine of its own, and is left out once the dataset is there."""
     steps = [_step("free-1", "free-volume", {"volume": target.id})]
-    tags = _tags(operation, request, target)
+    tags = filler_launch.tags(operation, request, target)
     for number in range(1, ROUNDS + 1):
         staged = tuple(result_of(f"copy-{earlier}", "complete") for earlier in range(1, number))
         lasting = [offer for offer in ways if offer.market is Market.ON_DEMAND]
         chosen = lasting if number == ROUNDS and lasting else ways
-        launches = tuple(_launch(operation, request, offer, tags) for offer in chosen)
+        launches = tuple(filler_launch.launch(operation, request, offer, tags) for offer in chosen)
         machine = result_of(f"machine-{number}")
         place: Request = {"volume": target.id, "instance": machine}
         staging = _staging(operation, dataset, target, request, machine, temporary=True)
@@ -354,57 +346,6 @@ def _given(operation: Operation, target: Target, instance_id: str) -> Instance:
             next=f"runctl aws start {instance_id}, or without --instance",
         )
     return instance
-
-
-def _offers(operation: Operation, target: Target, request: WarmRequest, work: Work) -> list[Offer]:
-    named = request.instance_type
-    types = [catalog.instance_type(named)] if named else fillers.fitting(work)
-    return offers(
-        operation.session,
-        types,
-        spot=request.spot,
-        fallback=request.fallback,
-        zones=(target.zone,),
-        by_price=False,
-        emit=operation.emit,
-    )
-
-
-def _launch(operation: Operation, request: WarmRequest, offer: Offer, tags: dict[str, str]) -> Request:
-    kind = catalog.instance_type(offer.instance_type)
-    image = operation.once(
-        f"image {kind.architecture} False",
-        lambda: market.image_for(
-            operation.session, architecture=kind.architecture, gpus=0, chosen=request.image
-        ),
-    )
-    spec = instances.InstanceSpec(
-        offer=offer,
-        image=image.id,
-        root_device=image.root_device,
-        root_volume_gib=max(request.root_volume_gib, image.root_gib),
-        profile=request.profile,
-        user_data=f"#!/bin/sh\nshutdown -P +{request.lease_minutes}\n",
-        tags=tags,
-        subnet=request.subnet,
-        security_group=request.security_group,
-    )
-    return {
-        "what": f"{offer.instance_type} {offer.market} in {offer.zone}",
-        "offer": msgspec.to_builtins(offer),
-        "parameters": instances.run_parameters(spec, ""),
-    }
-
-
-def _tags(operation: Operation, request: WarmRequest, target: Target) -> dict[str, str]:
-    return {
-        "Name": f"runctl pre-warm {target.subject}"[:256],
-        TAG_MANAGED: "true",
-        TAG_USER: request.user,
-        TAG_PROJECT: request.project,
-        TAG_PURPOSE: PURPOSE,
-        TAG_CREATED: operation.session.cloud.clock.now().strftime(_TIMESTAMP),
-    }
 
 
 def staged(made: dict[str, Any]) -> dict[str, Any]:
