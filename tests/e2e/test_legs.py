@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from runctl.agent.parcel import Slice
+from runctl.agent.sending import Sending
 from runctl.config import Protection
 from runctl.errors import ConfigError, Conflict, NotFound, TransferError, ValidationError
 from runctl.events import Event, Notice
 from runctl.ledger import Ledger
 from runctl.providers.aws.session import Session
-from runctl.resources import legs
+from runctl.resources import legs, recovery
 from runctl.resources.legs import LegOptions
 from runctl.resources.operation import Operation
 from runctl.retry import RetryPolicy
@@ -165,6 +167,7 @@ def test_a_folder_goes_round_by_every_pair_of_places(road: Road, tmp_path: Path)
     assert road.go(f"s3://{road.bucket}/up", f"{first}-s3").equal_files == files
 
 
+@pytest.mark.slow
 def test_single_files_take_their_names_from_the_destination(road: Road, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"1")
     name = road.live.name("single")
@@ -228,6 +231,7 @@ def test_hostile_names_stay_where_they_are(road: Road, tmp_path: Path) -> None:
     assert (inside / "good").read_bytes() == b"good"
 
 
+@pytest.mark.slow
 def test_many_small_files_need_few_commands(road: Road, tmp_path: Path) -> None:
     source, name = tmp_path / "source", road.live.name("many")
     for folder in range(20):
@@ -256,24 +260,28 @@ def test_lost_answers_and_failing_calls_are_survived(road: Road, tmp_path: Path)
     assert road.workers(road.first) == []
 
 
-def test_a_file_that_changes_on_the_way_starts_anew(road: Road, tmp_path: Path) -> None:
+def test_a_file_that_changes_on_the_way_starts_anew(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, name = tmp_path / "source", road.live.name("changes")
     source.mkdir()
-    (source / "grows").write_bytes(os.urandom(50 * MIB))
+    (source / "grows").write_bytes(os.urandom(20 * MIB))
     inside = road.inside(road.first, name)
-    done: list[TransferReport] = []
-    thread = threading.Thread(
-        target=lambda: done.append(road.go(source, road.at(road.first, name), parallel=1, bandwidth=12 * MIB))
-    )
-    thread.start()
-    road.live.until(lambda: any(inside.glob(".runctl-partial-*.parts")))
-    with (source / "grows").open("ab") as file:
-        file.write(b"more")
-    thread.join(60)
+    read, grown = Sending._slice, list[bool]()
+
+    def read_what_grows(sending: Sending, item: Slice) -> bytes:
+        if item.offset and not grown:
+            road.live.until(lambda: any(inside.glob(".runctl-partial-*.parts")))
+            with (source / "grows").open("ab") as file:
+                file.write(b"more")
+            grown.append(True)
+        return read(sending, item)
+
+    monkeypatch.setattr(Sending, "_slice", read_what_grows)
+    assert road.go(source, road.at(road.first, name), parallel=1).failed == ()
     assert "grows changed while it was sent: it starts anew" in road.said()
     assert (inside / "grows").read_bytes() == (source / "grows").read_bytes()
     assert [path.name for path in inside.iterdir()] == ["grows"], "nothing of the first state is left"
-    assert done[0].failed == ()
 
 
 @dataclass
@@ -360,6 +368,7 @@ def test_a_killed_download_is_gone_on_with(command: Command, road: Road, tmp_pat
     assert road.workers(road.first) == []
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_mentioned_and_undone(command: Command, road: Road, tmp_path: Path) -> None:
     source, name = big(tmp_path / "source"), road.live.name("undone")
     there, inside = road.at(road.first, name), road.inside(road.first, name)
@@ -396,6 +405,75 @@ def test_ctrl_c_ends_it_in_order(command: Command, road: Road, tmp_path: Path) -
     assert road.staged() == []
     assert road.workers(road.first) == []
     assert json.loads(command.run("tx", "list", "--output", "json")[0]) == []
+
+
+def killed_at(road: Road, pair: tuple[str, str], name: str, number: int, *, before: bool) -> bool:
+    """Transfer in a process that kills itself at a call; whether it came to that."""
+    script = Path(__file__).parent / "dying_legs.py"
+    when = "before" if before else "after"
+    arguments = (str(road.live.home), str(road.folder / "ledger"), *pair, name, str(number), when)
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, check=False, timeout=120
+    )
+    assert done.returncode in {0, -signal.SIGKILL}, done.stderr.decode()
+    return done.returncode != 0
+
+
+def recovered(road: Road, *, undo: bool) -> str:
+    operation = road.operation()
+    try:
+        left = recovery.unfinished(operation.ledger)
+        for record in left:
+            (recovery.roll_back if undo else recovery.resume)(operation, record)
+        return str(operation.ledger.journal.get(left[0].id).outcome) if left else "never begun"
+    finally:
+        operation.ledger.close()
+
+
+def told(road: Road, tmp_path: Path, name: str, number: int, *, before: bool, undo: bool) -> None:
+    """A transfer that is killed at a call, told to its end: nothing staged, nobody at work, all there."""
+    word = road.live.name("point")
+    source = tmp_path / word
+    source.mkdir()
+    (source / "small").write_bytes(b"small")
+    (source / "big").write_bytes(os.urandom(20 * MIB))
+    pair = (str(source), road.at(road.first, word))
+    was_killed = killed_at(road, pair, name, number, before=before)
+    outcome = recovered(road, undo=undo)
+    assert not was_killed or outcome in {"never begun", "rolled-back" if undo else "finished"}
+    assert road.staged() == []
+    assert road.workers(road.first) == []
+    if undo or outcome == "never begun":
+        road.go(*pair)
+    assert plain(road.inside(road.first, word)) == plain(source)
+    assert {path.name for path in road.inside(road.first, word).iterdir()} == {"small", "big"}
+
+
+@pytest.mark.parametrize(("number", "undo"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)])
+def test_a_transfer_that_dies_with_its_command_sent_is_told_to_its_end(
+    road: Road, tmp_path: Path, number: int, undo: bool
+) -> None:
+    told(road, tmp_path, "send_command", number, before=False, undo=undo)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_transfer_may_die_at_any_call(road: Road, tmp_path: Path) -> None:
+    points = [
+        (name, number, before)
+        for name, numbers in (
+            ("get_caller_identity", 1),
+            ("head_bucket", 1),
+            ("describe_instances", 1),
+            ("describe_instance_information", 1),
+            ("send_command", 2),
+            ("get_command_invocation", 4),
+        )
+        for number in range(1, numbers + 1)
+        for before in (True, False)
+    ]
+    for at, (name, number, before) in enumerate(points):
+        told(road, tmp_path, name, number, before=before, undo=at % 2 == 0)
 
 
 @pytest.mark.slow

@@ -221,12 +221,16 @@ class Receiving:
 
     def _delete(self, key: str) -> None:
         try:
-            os.unlink(place(self._root, key, self._folders))
+            path = place(self._root, key, self._folders)
+            os.unlink(path)
             self._report.deleted(key)
+            for _ in range(key.count("/")):
+                path = os.path.dirname(path)
+                os.rmdir(path)  # until one is not empty
         except FileNotFoundError:
             pass
         except (Refused, OSError):
-            pass  # it is still there, and the next listing says so
+            pass  # what is still there is in the next listing
 
 
 class _Growing:

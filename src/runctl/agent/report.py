@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 EVERY = 1.0
 
@@ -16,17 +16,17 @@ class Report:
         self._publish = publish
         self._lock = threading.Lock()
         self._moved = self._wire = self._beat = 0
-        self._parcels: Dict[int, str] = {}
+        self._parcels: Set[int] = set()
         self._faults: Dict[int, str] = {}
-        self._files: List[int] = []
+        self._files: Set[int] = set()
         self._deleted: List[str] = []
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
 
-    def parcel(self, number: int, moved: int, wire: int = 0, etag: str = "") -> None:
+    def parcel(self, number: int, moved: int, wire: int = 0) -> None:
         """A parcel is dealt with; `moved` bytes of files, `wire` as they travelled."""
         with self._lock:
-            self._parcels[number] = etag
+            self._parcels.add(number)
             self._moved += moved
             self._wire += wire
 
@@ -37,7 +37,7 @@ class Report:
     def file(self, number: int) -> None:
         """A file is whole and has its name."""
         with self._lock:
-            self._files.append(number)
+            self._files.add(number)
 
     def deleted(self, key: str) -> None:
         with self._lock:
@@ -52,9 +52,9 @@ class Report:
                 "beat": self._beat,
                 "moved": self._moved,
                 "wire": self._wire,
-                "parcels": sorted(self._parcels.items()),
+                "parcels": ranges(self._parcels),
                 "faults": sorted(self._faults.items()),
-                "files": list(self._files),
+                "files": ranges(self._files),
                 "deleted": list(self._deleted),
             }
 
@@ -78,3 +78,14 @@ class Report:
             except Exception:  # noqa: S110 (the next one may come through)
                 pass
             slower = max(1.0, 10 * (time.monotonic() - begun))  # a long report must not be all that is sent
+
+
+def ranges(numbers: Iterable[int]) -> List[List[int]]:
+    """Numbers as the first and last of each run: what is done in order stays short."""
+    found: List[List[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found

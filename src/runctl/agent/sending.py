@@ -49,9 +49,9 @@ class Sending:
             self._report.parcel(number, 0)  # an object that would be wrong is not written
             return
         self._pace.take(len(data))
-        etag = self._courier.put(parcel["url"], data)
+        self._courier.put(parcel["url"], data)
         moved = sum(item.length for item, read, _ in pieces if read is not None)
-        self._report.parcel(number, moved, len(data), etag)
+        self._report.parcel(number, moved, len(data))
 
     def _read(self, item: Slice) -> Tuple[Optional[bytes], str]:
         """The bytes, or none and why: a file of which one piece cannot be sent is not sent at all."""

@@ -16,7 +16,7 @@ from runctl.providers.aws.session import Session
 from runctl.providers.aws.uploads import compose
 from runctl.resources import leg_plan
 from runctl.resources.leg_plan import LegOptions, LegPlan, Pair, Parcel, Side
-from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, names
+from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, names, numbers
 from runctl.storage.listing import LeftOut
 from runctl.storage.staging import UPLOADS, SigningStore
 
@@ -25,7 +25,10 @@ PASSES = 4
 
 _LOOK = 0.1
 _LONGEST_LOOK = 1.0
-_MOST_MEMORY = 512 * leg_plan.MIB
+_MOST_MEMORY = 384 * leg_plan.MIB
+_COPIES = 3
+"""Of a parcel, in its sender: as read, as packed, as sent."""
+
 CHANGED = "changed"
 
 
@@ -45,7 +48,6 @@ class LegReport(msgspec.Struct, kw_only=True):
 
     moved: set[str] = msgspec.field(default_factory=set[str])
     moved_bytes: int = 0
-    wire_bytes: int = 0
     equal: int = 0
     deleted: set[str] = msgspec.field(default_factory=set[str])
     left_out: tuple[LeftOut, ...] = ()
@@ -90,9 +92,9 @@ class Carrier:
                 break
             if round_.plan.is_done:
                 break
-            outcome = self._move(round_)
-            if outcome == "expired":
-                self._emit(Notice(text="the rights to the staging prefix ran out: going on with new ones"))
+            before = self._report.moved_bytes
+            if self._move(round_) == "expired":
+                self._require_progress(before)
                 continue
             passes += 1
             changed = [key for key, why in self._report.failed.items() if why == CHANGED]
@@ -106,6 +108,16 @@ class Carrier:
                 del self._report.failed[key]
         self._report.seconds = time.monotonic() - begun
         return self._report
+
+    def _require_progress(self, before: int) -> None:
+        """Rights that run out in a long transfer are given anew; those that never were good are not."""
+        if self._report.moved_bytes == before:
+            raise TransferError(
+                "S3 calls the rights to the staging prefix outdated",
+                why="nothing could be moved with them",
+                next="renew your credentials, and look at this computer's clock",
+            )
+        self._emit(Notice(text="the rights to the staging prefix ran out: going on with new ones"))
 
     # What to do
 
@@ -157,8 +169,9 @@ class Carrier:
     def _move(self, round_: Round) -> str:
         """One pass over what differs; answers how it ended: done or expired."""
         self._say(round_)
-        workers = self._start(round_)
+        workers: dict[str, Worker] = {}
         try:
+            self._start(round_, workers)
             state = self._follow(round_, workers)
         except Exception:
             for worker in workers.values():
@@ -179,17 +192,19 @@ class Carrier:
                 else "nothing is packed: objects travel as they are"
             )
             self._emit(Notice(text=how))
+        if self._options.checksum and self._raw and round_.number == 0:
+            text = "what is in S3 is compared by size and time: it has no SHA-256 to compare"
+            self._emit(Notice(text=text, warning=True))
         if there := sum(length for pair in round_.plan.pairs for _, length in pair.done):
             self._emit(Notice(text=f"{there} bytes came at an earlier try and are not sent again"))
 
-    def _start(self, round_: Round) -> dict[str, Worker]:
-        ends, found = self._ends, dict[str, Worker]()
+    def _start(self, round_: Round, found: dict[str, Worker]) -> None:
+        ends = self._ends
         name = f"{ends.run}-{round_.number}"
         if not isinstance(ends.source, S3Side):
             found["send"] = ends.source.work(self._send_spec(round_), f"send-{name}")
         if not isinstance(ends.destination, S3Side):
             found["receive"] = ends.destination.work(self._receive_spec(round_), f"receive-{name}")
-        return found
 
     def _send_spec(self, round_: Round) -> dict[str, Any]:
         ends = self._ends
@@ -241,7 +256,7 @@ class Carrier:
 
     def _spec(self, role: str, root: str, keys: Sequence[str], round_: Round) -> dict[str, Any]:
         pairs = round_.plan.pairs
-        longest = max((length for parcel in round_.parcels for _, _, length in parcel.slices), default=1)
+        heaviest = max((sum(item[2] for item in parcel.slices) for parcel in round_.parcels), default=1)
         return {
             "role": role,
             "root": root,
@@ -249,8 +264,9 @@ class Carrier:
                 (key, pair.source.size, pair.source.modified, pair.source.executable)
                 for key, pair in zip(keys, pairs, strict=True)
             ],
-            "threads": max(1, min(self._options.parallel, _MOST_MEMORY // max(longest, 1))),
-            "rate": self._options.bandwidth or 0,
+            "threads": max(1, min(self._options.parallel, _MOST_MEMORY // (_COPIES * max(heaviest, 1)))),
+            # Where both sides work, the sender's pace is the other's, too.
+            "rate": (self._options.bandwidth or 0) if role == "send" or self._from_s3 else 0,
         }
 
     def _follow(self, round_: Round, workers: dict[str, Worker]) -> str:
@@ -294,9 +310,9 @@ class Carrier:
         self._emit(Progress(task="transfer", done=float(word.moved), total=float(round_.plan.size), unit="B"))
 
     def _remove_arrived(self, round_: Round, word: Worked, removed: set[int]) -> None:
-        fresh = [number for number, _ in word.parcels if number not in removed]
-        self._ends.staging.remove([round_.parcels[number].name for number in fresh])
-        removed.update(fresh)
+        fresh = numbers(word.parcels) - removed
+        self._ends.staging.remove([round_.parcels[number].name for number in sorted(fresh)])
+        removed |= fresh
 
     # What came of it
 
@@ -307,9 +323,11 @@ class Carrier:
             for number, why in word.faults:
                 self._report.failed[pairs[number].source.key] = why
         self._report.moved_bytes += last.moved
-        self._report.wire_bytes += (told.get("send") or last).wire
+        wire = (told.get("send") or last).wire
+        if round_.pack:
+            self._emit(Notice(text=f"{last.moved} bytes travelled as {wire}"))
         if "receive" in told:
-            self._report.moved |= {pairs[number].source.key for number in last.files}
+            self._report.moved |= {pairs[number].source.key for number in numbers(last.files)}
             self._report.deleted |= set(last.deleted)
 
     def _compose(self, round_: Round, sent: Worked) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +26,14 @@ SILENCE = 60.0
 """Real seconds without a word of a worker on a machine, after which the machine itself is looked at."""
 
 LOST = 600.0
+_FIRST_LOOK, _LONGEST_LOOK = 0.1, 1.0
 
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says of itself: `state` is working, done, stopped, expired or failed; sizes in bytes.
 
-    `parcels` are numbers and ETags, `faults` numbers of files and why, `files` those that are whole.
+    `parcels` that are dealt with and `files` that are whole come as the first and last number of each run,
+    `faults` as numbers of files and why.
     """
 
     state: str = "working"
@@ -38,10 +41,15 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     beat: int = 0
     moved: int = 0
     wire: int = 0
-    parcels: tuple[tuple[int, str], ...] = ()
+    parcels: tuple[tuple[int, int], ...] = ()
     faults: tuple[tuple[int, str], ...] = ()
-    files: tuple[int, ...] = ()
+    files: tuple[tuple[int, int], ...] = ()
     deleted: tuple[str, ...] = ()
+
+
+def numbers(runs: Iterable[tuple[int, int]]) -> set[int]:
+    """Every number of some runs."""
+    return {number for first, last in runs for number in range(first, last + 1)}
 
 
 class Worker(Protocol):
@@ -98,10 +106,14 @@ class InstanceSide:
         name = f"list-{self._run}-{self.machine.instance}-{self._looks}"
         answer = self._staging.sign("PUT", [name])[0]
         spec = {"role": "list", "path": self.path, "only": only, "checksum": checksum, "answer": answer}
-        self.machine.carry(spec, name)
-        import gzip
-
-        found = self._staging.read(name)
+        task = _Task(self.machine, spec, name)
+        wait = _FIRST_LOOK
+        # The answer is there before SSM tells that the command has ended.
+        while (found := self._staging.read_if_exists(name)) is None:
+            if task.is_over and self._staging.read_if_exists(name) is None:
+                raise task.failure or TransferError(f"{self} was not listed")
+            time.sleep(wait)
+            wait = min(wait * 1.3, _LONGEST_LOOK)
         self._staging.remove([name, f"spec-{name}"])
         return side_of(json.loads(gzip.decompress(found)))
 
@@ -220,6 +232,28 @@ class _LocalWorker:
             courier.close()
 
 
+class _Task:
+    """A command on a machine, waited for on a thread of its own."""
+
+    def __init__(self, machine: MachineSide, spec: dict[str, Any], name: str) -> None:
+        self.failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(machine, spec, name), name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self, machine: MachineSide, spec: dict[str, Any], name: str) -> None:
+        try:
+            machine.carry(spec, name)
+        except Exception as error:
+            self.failure = error
+
+
 class _MachineWorker:
     def __init__(self, machine: MachineSide, staging: SigningStore, spec: dict[str, Any], name: str) -> None:
         self._machine = machine
@@ -227,16 +261,12 @@ class _MachineWorker:
         self._status = f"status-{name}"
         self._told = Worked()
         self._heard = self._looked = time.monotonic()
-        self._failure: Exception | None = None
-        status = staging.sign("PUT", [self._status])[0]
-        arguments = ({**spec, "status": status}, name)
-        self._thread = threading.Thread(target=self._run, args=arguments, name=f"leg-{name}", daemon=True)
-        self._thread.start()
+        self._task = _Task(machine, {**spec, "status": staging.sign("PUT", [self._status])[0]}, name)
 
     def look(self) -> Worked:
-        over = self.is_over
-        if self._failure is not None:
-            raise self._failure
+        over = self._task.is_over
+        if self._task.failure is not None:
+            raise self._task.failure
         found = self._staging.read_if_exists(self._status)
         if found is not None:
             told = msgspec.json.decode(found, type=Worked)
@@ -251,17 +281,12 @@ class _MachineWorker:
 
     @property
     def is_over(self) -> bool:
-        return not self._thread.is_alive()
+        """Its last word is out before SSM tells that the command has ended."""
+        return self._told.state != "working" or self._task.is_over
 
     def stop(self) -> None:
         if not self.is_over and self._machine.stop():
-            self._thread.join(60)
-
-    def _run(self, spec: dict[str, Any], name: str) -> None:
-        try:
-            self._machine.carry(spec, name)
-        except Exception as error:
-            self._failure = error
+            self._task.join(60)
 
     def _require_life(self) -> None:
         """SSM calls a command in progress for two days, whatever became of its machine."""
