@@ -14,6 +14,7 @@ class _Data(LazyGroup):
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "plan": ("runctl.cli.data_plan:plan", "What each way of loading takes and costs."),
         "stage": ("runctl.cli.data_stage:stage", "Have a dataset on a volume."),
+        "verify": ("runctl.cli.data_verify:verify", "Whether a copy is whole, and a volume up to date."),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from runctl.datasets.situation import OwnVolume, exact
@@ -51,10 +52,14 @@ def as_own(volume: Volume, *, obstacle: str = "") -> OwnVolume:
 
 def staleness(volume: Volume, dataset: Dataset) -> str:
     """Why a volume does not hold this version, by its tags; empty where they do not say so."""
-    location, version = volume.tags.get(TAG_DATASET), volume.tags.get(TAG_DATASET_VERSION)
+    return staleness_of(volume.id, volume.tags, dataset)
+
+
+def staleness_of(holder_id: str, tags: Mapping[str, str], dataset: Dataset) -> str:
+    location, version = tags.get(TAG_DATASET), tags.get(TAG_DATASET_VERSION)
     if location is not None and location != dataset_tag(dataset.location):
-        return f"{volume.id} holds another dataset, {location}"
+        return f"{holder_id} holds another dataset, {location}"
     if location is not None and version != dataset.version:
         known = f"version {version[:12]}" if version else "no whole version"
-        return f"{volume.id} holds {known}, and the dataset is at {dataset.version[:12]} now"
+        return f"{holder_id} holds {known}, and the dataset is at {dataset.version[:12]} now"
     return ""

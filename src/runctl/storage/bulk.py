@@ -14,6 +14,7 @@ from runctl.agent.credentials import Credentials as RoleCredentials
 from runctl.agent.credentials import Keys
 from runctl.agent.failures import StoreAway, StoreRefused
 from runctl.agent.multipart import Multipart
+from runctl.agent.objects import is_md5
 from runctl.errors import CloudError, Conflict, NotFound
 from runctl.storage import etags
 from runctl.storage.entries import Entry
@@ -121,7 +122,7 @@ class BulkStore(S3Store):
         digest, _, parts = checksum.partition("-")
         if digest and not parts:
             return Proof("sha256", base64.b64decode(digest).hex())
-        if count is None and not digest:
+        if not digest and (count is None or not is_md5(headers)):
             return Proof("", "")
         if count == 1 and not digest:
             return Proof("md5", etag)
@@ -159,15 +160,17 @@ class BulkStore(S3Store):
 
     def _part_size(self, key: str, size: int, count: int) -> int:
         """How many bytes each part of the sender had, 0 where they were not alike."""
+        return self.told_part_size(key, size, count) or next(etags.possible_parts(size, count), 0)
+
+    def told_part_size(self, key: str, size: int, count: int) -> int:
+        """The bytes of each of an object's parts as S3 tells of its first; 0 where it does not."""
         try:
             with self.part_errors("HeadObject", key):
                 headers = self._bucket().ask("HEAD", self._path(key), query={"partNumber": "1"})[1]
             first = int(headers.get("content-length", "0"))
         except (CloudError, NotFound, Conflict):
             first = 0
-        if first and -(-size // first) == count:
-            return first
-        return next(etags.possible_parts(size, count), 0)
+        return first if first and -(-size // first) == count else 0
 
     def _bucket(self) -> Bucket:
         if self._parts_client is None:
