@@ -280,6 +280,18 @@ def test_a_killed_command_is_finished_or_undone(warmth: Warmth, how: str) -> Non
         assert "runctl:dataset-version" not in warmth.tags(volume)
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_the_copying_and_removes_the_machine(warmth: Warmth) -> None:
+    volume = warmth.cloud.volume(ZONE)
+    command, machine = copying(warmth, volume)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=60) == 130, warmth.said()
+    assert warmth.unfinished() == []
+    assert warmth.machines(volume)[machine] in OVER
+    assert warmth.is_free(volume)
+    assert "runctl:dataset-version" not in warmth.tags(volume)
+
+
 def test_a_machine_of_the_users_is_used_and_left_alone(warmth: Warmth) -> None:
     """A file system that is not ours is refused there, too, and stays as it is."""
     machine = warmth.cloud.running(Placement={"AvailabilityZone": ZONE})

@@ -16,21 +16,19 @@ from . import engines, objects
 from .credentials import Credentials
 from .engines import Fetched, Fetcher, Stopped
 from .failures import StoreAway, StoreRefused
-from .files import read_json, to_json, write_atomically
+from .files import read_json
 from .imds import Metadata
 from .machine import DeadMan, NoticeWatch
 from .manifest import Known, Manifest, sync
 from .objects import Entry
 from .s3 import Bucket
+from .stage_state import StagingState
 
 UNUSABLE, RUNS_ALREADY = 2, 3
 BEAT_SECONDS = 0.5
 BATCH_FILES, BATCH_BYTES = 1000, 1 << 30
 PASSES = 4
 TRIES = 3
-SHOWN = 20
-"""Names in the state, which travels through a shell; the file `left-out.jsonl` has them all."""
-
 FINAL = ("done", "failed", "interrupted", "stopped")
 
 
@@ -72,34 +70,8 @@ class Staging:
         self.location = "s3://%s/%s" % (spec["bucket"], self.prefix.rstrip("/"))
         self.stopping = threading.Event()
         self._ended_by = ""
-        self._lock = threading.Lock()
         self._over = threading.Event()
-        self._coming = 0
-        self.state: Dict[str, Any] = {
-            "format": 1,
-            "phase": "listing",
-            "starts": starts,
-            "pid": os.getpid(),
-            "started": time.time(),
-            "files": 0,
-            "bytes": 0,
-            "wanted_files": 0,
-            "wanted_bytes": 0,
-            "copied_files": 0,
-            "copied_bytes": 0,
-            "equal_files": 0,
-            "proved_files": 0,
-            "deleted_files": 0,
-            "extra_files": 0,
-            "left_out": [],
-            "left_out_files": 0,
-            "failed_files": 0,
-            "version": None,
-            "engine": "",
-            "code": "",
-            "message": "",
-        }
-        self._left_out: Dict[str, Tuple[str, bool]] = {}
+        self.state = StagingState(folder, starts)
         region = str(spec.get("region") or os.environ.get("AWS_REGION", "us-east-1"))
         self._credentials = Credentials(Metadata())
         self._bucket = Bucket(str(spec["bucket"]), region, self._credentials)
@@ -112,7 +84,7 @@ class Staging:
             signal.signal(number, self._asked_to_end)
         if self._spec.get("machine", {}).get("watch_notice"):
             NoticeWatch(_ignore, lambda _action, _at: self._stop("interrupted"), lambda: None)
-        self._write_state()
+        self.state.write()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         phase, code, message = "failed", "", ""
         try:
@@ -127,10 +99,9 @@ class Staging:
         except OSError as error:
             code, message = "disk", "%s: %s" % (error.strerror or error, error.filename or self.root)
         self._over.set()
-        with self._lock:
-            self.state.update(phase=phase, code=code, message=message, ended=time.time())
-        self._write_left_out()
-        self._write_state()
+        self.state.set(phase=phase, code=code, message=message, ended=time.time())
+        self.state.write_left_out()
+        self.state.write()
         return 0 if phase == "done" else 1
 
     def _stage(self) -> None:
@@ -147,16 +118,16 @@ class Staging:
         try:
             for number in range(PASSES):
                 self._pass(manifest, listed, delete)
-                self._phase("verifying")
+                self.state.set(phase="verifying")
                 again = self._list()
                 if objects.version(again) == objects.version(listed):
                     break
                 listed = again
-                self._said("the dataset changed while it was copied: pass %d" % (number + 2))
+                self.state.set(message="the dataset changed while it was copied: pass %d" % (number + 2))
             else:
                 raise Refused("changing", "the dataset changed in each of %d passes" % PASSES)
             if self.state["failed_files"]:
-                names = [name for name, (_, fault) in self._left_out.items() if fault]
+                names = [name for name, (_, fault) in self.state.left_out.items() if fault]
                 raise Refused("incomplete", "%d files did not arrive, %s among them" % (len(names), names[0]))
             self._finish(manifest, listed)
         finally:
@@ -173,7 +144,8 @@ class Staging:
     def _pass(self, manifest: Manifest, listed: List[Entry], delete: bool) -> None:
         """Make the folder equal to a listing, as far as that can be."""
         good, refused = objects.split(listed)
-        self._left_out = {key: (why, False) for key, why in refused}
+        self.state.left_out.clear()
+        self.state.left_out.update((key, (why, False)) for key, why in refused)
         names = {item.key for item in good}
         gone = [key for key in manifest.files if key not in names]
         wanted = self._wanted(manifest, good)
@@ -182,17 +154,15 @@ class Staging:
         if delete:
             self._delete(manifest, gone)
             gone = []
-        with self._lock:
-            sizes = sum(item.size for item in wanted)
-            self.state.update(
-                phase="copying",
-                files=len(listed),
-                bytes=sum(item.size for item in listed),
-                wanted_files=self.state["copied_files"] + len(wanted),
-                wanted_bytes=self.state["copied_bytes"] + sizes,
-                equal_files=len(listed) - len(wanted) - len(self._left_out),
-                extra_files=len(gone),
-            )
+        self.state.set(
+            phase="copying",
+            files=len(listed),
+            bytes=sum(item.size for item in listed),
+            wanted_files=self.state["copied_files"] + len(wanted),
+            wanted_bytes=self.state["copied_bytes"] + sum(item.size for item in wanted),
+            equal_files=len(listed) - len(wanted) - len(self.state.left_out),
+            extra_files=len(gone),
+        )
         names = {os.path.basename(engines.name_of(manifest.parts, item)) for item in wanted}
         for name in os.listdir(manifest.parts):
             if name.partition(".")[0] not in names:
@@ -203,18 +173,18 @@ class Staging:
             left = self._copy(manifest, left)
             if not left:
                 break
-        self._count()
+        self.state.count_left_out()
 
     def _wanted(self, manifest: Manifest, good: List[Entry]) -> List[Entry]:
         """What is not there as it should be; what others put in its place is left out."""
-        self._phase("checking")
+        self.state.set(phase="checking")
         wanted: List[Entry] = []
         for item in good:
             if self.stopping.is_set():
                 raise Stopped
             why, there = self._is_there(manifest, item)
             if why:
-                self._left_out[item.key] = (why, False)
+                self.state.left_out[item.key] = (why, False)
             elif not there:
                 wanted.append(item)
         return wanted
@@ -252,7 +222,10 @@ class Staging:
                     manifest.files[key].size,
                     manifest.files[key].modified,
                 ):
-                    self._left_out[key] = ("it is gone from the dataset, but was changed here: kept", False)
+                    self.state.left_out[key] = (
+                        "it is gone from the dataset, but was changed here: kept",
+                        False,
+                    )
                     continue
                 os.unlink(path)
                 folders.add(os.path.dirname(path))
@@ -268,8 +241,7 @@ class Staging:
                 except OSError:
                     break  # something else lies there
                 folder = os.path.dirname(folder)
-        with self._lock:
-            self.state["deleted_files"] += len(removed)
+        self.state.add(deleted_files=len(removed))
 
     def _require_room(self, parts: str, wanted: List[Entry]) -> None:
         """What came before a loss lies in `parts` and takes no more room."""
@@ -288,12 +260,11 @@ class Staging:
 
     def _copy(self, manifest: Manifest, wanted: List[Entry]) -> List[Entry]:
         """Answers what did not come; one that changed meanwhile is the next pass's."""
-        fetcher = Fetcher(self._bucket, self.prefix, manifest.parts, self.stopping, self._came)
+        fetcher = Fetcher(self._bucket, self.prefix, manifest.parts, self.stopping, self.state.came)
         program = engines.find_program()
         if program and self._spec.get("engine", "auto") != "own":
             fetcher.use(program, engines.environment_of(self._credentials, self._region))
-        with self._lock:
-            self.state["engine"] = "s5cmd" if fetcher.program else "own"
+        self.state.set(engine="s5cmd" if fetcher.program else "own")
         again: List[Entry] = []
         before: Optional[Future[List[Fetched]]] = None
         with ThreadPoolExecutor(1) as ahead:
@@ -316,23 +287,24 @@ class Staging:
             path = objects.inside(self.root, found.item.key)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(found.path, path)
-            self._left_out.pop(found.item.key, None)
+            self.state.left_out.pop(found.item.key, None)
         again: List[Entry] = []
         for found in fetched:
             if not found.path and not found.changed:
-                self._left_out[found.item.key] = (found.why, True)
+                self.state.left_out[found.item.key] = (found.why, True)
                 again.append(found.item)
-        with self._lock:
-            self.state["copied_files"] += len(here)
-            self.state["copied_bytes"] += sum(found.item.size for found in here)
-            self.state["proved_files"] += sum(found.proved for found in here)
-            self._coming = max(0, self._coming - sum(found.item.size for found in fetched))
+        self.state.add(
+            copied_files=len(here),
+            copied_bytes=sum(found.item.size for found in here),
+            proved_files=sum(found.proved for found in here),
+        )
+        self.state.came(-sum(found.item.size for found in fetched))
         return again
 
     def _finish(self, manifest: Manifest, listed: List[Entry]) -> None:
         """Everything is where it should be, and safe: only then the volume says what it holds."""
         for item in objects.split(listed)[0]:
-            if item.key in self._left_out:
+            if item.key in self.state.left_out:
                 continue
             path = objects.inside(self.root, item.key)
             if not os.path.isfile(path) or os.path.getsize(path) != item.size:
@@ -343,8 +315,7 @@ class Staging:
         if manifest.header.get("version") != found or manifest.is_open:
             manifest.complete(self.location, found)
         sync(self.root)
-        with self._lock:
-            self.state["version"] = found
+        self.state.set(version=found)
 
     # The state, for whoever asks
 
@@ -353,42 +324,7 @@ class Staging:
             self._dead_man.put_off()
             if os.path.exists(os.path.join(self._run_folder, "stop")):
                 self._stop("stopped")
-            self._write_state()
-
-    def _write_state(self) -> None:
-        with self._lock:
-            shown = {**self.state, "now": time.time(), "coming_bytes": self._coming}
-            try:
-                write_atomically(os.path.join(self._run_folder, "state.json"), to_json(shown), durable=False)
-            except OSError:
-                pass  # the next beat tries again; who reads an old state sees its age
-
-    def _write_left_out(self) -> None:
-        self._count()
-        lines = [to_json([name, why]) + b"\n" for name, (why, _) in sorted(self._left_out.items())]
-        try:
-            write_atomically(os.path.join(self._run_folder, "left-out.jsonl"), b"".join(lines))
-        except OSError:
-            pass  # the state has the number and the first of them
-
-    def _count(self) -> None:
-        with self._lock:
-            shown = sorted(self._left_out.items())[:SHOWN]
-            self.state["left_out"] = [[name[:200], why[:200]] for name, (why, _) in shown]
-            self.state["left_out_files"] = len(self._left_out)
-            self.state["failed_files"] = sum(fault for _, fault in self._left_out.values())
-
-    def _came(self, size: int) -> None:
-        with self._lock:
-            self._coming += size
-
-    def _phase(self, phase: str) -> None:
-        with self._lock:
-            self.state["phase"] = phase
-
-    def _said(self, message: str) -> None:
-        with self._lock:
-            self.state["message"] = message
+            self.state.write()
 
     def _asked_to_end(self, _number: int, _frame: Any) -> None:
         self._stop("stopped")

@@ -52,7 +52,7 @@ def stage(context: Context, *, on: str | None, s3_uri: str, volume: str | None, 
             None if options["check"] else staging_places.volume_with(operation, dataset, request.zone or "")
         )
         if there is not None and not options["snapshot"]:
-            return pre_warm.tell(context, pre_warm.warm(dataset), there.id, there.zone, None)
+            return pre_warm.tell(context, pre_warm.warm(dataset, there.tags), there.id, there.zone, None)
         if there is not None:
             target = warming.target_of(there)
             return pre_warm.fill(context, operation, dataset, target, options, warming)
@@ -85,7 +85,9 @@ def _restore(
     made = operation.carry_out(plan)
     noting.note(operation, volumes=[made["volume"]["id"]])
     zone = request.zone or ""
-    return pre_warm.tell(context, pre_warm.warm(dataset), made["volume"]["id"], zone, snapshot)
+    if not context.json and not context.quiet:
+        output.talk("its blocks come from S3 when they are first read: slow once")
+    return pre_warm.tell(context, pre_warm.warm(dataset, {}), made["volume"]["id"], zone, snapshot)
 
 
 def _volume_request(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -97,7 +97,7 @@ def fill(
     request = _request(context, options)
     holds = warming.holds(target.tags, dataset) and not (request.check or request.delete)
     if holds and not request.snapshot:
-        return tell(context, warm(dataset), target.id, target.zone, None)
+        return tell(context, warm(dataset, target.tags), target.id, target.zone, None)
     if holds:
         return _only_snapshot(context, operation, dataset, target, request, dry_run=options["dry_run"])
     found = warming.plan(operation, dataset, target, request, acting.limits(context))
@@ -147,7 +147,7 @@ def _only_snapshot(
         made = operation.carry_out(warming.plan_snapshot(operation, dataset, target, request))
         snapshot = str(made["snapshot"]["id"])
         noting.note(operation, snapshots=[snapshot])
-    return tell(context, warm(dataset), target.id, target.zone, snapshot)
+    return tell(context, warm(dataset, target.tags), target.id, target.zone, snapshot)
 
 
 def _request(context: Context, options: dict[str, Any]) -> WarmRequest:
@@ -175,9 +175,11 @@ def _request(context: Context, options: dict[str, Any]) -> WarmRequest:
     )
 
 
-def warm(dataset: Dataset) -> dict[str, Any]:
+def warm(dataset: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
     """What a staging tells that had nothing to do, because the volume holds the dataset already."""
-    none = ("copied_files", "copied_bytes", "proved_files", "deleted_files", "extra_files", "seconds")
+    from runctl.model import TAG_DATASET_EXTRA
+
+    none = ("copied_files", "copied_bytes", "proved_files", "deleted_files", "seconds")
     return {
         "location": dataset.location,
         "version": dataset.version,
@@ -186,6 +188,7 @@ def warm(dataset: Dataset) -> dict[str, Any]:
         "equal_files": dataset.files - len(dataset.refused),
         "left_out": dataset.refused[:MOST_SHOWN],
         "left_out_files": len(dataset.refused),
+        "extra_files": int(tags.get(TAG_DATASET_EXTRA, "0")),
         "engine": "",
         "usd": "0",
         **dict.fromkeys(none, 0),

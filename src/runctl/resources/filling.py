@@ -47,6 +47,7 @@ _OVER = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
 def kinds(around: Surroundings) -> Mapping[str, Kind]:
     """The kinds of step that filling adds."""
     return {
+        "run-temporary": RunTemporary(around),
         "free-volume": FreeVolume(around),
         "unmark-volume": UnmarkVolume(around),
         "reach-temporary": ReachTemporary(around),
@@ -91,6 +92,19 @@ class _OfFilling:
                 return "EC2 does not know it"
             time.sleep(0.25)
         return (found.reason or found.state) if found.state in _OVER else ""
+
+
+class RunTemporary(steps.RunInstance):
+    """Launch a temporary machine; one that has ended before anybody could note it down is a lost one."""
+
+    def do(self, call: Call) -> Result:
+        try:
+            return super().do(call)
+        except CloudError as error:
+            ended = instances.find_by_token(self._session, call.token)
+            if error.code != "IdempotentInstanceTerminated" or ended is None:
+                raise
+            return {"id": ended.id, "zone": ended.zone, "usd_per_hour": None}
 
 
 class FreeVolume(_OfFilling):
@@ -243,12 +257,15 @@ class StageDataset(_OfFilling):
         _stager(self._around, call).stop()
 
     def _result(self, call: Call, stager: Stager, state: State, pace: Pace) -> Result:
+        temporary = call.request["spec"]["machine"]["disposable"]
         if state.phase == "interrupted":
             return _gone(self._around, stager.instance, "a spot interruption was announced")
+        if state.phase == "stopped" and temporary:  # by its system, which is going down
+            return _gone(self._around, stager.instance, "its system ended the staging")
         if state.phase != "done":
             raise not_staged(state, stager.left_out(state))
         left_out = stager.left_out(state)
-        if not call.request["spec"]["machine"]["disposable"]:
+        if not temporary:
             stager.clear()
         return {
             "id": call.request["volume"],

@@ -222,7 +222,7 @@ def _on_temporary(
             return PlannedStep(name=f"{name}-{number}", kind=kind, requests=(asked,), only_if=only_if)
 
         steps += [
-            PlannedStep(name=f"machine-{number}", kind="run-instance", requests=launches, unless=staged),
+            PlannedStep(name=f"machine-{number}", kind="run-temporary", requests=launches, unless=staged),
             step("online", "reach-temporary", {"instance": machine}, "machine"),
             step("attach", "attach-to-temporary", place, "online"),
             step("mount", "mount-on-temporary", {**place, "path": PATH}, "attach"),
