@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from .failures import StoreAway, StoreRefused
 from .parcel import TornParcel, packers
@@ -22,8 +22,9 @@ from .sending import Sending
 from .tree import listing
 
 FAILED = 1
-BUSY = 4
 _KILL_AFTER = 10.0
+_STOPPED = ".stopped"
+_REMEMBERED = 7 * 86400.0
 
 
 def carry(home: str) -> int:
@@ -40,27 +41,29 @@ def carry(home: str) -> int:
         if hashlib.sha256(packed).hexdigest() != digest:
             raise StoreRefused("the spec is not what was sent: its checksum differs")
         spec: Dict[str, Any] = json.loads(gzip.decompress(packed))
-        locks = _take_locks(home, spec)
-        if locks is None:
-            sys.stdout.write("runctl: error busy another transfer writes to %s\n" % spec["root"])
-            return BUSY
-        said = perform(spec, courier, stopping, root=_on_this_machine)
-        if locks:
-            os.unlink(locks[0].name)
-    except (StoreAway, StoreRefused, OSError, ValueError) as error:
+        with _take(os.path.join(_folder(home), "%s-%s.lock" % (spec["transfer"], spec["role"]))) as mine:
+            try:
+                said = _alone(home, spec, courier, stopping)
+            finally:
+                os.unlink(mine.name)
+    except (StoreAway, StoreRefused, Stopped, OSError, ValueError) as error:
         sys.stdout.write("runctl: error failed %s\n" % error)
         return FAILED
-    sys.stdout.write("runctl: ok %s\n" % said)
-    return 0
+    sys.stdout.write("runctl: %s\n" % said)
+    return 0 if said.startswith("ok") else FAILED
 
 
 def stop(home: str, transfer: str) -> int:
     """End whatever works for a transfer on this machine; returns when it has ended."""
     folder = _folder(home)
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.endswith(_STOPPED) and os.path.getmtime(path) < time.time() - _REMEMBERED:
+            os.unlink(path)
     for name in sorted(os.listdir(folder)):
         if name.startswith(transfer + "-") and name.endswith(".lock"):
-            _take(os.path.join(folder, name))
-            os.unlink(os.path.join(folder, name))
+            with _take(os.path.join(folder, name)) as theirs:
+                os.unlink(theirs.name)
     sys.stdout.write("runctl: ok stopped\n")
     return 0
 
@@ -118,22 +121,27 @@ def _folder(home: str) -> str:
     return folder
 
 
-def _take_locks(home: str, spec: Dict[str, Any]) -> Optional[List[Any]]:
-    """One worker a transfer and role: a later one ends an earlier, whose caller is gone. None where another
-    transfer writes to the same folder."""
-    folder = _folder(home)
-    if spec["role"] == "list":
-        return []
-    locks = [_take(os.path.join(folder, "%s-%s.lock" % (spec["transfer"], spec["role"])))]
-    if spec["role"] == "receive":
-        name = hashlib.sha256(os.fsencode(_on_this_machine(str(spec["root"])))).hexdigest()[:32]
-        there = open(os.path.join(folder, "into-%s" % name), "a+")  # noqa: SIM115 (it is the lock)
+def _tombstone(home: str, transfer: str) -> str:
+    """Where it is, the transfer was undone: a command of it that is delivered later does nothing."""
+    return os.path.join(_folder(home), transfer + _STOPPED)
+
+
+def _alone(home: str, spec: Dict[str, Any], courier: Courier, stopping: threading.Event) -> str:
+    """Carry out the spec, unless another transfer writes to the same folder; answers what to say.
+
+    A later worker of one transfer and role has ended an earlier one by now, whose caller is gone.
+    """
+    if os.path.exists(_tombstone(home, spec["transfer"])):
+        raise Stopped("it was undone before it began")
+    if spec["role"] != "receive":
+        return "ok " + perform(spec, courier, stopping, root=_on_this_machine)
+    name = hashlib.sha256(os.fsencode(_on_this_machine(str(spec["root"])))).hexdigest()[:32]
+    with open(os.path.join(_folder(home), "into-%s" % name), "a+") as there:
         try:
             fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return None
-        locks.append(there)
-    return locks
+            return "error busy another transfer writes to %s" % spec["root"]
+        return "ok " + perform(spec, courier, stopping, root=_on_this_machine)
 
 
 def _take(path: str) -> Any:

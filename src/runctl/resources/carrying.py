@@ -158,7 +158,7 @@ def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: boo
         for text in (request["source"], request["destination"]):
             place = parse(text)
             if isinstance(place, InstancePath):
-                MachineSide(session, place.instance, staging, transfer_id(request), emit).stop()
+                MachineSide(session, place.instance, staging, transfer_id(request), emit).stop(for_good=True)
     try:
         for record in staging.list(UPLOADS.rstrip("/")):
             told = msgspec.json.decode(staging.read(record.key), type=dict[str, str])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from hashlib import sha256
 
@@ -204,8 +204,10 @@ def most_shared(ways: Iterable[Sequence[str]]) -> str:
     return next((way for way in first if all(way in known for known in others)), "")
 
 
-def by_key(files: Iterable[SideFile]) -> Mapping[str, SideFile]:
-    return {file.key: file for file in files}
+def is_whole(parcel: Parcel, pairs: Sequence[Pair]) -> bool:
+    """Whether the parcel's first slice is all of its file."""
+    number, _, length = parcel.slices[0]
+    return length == pairs[number].source.size
 
 
 def _why_not(target: str, options: LegOptions, *, from_here: bool, to_s3: bool) -> str | None:

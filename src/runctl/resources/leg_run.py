@@ -82,6 +82,20 @@ class Carrier:
 
     def run(self) -> LegReport:
         """Until both sides are equal. Raises TrainctlError; what has arrived stays."""
+        try:
+            report = self._run()
+        except Exception:
+            self._settle()
+            raise
+        self._settle()
+        return report
+
+    def _settle(self) -> None:
+        for side in (self._ends.source, self._ends.destination):
+            if isinstance(side, InstanceSide):
+                side.machine.settle()
+
+    def _run(self) -> LegReport:
         begun = time.monotonic()
         passes = 0
         while passes < PASSES:
@@ -211,7 +225,7 @@ class Carrier:
         staged = {info.key for info in ends.staging.list()}
         left = [parcel for parcel in round_.parcels if parcel.name not in staged]
         if isinstance(ends.destination, S3Side):
-            whole = [parcel for parcel in left if _is_whole(parcel, round_.plan.pairs)]
+            whole = [parcel for parcel in left if leg_plan.is_whole(parcel, round_.plan.pairs)]
             store = ends.destination.store(round_.destination_root)
             targets = store.sign("PUT", [round_.plan.pairs[parcel.slices[0][0]].target for parcel in whole])
             urls = {parcel.name: url for parcel, url in zip(whole, targets, strict=True)}
@@ -342,7 +356,7 @@ class Carrier:
             if number in failed:
                 continue
             pair = round_.plan.pairs[number]
-            if not (len(parcels) == 1 and _is_whole(parcels[0], round_.plan.pairs)):
+            if not (len(parcels) == 1 and leg_plan.is_whole(parcels[0], round_.plan.pairs)):
                 self._put_together(store, pair, parcels)
             self._report.moved.add(pair.source.key)
 
@@ -372,11 +386,6 @@ class Carrier:
         elif isinstance(self._ends.destination, S3Side):
             self._ends.destination.store(round_.destination_root).remove(delete)
             self._report.deleted |= set(delete)
-
-
-def _is_whole(parcel: Parcel, pairs: Sequence[Pair]) -> bool:
-    number, _, length = parcel.slices[0]
-    return length == pairs[number].source.size
 
 
 def _folder_of(side: LocalSide | InstanceSide | S3Side, *, parent: bool) -> str:

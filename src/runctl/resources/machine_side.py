@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shlex
+import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -23,6 +25,7 @@ LONGEST = timedelta(hours=48)
 
 _SENDS = 4
 _ONLINE = timedelta(minutes=5)
+_SETTLED = 30.0
 _SCRIPT = r"""
 export HOME="${{HOME:-/root}}"
 folder="$HOME/.runctl/carry"
@@ -41,9 +44,34 @@ fi
 """
 _CARRY = """printf '%s %s\\n' {spec_url} {spec_sha256} | python3 "$agent" carry\n"""
 _STOP = """\
+{bury}
 ls "$folder"/{transfer}-*.lock >/dev/null 2>&1 || {{ echo "runctl: ok none"; exit 0; }}
 python3 "$agent" carry --stop {transfer}
 """
+
+
+class Task:
+    """A command on a machine, waited for on a thread of its own; `failure` is how it ended, if badly."""
+
+    def __init__(self, work: Callable[[threading.Event], None], name: str) -> None:
+        self.failure: Exception | None = None
+        self.hurry = threading.Event()
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            self._work(self.hurry)
+        except Exception as error:
+            self.failure = error
 
 
 class MachineSide:
@@ -57,6 +85,7 @@ class MachineSide:
         self._staging = staging
         self._transfer = transfer
         self._emit = emit
+        self._tasks: list[Task] = []
 
     def require_online(self) -> None:
         """Raises NotFound, Conflict for a machine that does not run, ConfigError without its SSM agent."""
@@ -80,8 +109,27 @@ class MachineSide:
         found = instances.get(self._session, self.instance)
         return found is not None and found.state in {"pending", "running"}
 
-    def carry(self, spec: dict[str, Any], name: str) -> None:
-        """Let the agent carry out a spec; returns at its end. Raises TransferError, CloudError."""
+    def start(self, spec: dict[str, Any], name: str) -> Task:
+        """Let the agent carry out a spec."""
+        task = Task(lambda hurry: self._carry(spec, name, hurry), name)
+        self._tasks.append(task)
+        return task
+
+    def settle(self) -> None:
+        """Wait until every command has ended: then nothing is written to the prefix any more.
+
+        An answer may be there before its writer has heard that it arrived, and is written once more then.
+        """
+        for task in self._tasks:
+            task.hurry.set()
+        for patience in (_SETTLED / 10, _SETTLED):
+            deadline = time.monotonic() + patience
+            for task in self._tasks:
+                task.join(max(0.0, deadline - time.monotonic()))
+            if all(task.is_over for task in self._tasks) or not self.is_running():
+                return
+
+    def _carry(self, spec: dict[str, Any], name: str, hurry: threading.Event) -> None:
         packed = gzip.compress(msgspec.json.encode({**spec, "transfer": self._transfer}), 3)
         key = f"spec-{name}"
         self._staging.write(key, packed)
@@ -89,24 +137,28 @@ class MachineSide:
             spec_url=shlex.quote(self._staging.sign("GET", [key])[0]),
             spec_sha256=hashlib.sha256(packed).hexdigest(),
         )
-        self._run(script, f"runctl transfer: {spec['role']}", LONGEST)
+        self._run(script, f"runctl transfer: {spec['role']}", LONGEST, hurry)
 
-    def stop(self) -> bool:
+    def stop(self, *, for_good: bool = False) -> bool:
         """End what works for this transfer on the machine; where it cannot be reached, say so.
 
-        Answers whether it was told to.
+        With `for_good`, also what SSM has not delivered yet. Answers whether it was told to.
         """
         try:
             if not self.is_running() or not shell.is_online(self._session, self.instance):
                 return False
-            self._run(_STOP.format(transfer=shlex.quote(self._transfer)), "runctl transfer: stop", _ONLINE)
+            transfer = shlex.quote(self._transfer)
+            bury = f': > "$folder"/{transfer}.stopped' if for_good else ":"
+            self._run(_STOP.format(transfer=transfer, bury=bury), "runctl transfer: stop", _ONLINE)
             return True
         except (CloudError, NotFound, TransferError) as error:
             text = f"what worked for the transfer on {self.instance} could not be ended: {error}"
             self._emit(Notice(text=text, warning=True))
             return False
 
-    def _run(self, script: str, comment: str, timeout: timedelta) -> None:
+    def _run(
+        self, script: str, comment: str, timeout: timedelta, hurry: threading.Event | None = None
+    ) -> None:
         """A later run of the same ends an earlier one and goes on: a lost answer is no reason to give up."""
         bucket = SigningStore(self._staging.bucket, "", self._staging.access)
         digest, agent = _agent()
@@ -117,7 +169,9 @@ class MachineSide:
         whole = _SCRIPT.format(short=digest[:16], sha256=digest, url=url) + script
         for sent in range(_SENDS):
             try:
-                result = shell.run(self._session, self.instance, whole, comment=comment, timeout=timeout)
+                result = shell.run(
+                    self._session, self.instance, whole, comment=comment, timeout=timeout, hurry=hurry
+                )
                 break
             except CloudError as error:
                 if not (error.lost_answer or error.retryable) or sent == _SENDS - 1:

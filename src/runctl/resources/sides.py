@@ -106,7 +106,7 @@ class InstanceSide:
         name = f"list-{self._run}-{self.machine.instance}-{self._looks}"
         answer = self._staging.sign("PUT", [name])[0]
         spec = {"role": "list", "path": self.path, "only": only, "checksum": checksum, "answer": answer}
-        task = _Task(self.machine, spec, name)
+        task = self.machine.start(spec, name)
         wait = _FIRST_LOOK
         # The answer is there before SSM tells that the command has ended.
         while (found := self._staging.read_if_exists(name)) is None:
@@ -232,28 +232,6 @@ class _LocalWorker:
             courier.close()
 
 
-class _Task:
-    """A command on a machine, waited for on a thread of its own."""
-
-    def __init__(self, machine: MachineSide, spec: dict[str, Any], name: str) -> None:
-        self.failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(machine, spec, name), name=name, daemon=True)
-        self._thread.start()
-
-    @property
-    def is_over(self) -> bool:
-        return not self._thread.is_alive()
-
-    def join(self, seconds: float) -> None:
-        self._thread.join(seconds)
-
-    def _run(self, machine: MachineSide, spec: dict[str, Any], name: str) -> None:
-        try:
-            machine.carry(spec, name)
-        except Exception as error:
-            self.failure = error
-
-
 class _MachineWorker:
     def __init__(self, machine: MachineSide, staging: SigningStore, spec: dict[str, Any], name: str) -> None:
         self._machine = machine
@@ -261,7 +239,7 @@ class _MachineWorker:
         self._status = f"status-{name}"
         self._told = Worked()
         self._heard = self._looked = time.monotonic()
-        self._task = _Task(machine, {**spec, "status": staging.sign("PUT", [self._status])[0]}, name)
+        self._task = machine.start({**spec, "status": staging.sign("PUT", [self._status])[0]}, name)
 
     def look(self) -> Worked:
         over = self._task.is_over
