@@ -140,7 +140,7 @@ def _start(program: str, home: Path, ending: contextlib.ExitStack) -> S3Server:
         stdout=log,
         stderr=log,
         cwd=home,
-        env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"},  # of the 7 that each bucket begins with
+        env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},  # a bucket begins with 7
         start_new_session=True,
     )
     parts = ("master", "volume", "filer", "s3")  # their sockets have fixed places
@@ -202,7 +202,7 @@ def _arguments(home: Path, ports: dict[str, int]) -> list[str]:
         "-master.volumePreallocate=false",
         f"-volume.port={ports['volume']}",
         f"-volume.port.grpc={ports['volume-grpc']}",
-        "-volume.max=0",
+        "-volume.max=10000",  # each bucket has some of its own
         "-filer",
         f"-filer.port={ports['filer']}",
         f"-filer.port.grpc={ports['filer-grpc']}",
