@@ -131,6 +131,10 @@ def _environment(
         }
     )
     environment.pop("RUNCTL_RESUME_FROM", None)
+    location = str((attempt.spec.get("data") or {}).get("location") or "")
+    if location:
+        environment.pop("RUNCTL_DATA_DIR", None)
+        environment["RUNCTL_DATA_LOCATION"] = location
     if data:
         environment["RUNCTL_DATA_DIR"] = data
     if resume:

@@ -42,6 +42,7 @@ PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin exec mkfs.{kind} "$@"
 )
 
 _MOUNT = """#!/bin/sh
+if [ "$1" = -o ] && [ -f "$(readlink -f "$3")/disk.json" ]; then shift 2; fi
 disk=$(readlink -f "$1" 2>/dev/null)
 if [ $# -eq 2 ] && [ -f "$disk/disk.json" ]; then
   if [ ! -f "$disk/formatted" ]; then
