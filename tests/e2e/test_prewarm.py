@@ -281,6 +281,20 @@ def test_a_killed_command_is_finished_or_undone(warmth: Warmth, how: str) -> Non
 
 
 @pytest.mark.slow
+def test_a_machine_that_nobody_looks_after_ends_itself_and_another_finishes(warmth: Warmth) -> None:
+    volume = warmth.cloud.volume(ZONE)
+    command, machine = copying(warmth, volume)
+    warmth.kill(command)
+    warmth.cloud.control.clear_faults()
+    warmth.until(lambda: warmth.machines(volume)[machine] == "terminated", "the lease ends it")
+    assert warmth.recover("resume") == "finished"
+    assert warmth.files(volume) == FILES | SLOW
+    assert len(warmth.machines(volume)) == 2
+    assert set(warmth.machines(volume).values()) <= OVER
+    assert warmth.is_free(volume)
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_copying_and_removes_the_machine(warmth: Warmth) -> None:
     volume = warmth.cloud.volume(ZONE)
     command, machine = copying(warmth, volume)

@@ -24,6 +24,11 @@ def show_warming(dataset: Dataset, found: Warming) -> None:
         output.write_line(f"{word}: {offer.instance_type} {offer.market} in {offer.zone}, {price}/h")
     if not found.offers:
         output.write_line(f"machine: the one that is named, {found.estimate.instance_type}")
+    if dataset.refused:
+        count = figures.count(len(dataset.refused), "key")
+        output.write_line(
+            f"{count} cannot be files and will be left out, such as {_shown(dataset.refused[0][0])}"
+        )
     cost = f", about {figures.usd(found.estimate.usd)}" if found.offers else ""
     output.write_line(
         f"about {figures.duration(found.estimate.duration)} at {found.estimate.mibs:.0f} MiB/s{cost},"
@@ -37,7 +42,7 @@ def show_staged(staged: Mapping[str, Any], snapshot: str | None) -> None:
     rate = f" in {seconds:.0f} s" if staged["copied_files"] else ""
     amount = f"{figures.count(staged['copied_files'], 'file')} ({figures.size(copied)}) copied{rate}"
     output.talk(f"{staged['location']}: {amount}, {staged['equal_files']} there already")
-    cost = "" if staged["usd"] is None else f"; the machine cost about ${float(staged['usd']):.4f}"
+    cost = "" if staged["usd"] in {None, "0"} else f"; the machine cost about ${float(staged['usd']):.4f}"
     output.talk(f"version {staged['version'][:12]}, {staged['files']} files in all{cost}")
     if staged["deleted_files"]:
         output.talk(f"{figures.count(staged['deleted_files'], 'file')} gone from S3 removed")
