@@ -216,6 +216,17 @@ def test_deletions_wait_for_success_and_stay_inside(source: Path, tmp_path: Path
     assert (tmp_path / "outside").exists()
 
 
+def test_nothing_is_deleted_where_a_file_failed(source: Path, tmp_path: Path) -> None:
+    bag, files, there = Bag(), about(source), tmp_path / "there"
+    side("send", source, files, bag)
+    there.mkdir()
+    (there / "old").write_bytes(b"x")
+    files[0][0] = "../out"
+    word = side("receive", there, files, bag, delete=["old"])
+    assert (len(word["faults"]), word["deleted"]) == (1, [])
+    assert (there / "old").exists()
+
+
 @given(
     st.lists(st.binary(max_size=300), min_size=1, max_size=6),
     st.sampled_from(["", "gzip"]),
