@@ -155,7 +155,7 @@ def _go_on(
                 why=f"its step {step.name} was undone",
                 next=f"runctl tx rollback {tx.id}",
             )
-        if not earlier and not _is_wanted(step, results):
+        if not _is_wanted(step, results):
             results[step.name] = {}
             continue
         results[step.name] = _make(tx, step, kind, earlier, results, emit)

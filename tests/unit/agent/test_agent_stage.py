@@ -251,7 +251,7 @@ def test_a_warm_volume_is_left_as_it_is(store, volume):
 
 def test_only_what_changed_is_copied(store, volume):
     volume.stage()
-    store.objects["data/train/03.bin"] = b"new content"
+    store.objects["data/train/03.bin"] = b"\xee" * 300  # as long as it was
     store.objects["data/train/99.bin"] = b"new file"
     del store.objects["data/train/05.bin"]
     store.asked.clear()
@@ -383,6 +383,21 @@ def test_a_dataset_that_changes_meanwhile_is_staged_as_it_is_in_the_end(store, v
     assert state["version"] == store.version("data/")
 
 
+def test_ranges_of_two_objects_are_never_mixed(store, volume):
+    """Where no MD5 could tell, the ETag of each request does."""
+    store.kms = True
+    first, second = os.urandom(34 * MIB), os.urandom(34 * MIB)
+    store.objects = {"data/large": first}
+
+    def change(_: str) -> None:
+        if len(store.asked) == 2:
+            store.objects["data/large"] = second
+
+    store.before = change
+    assert volume.stage()["phase"] == "done"
+    assert volume.files() == {"large": second}
+
+
 def test_another_dataset_is_refused_unless_the_first_may_go(store, volume):
     volume.stage()
     store.objects["other/a"] = b"a"
@@ -490,6 +505,7 @@ def test_what_s5cmd_brings_is_verified_and_the_rest_is_fetched(store, volume, tm
     brought = log.read_text().splitlines()
     # Empty ones, and names that it would read otherwise than they are, are not for it.
     assert brought == [f"s3://bucket/data/train/{number:02}.bin" for number in range(1, 12)]
+    assert volume.own() == ["dataset.jsonl", "parts"]
     asked = [key.rpartition("/")[2] for key, _ in store.asked]
     assert [asked.count(name) for name in ("04.bin", "05.bin", "06.bin")] == [1, 2, 2]
 
