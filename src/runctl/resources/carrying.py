@@ -118,7 +118,7 @@ class CarryFiles:
         stopping = threading.Event()
         try:
             with _interrupting(stopping):
-                ends = _ends(self._session, request, self._emit)
+                ends = _ends(self._session, request, self._emit, stopping)
                 report = Carrier(ends, options, self._emit, stopping).run()
         except TrainctlError as error:
             raise TransferStopped(error) from error
@@ -185,7 +185,7 @@ def new_request(source: str, destination: str, bucket: str, options: LegOptions)
     }
 
 
-def _ends(session: Session, request: dict[str, Any], emit: Emit) -> Ends:
+def _ends(session: Session, request: dict[str, Any], emit: Emit, stopping: threading.Event) -> Ends:
     """Both sides. Raises as `MachineSide.require_online`."""
     from runctl.resources.leg_run import Ends
     from runctl.resources.machine_side import MachineSide
@@ -206,7 +206,7 @@ def _ends(session: Session, request: dict[str, Any], emit: Emit) -> Ends:
         if place.instance not in online:
             machine.require_online()
             online.add(place.instance)
-        return InstanceSide(machine, place.path, staging, run)
+        return InstanceSide(machine, place.path, staging, run=run, stopping=stopping)
 
     return Ends(
         source=side(request["source"]),

@@ -109,6 +109,11 @@ class MachineSide:
         found = instances.get(self._session, self.instance)
         return found is not None and found.state in {"pending", "running"}
 
+    def require_life(self) -> None:
+        """Raises TransferError for a machine that ended: SSM calls its commands in progress for two days."""
+        if not self.is_running():
+            raise TransferError(f"{self.instance} does not run any more")
+
     def start(self, spec: dict[str, Any], name: str) -> Task:
         """Let the agent carry out a spec."""
         task = Task(lambda hurry: self._carry(spec, name, hurry), name)

@@ -16,7 +16,7 @@ from runctl.agent import parcel, tree
 from runctl.agent.carry import perform
 from runctl.agent.presigned import Courier
 from runctl.agent.report import Report
-from runctl.errors import NotFound, TransferError, ValidationError
+from runctl.errors import Interrupted, NotFound, TransferError, ValidationError
 from runctl.resources.leg_plan import Partial, Side, SideFile
 from runctl.resources.machine_side import MachineSide
 from runctl.storage.listing import LeftOut
@@ -91,8 +91,17 @@ class LocalSide:
 class InstanceSide:
     """A path on a machine."""
 
-    def __init__(self, machine: MachineSide, path: str, staging: SigningStore, run: str) -> None:
+    def __init__(
+        self,
+        machine: MachineSide,
+        path: str,
+        staging: SigningStore,
+        *,
+        run: str,
+        stopping: threading.Event,
+    ) -> None:
         self._run = run
+        self._stopping = stopping
         self.machine = machine
         self.path = path
         self._staging = staging
@@ -107,13 +116,17 @@ class InstanceSide:
         answer = self._staging.sign("PUT", [name])[0]
         spec = {"role": "list", "path": self.path, "only": only, "checksum": checksum, "answer": answer}
         task = self.machine.start(spec, name)
-        wait = _FIRST_LOOK
+        wait, looked = _FIRST_LOOK, time.monotonic()
         # The answer is there before SSM tells that the command has ended.
         while (found := self._staging.read_if_exists(name)) is None:
             if task.is_over and self._staging.read_if_exists(name) is None:
                 raise task.failure or TransferError(f"{self} was not listed")
-            time.sleep(wait)
+            if self._stopping.wait(wait):
+                raise Interrupted("The transfer was stopped", next="run the same command again: it goes on")
             wait = min(wait * 1.3, _LONGEST_LOOK)
+            if time.monotonic() - looked > SILENCE:
+                looked = time.monotonic()
+                self.machine.require_life()
         self._staging.remove([name, f"spec-{name}"])
         return side_of(json.loads(gzip.decompress(found)))
 
@@ -272,8 +285,7 @@ class _MachineWorker:
         if now - max(self._heard, self._looked) < SILENCE:
             return
         self._looked = now
-        if not self._machine.is_running():
-            raise TransferError(f"{self._machine.instance} does not run any more")
+        self._machine.require_life()
         if now - self._heard > LOST:
             raise TransferError(
                 f"{self._machine.instance} is silent",
