@@ -29,13 +29,17 @@ _PLAIN = re.compile(r"[A-Za-z0-9 _./=+,@:;~-]+")
 
 
 class Fetched(NamedTuple):
-    """What became of one object: where its bytes are, whether MD5 proved them, or why there are none."""
+    """What became of one object: where its bytes are, whether MD5 proved them, or why there are none.
+
+    `away`: the store did not answer, and may do so later.
+    """
 
     item: Entry
     path: str
     proved: bool = False
     why: str = ""
     changed: bool = False
+    away: bool = False
 
 
 class Stopped(Exception):
@@ -193,7 +197,7 @@ class Fetcher:
             why = "it was removed meanwhile" if gone else str(error)
             return Fetched(item, "", why=why, changed=gone)
         except StoreAway as error:
-            return Fetched(item, "", why=str(error))
+            return Fetched(item, "", why=str(error), away=True)
 
     def _key(self, item: Entry) -> str:
         return self._prefix + item.key

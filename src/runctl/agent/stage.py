@@ -29,6 +29,9 @@ BEAT_SECONDS = 0.5
 BATCH_FILES, BATCH_BYTES = 1000, 1 << 30
 PASSES = 4
 TRIES = 3
+OUTAGE_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Real seconds between two tries while the store is away: an outage of a minute is waited for."""
+
 FINAL = ("done", "failed", "interrupted", "stopped")
 
 
@@ -134,6 +137,15 @@ class Staging:
             manifest.close()
 
     def _list(self) -> List[Entry]:
+        for wait in OUTAGE_WAITS:
+            try:
+                return self._list_once()
+            except StoreAway as error:
+                self.state.set(message=str(error))
+                self.stopping.wait(wait)
+        return self._list_once()
+
+    def _list_once(self) -> List[Entry]:
         found: List[Entry] = []
         for item in objects.entries(self._bucket, self.prefix):
             if self.stopping.is_set():
@@ -169,10 +181,12 @@ class Staging:
                 os.unlink(os.path.join(manifest.parts, name))
         self._require_room(manifest.parts, wanted)
         left = wanted
-        for _ in range(TRIES):
-            left = self._copy(manifest, left)
-            if not left:
+        for tried, wait in enumerate(OUTAGE_WAITS, 1):
+            left, is_away = self._copy(manifest, left)
+            if not left or (tried >= TRIES and not is_away):
                 break
+            if is_away:
+                self.stopping.wait(wait)
         self.state.count_left_out()
 
     def _wanted(self, manifest: Manifest, good: List[Entry]) -> List[Entry]:
@@ -258,14 +272,14 @@ class Staging:
 
     # Copying: one batch is fetched while the one before it is put in its place
 
-    def _copy(self, manifest: Manifest, wanted: List[Entry]) -> List[Entry]:
-        """Answers what did not come; one that changed meanwhile is the next pass's."""
+    def _copy(self, manifest: Manifest, wanted: List[Entry]) -> Tuple[List[Entry], bool]:
+        """Answers what did not come, and whether the store was away; what changed is the next pass's."""
         fetcher = Fetcher(self._bucket, self.prefix, manifest.parts, self.stopping, self.state.came)
         program = engines.find_program()
         if program and self._spec.get("engine", "auto") != "own":
             fetcher.use(program, engines.environment_of(self._credentials, self._region))
         self.state.set(engine="s5cmd" if fetcher.program else "own")
-        again: List[Entry] = []
+        again: List[Fetched] = []
         before: Optional[Future[List[Fetched]]] = None
         with ThreadPoolExecutor(1) as ahead:
             for batch in [*_batches(wanted), []]:
@@ -273,9 +287,9 @@ class Staging:
                 if before is not None:
                     again += self._place(manifest, before.result())
                 before = job
-        return again
+        return [found.item for found in again], any(found.away for found in again)
 
-    def _place(self, manifest: Manifest, fetched: List[Fetched]) -> List[Entry]:
+    def _place(self, manifest: Manifest, fetched: List[Fetched]) -> List[Fetched]:
         """Put files in their places: on the disk first, in the journal next, under their names last."""
         here = [found for found in fetched if found.path]
         for found in here:
@@ -288,11 +302,8 @@ class Staging:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(found.path, path)
             self.state.left_out.pop(found.item.key, None)
-        again: List[Entry] = []
-        for found in fetched:
-            if not found.path and not found.changed:
-                self.state.left_out[found.item.key] = (found.why, True)
-                again.append(found.item)
+        again = [found for found in fetched if not found.path and not found.changed]
+        self.state.left_out.update((found.item.key, (found.why, True)) for found in again)
         self.state.add(
             copied_files=len(here),
             copied_bytes=sum(found.item.size for found in here),

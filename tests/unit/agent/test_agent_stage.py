@@ -361,6 +361,21 @@ def test_bytes_that_stay_wrong_are_reported_and_the_volume_is_not_called_whole(s
     assert (state["phase"], [key for key, _ in store.asked]) == ("done", ["data/train/07.bin"])
 
 
+def test_an_outage_is_waited_for(store, volume):
+    """Longer than a request is repeated for."""
+    gone = [6]
+
+    def away(key: str) -> None:
+        if key.endswith("07.bin") and gone[0]:
+            gone[0] -= 1
+            raise ConnectionError
+
+    store.before = away
+    state = volume.stage()
+    assert (state["phase"], gone[0]) == ("done", 0)
+    assert volume.files() == expected(store)
+
+
 def test_an_object_that_cannot_be_proved_is_taken_by_its_size(store, volume):
     store.kms = True
     store.spoil = lambda key, data: data[::-1] if data else data  # whatever the key service makes of it
