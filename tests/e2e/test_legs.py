@@ -161,10 +161,9 @@ def test_a_folder_goes_round_by_every_pair_of_places(road: Road, tmp_path: Path)
     assert road.objects("up/") == plain(source)
     assert road.go(f"s3://{road.bucket}/up", f"{first}-s3").moved_files == files
     assert plain(road.inside(road.first, f"{name}-s3")) == plain(source)
-    for pair in ((source, first), (first, second), (second, f"s3://{road.bucket}/up")):
+    for pair in ((source, first), (second, f"s3://{road.bucket}/up")):
         again = road.go(*pair)
         assert (again.moved_files, again.equal_files) == (0, files)
-    assert road.go(f"s3://{road.bucket}/up", f"{first}-s3").equal_files == files
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -191,6 +192,21 @@ def test_what_cannot_travel_is_named(source: Path) -> None:
     found = tree.listing(str(source))
     assert {name for name, _ in found.left_out} == {"out", "a/tab\there", "pipe", "�"}
     assert "in" in {entry.key for entry in found.files}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_object_must_be_its_etag_or_come_twice_the_same(tmp_path: Path, known: bool) -> None:
+    """With KMS an ETag of 32 digits is no MD5."""
+    good = b"good"
+    etag = hashlib.md5(good).hexdigest() if known else "0" * 32
+    answers = [b"torn", good, good]
+    bag = Bag()
+    bag.get = lambda *_: answers.pop(0)  # type: ignore[method-assign]
+    parcels = [{"url": "object", "slices": [[0, 0, 4]], "raw": True, "etag": etag}]
+    word = side("receive", tmp_path / "there", [["file", 4, 0, False]], bag, parcels=parcels)
+    assert word["state"] == "done"
+    assert contents(tmp_path / "there")["file"][0] == good
+    assert len(answers) == (1 if known else 0)
 
 
 def test_a_full_disk_ends_the_whole(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
