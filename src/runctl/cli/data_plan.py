@@ -99,6 +99,7 @@ def _listed(context: Context, on: str | None, s3_uri: str, options: dict[str, An
         "region": session.region,
         "price": price,
     }
+    given["bucket_region"] = dataset.region
     if options["volume"]:
         given["volume"] = volumes.named(session, options["volume"], dataset)
     return _situation(options, machine, {**given, "warm": _warm(context, session, dataset)})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runctl.jobs.place import AwsSettings, Place
     from runctl.jobs.plan import Plan
     from runctl.jobs.script import Script
-    from runctl.jobs.spec import JobSpec
+    from runctl.jobs.spec import DataVolume, JobSpec
     from runctl.ledger import JobRecord, Ledger
 
 
@@ -49,6 +49,8 @@ class Request(msgspec.Struct, frozen=True):
     project: str | None
     user: str
     cwd: Path
+    data_strategy: str = "auto"
+    data_volume: str | None = None
 
 
 def money(text: str) -> Decimal:
@@ -133,6 +135,8 @@ def to_spec(request: Request) -> tuple[JobSpec, Script]:
         spot=request.spot,
         fallback=request.fallback,
         data=_absolute(request.data, request.cwd),
+        data_strategy=request.data_strategy if request.data else "",
+        data_volumes=_volume(request),
         output=_absolute(request.output, request.cwd),
         checkpoints=checkpoints,
         resume_arg=request.resume_arg,
@@ -144,6 +148,20 @@ def to_spec(request: Request) -> tuple[JobSpec, Script]:
         user=request.user,
     )
     return check(spec), script
+
+
+def _volume(request: Request) -> tuple[DataVolume, ...]:
+    """The volume that the user named; the plan finds its zone."""
+    from runctl.jobs.spec import DataVolume
+
+    if request.data_volume is None:
+        return ()
+    if request.data is None:
+        raise ValidationError(
+            "Which data is on the volume?",
+            next=f"--data s3://BUCKET/PREFIX --data-volume {request.data_volume}",
+        )
+    return (DataVolume(id=request.data_volume, zone=""),)
 
 
 def follow(

@@ -23,6 +23,12 @@ from runctl.config import Settings
 @click.option("--no-fallback", is_flag=True, help="Never fall back from spot to on-demand.")
 @click.option("--data", help="Local path or s3:// that the script finds in RUNCTL_DATA_DIR.")
 @click.option(
+    "--data-strategy",
+    type=click.Choice(["auto", "direct-s3", "local-cache", "existing-ebs", "prewarmed-ebs"]),
+    help="How S3 data is read; direct-s3 gives the script RUNCTL_DATA_LOCATION alone.  [default: auto]",
+)
+@click.option("--data-volume", metavar="VOLUME", help="A volume of yours that has the data.")
+@click.option(
     "--output", "-o", "outputs", multiple=True, help="Where outputs go, or text|json for this command's own."
 )
 @click.option("--checkpoints", help="The script's checkpoint folder, if it is not RUNCTL_CHECKPOINT_DIR.")
@@ -78,6 +84,8 @@ def request(settings: Settings, options: dict[str, Any]) -> running.Request:
         project=settings.values.project,
         user=user_name(settings),
         cwd=Path.cwd(),
+        data_strategy=options.get("data_strategy") or "auto",
+        data_volume=options.get("data_volume"),
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from decimal import ROUND_CEILING, ROUND_UP, Decimal
 from functools import cache
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    import ast
 
 _PLACES = {"USD": Decimal("0.000001"), "s": Decimal("0.001"), "MB/s": Decimal("0.001")}
 
@@ -59,29 +62,33 @@ def rounded_up(value: Decimal) -> Decimal:
     return value.to_integral_value(ROUND_CEILING)
 
 
-_OPERATORS: Mapping[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
+_OPERATORS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mult": operator.mul,
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
 }
 _FUNCTIONS: Mapping[str, Callable[..., Decimal]] = {"max": max, "min": min, "ceil": rounded_up}
 
 
 @cache
 def _parsed(formula: str) -> ast.expr:
+    import ast
+
     return ast.parse(formula, mode="eval").body
 
 
 def _evaluate(node: ast.expr, values: Mapping[str, Decimal]) -> Decimal:
+    import ast
+
     match node:
         case ast.Constant(value=int() | float() as number):
             return Decimal(str(number))
         case ast.Name(id=symbol):
             return values[symbol]
         case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_evaluate(left, values), _evaluate(right, values))
+            return _OPERATORS[type(op).__name__](_evaluate(left, values), _evaluate(right, values))
         case ast.Call(func=ast.Name(id=function), args=arguments):
             return _FUNCTIONS[function](*(_evaluate(argument, values) for argument in arguments))
         case _:

@@ -37,7 +37,12 @@ def direct(situation: Situation) -> Estimate:
         strategy=Strategy.DIRECT_S3,
         rates=(rate, passing),
         waiting=waiting,
-        costs=(gets, _listing_cost(figures, figures.runs), _gpu(figures, waiting)),
+        costs=(
+            gets,
+            _listing_cost(figures, figures.runs),
+            *_transfer(situation, figures, figures.runs, figures.epochs),
+            _gpu(figures, waiting),
+        ),
         slow=_too_slow(situation, passing, "S3 streams"),
         obstacles=_unknown(rate, f"the network of {situation.machine.instance_type} is not known"),
     )
@@ -67,6 +72,7 @@ def cached(situation: Situation) -> Estimate:
         costs=(
             _gets(figures, figures.runs),
             _listing_cost(figures, figures.runs),
+            *_transfer(situation, figures, figures.runs),
             _gpu(figures, waiting),
         ),
         slow="" if figures.fits_memory else _too_slow(situation, passing, f"{where} reads"),
@@ -92,6 +98,7 @@ def prewarmed(situation: Situation) -> Estimate:
             term("the filling machine", "USD", "fill / 3600 * filler", filling.factor("fill"), price),
             _gets(figures),
             _listing_cost(figures),
+            *_transfer(situation, figures),
         )
     else:
         notes += (f"{situation.warm.id} in {situation.warm.zone} holds this version already",)
@@ -222,6 +229,16 @@ def _gets(figures: Figures, *often: Factor) -> Term:
 def _listing_cost(figures: Figures, *often: Factor) -> Term:
     formula = " * ".join([*(factor.symbol for factor in often), _PAGES, "list / 1000"])
     return term("LIST requests", "USD", formula, *often, figures.files, figures.listing)
+
+
+def _transfer(situation: Situation, figures: Figures, *often: Factor) -> tuple[Term, ...]:
+    """Between regions every byte is billed, at a price that the catalog does not know; within one, none."""
+    if situation.bucket_region in {"", situation.region}:
+        return ()
+    between = f"a GB from {situation.bucket_region} to {situation.region}"
+    price = Factor("transfer", between, None, "USD", "not in the catalog")
+    formula = " * ".join([*(factor.symbol for factor in often), "size / 1000000000 * transfer"])
+    return (term("between regions", "USD", formula, *often, figures.bytes, price),)
 
 
 def _gpu(figures: Figures, waiting: tuple[Term, ...]) -> Term:

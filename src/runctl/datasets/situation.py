@@ -66,7 +66,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     `keep_days` is how long a pre-warmed volume waits between two runs. `needs` is what the training reads
     in MB/s when it never waits; None is unknown, and then every read counts as waiting. `volume` is one that
-    the user named, `warm` one that was pre-warmed with this very version.
+    the user named, `warm` one that was pre-warmed with this very version. A `bucket_region` that is another
+    than the machine's is billed for what leaves it; empty is the same.
     """
 
     bytes: int
@@ -77,6 +78,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: Decimal = Decimal(1)
     needs: Decimal | None = None
     region: str = catalog.REGION
+    bucket_region: str = ""
     volume: OwnVolume | None = None
     warm: OwnVolume | None = None
 

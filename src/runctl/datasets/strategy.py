@@ -6,7 +6,7 @@ machine sustains; the time that the training itself computes is no part of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from enum import StrEnum
 
@@ -71,19 +71,20 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return next(one for one in self.estimates if one.strategy is self.strategy)
 
 
-def choose(situation: Situation) -> Choice:
-    """Estimate all and take the cheapest; of equals, the faster. Raises ValidationError where none can be.
+def choose(situation: Situation, *, among: Collection[Strategy] = tuple(Strategy)) -> Choice:
+    """Estimate all and take the cheapest of `among`; of equals, the faster. Raises ValidationError for none.
 
     What keeps the GPU busy comes before what does not, and a cost that is known before one that is not.
     """
     check(situation)
     found = estimates(situation)
-    ranked = sorted((one for one in found if one.feasible), key=_rank)
+    allowed = [one for one in found if one.strategy in among]
+    ranked = sorted((one for one in allowed if one.feasible), key=_rank)
     if not ranked:
         raise ValidationError(
             "No loading strategy is possible",
-            why="; ".join(f"{one.strategy}: {one.obstacles[0]}" for one in found),
-            next="another --machine",
+            why="; ".join(f"{one.strategy}: {one.obstacles[0]}" for one in allowed),
+            next="another type of machine",
         )
     return Choice(strategy=ranked[0].strategy, why=_why(ranked), estimates=found)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runctl.errors import CapacityError, CloudError, Conflict
-from runctl.events import Emit, Notice
+from runctl.events import Emit, Event, Notice
 from runctl.jobs import accounting
+from runctl.jobs.data import attach, for_agent
 from runctl.jobs.place import Place, RootDisk, root_disk, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -175,6 +176,7 @@ class Launcher:
         return machines[0]
 
     def _adopt(self, attempt: AttemptRecord, offer: Offer, machine: Machine) -> None:
+        attach(self._place, self._spec, offer, machine.id, emit=self._while_waiting)
         own = not self._spec.instance
         started = machine.launched if own else self._place.clock.now()
         self._ledger.jobs.save_attempt(
@@ -190,6 +192,11 @@ class Launcher:
             accounting.note_machine(self._ledger, self._place, self._job, attempt.number, machine)
         else:
             accounting.note_use(self._ledger, self._place, self._job, attempt.number, machine, started)
+
+    def _while_waiting(self, event: Event) -> None:
+        """Attaching takes longer than a supervisor may be silent."""
+        self._is_mine()
+        self._emit(event)
 
     def _end(self, machine_id: str) -> None:
         if self._place.session is None:
@@ -292,7 +299,7 @@ class Launcher:
             "environment": {},
             "python": msgspec.to_builtins(spec.python),
             "bundle": self._bundle(),
-            "data": {"location": spec.data} if spec.data else None,
+            "data": for_agent(spec, offer),
             "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
             "output_dir": spec.output if spec.output and not remote else "outputs",
             "store": (

@@ -146,9 +146,29 @@ def offers(place: Place, spec: JobSpec, *, avoid: Collection[str] = (), emit: Em
         return [_named_offer(session, place, spec.instance)]
     from runctl.resources.offers import offers as offers_of
 
-    return offers_of(
+    found = offers_of(
         session, wanted_types(spec), spot=spec.spot, fallback=spec.fallback, avoid=avoid, emit=emit
     )
+    return near_data(found, spec)
+
+
+def near_data(found: list[Offer], spec: JobSpec) -> list[Offer]:
+    """Where the data is on volumes, their zones come first; without a fallback, no other comes.
+
+    Raises ValidationError where nothing is offered there.
+    """
+    zones = {volume.zone for volume in spec.data_volumes if volume.zone}
+    if not zones:
+        return found
+    near = [offer for offer in found if offer.zone in zones]
+    if spec.data_fallback:
+        return near + [offer for offer in found if offer.zone not in zones]
+    if not near:
+        raise ValidationError(
+            f"No machine is offered where the data is: {', '.join(sorted(zones))}",
+            next=f"runctl data stage {spec.data} --zone ZONE, or --data-strategy local-cache",
+        )
+    return near
 
 
 def wanted_types(spec: JobSpec) -> list[InstanceType]:

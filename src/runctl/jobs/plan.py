@@ -8,13 +8,17 @@ import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
-from runctl.jobs.place import Place, offers, root_disk
+from runctl.jobs.data import DataPlan, decide
+from runctl.jobs.place import Place, near_data, offers, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.model import JobId, Market, Offer, Price
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What will be done. `disk` is the USD/h of the machine's disk, None where there is none or unknown."""
+    """What will be done. `disk` is the USD/h of the machine's disk, None where there is none or unknown.
+
+    `data` is how the machine reads what lies in S3.
+    """
 
     job: JobId
     spec: JobSpec
@@ -26,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True):
     code_files: int
     code_bytes: int
     warnings: tuple[str, ...]
+    data: DataPlan | None = None
 
     @property
     def best(self) -> Offer:
@@ -63,6 +68,10 @@ def make_plan(
             disk = root_disk(place, found[0].instance_type)
         if spec.budget is None and spec.max_hours is None:
             warnings.append("no --budget and no --max-hours: only the script's end stops the spending")
+    spec, data = decide(place, spec, found, root_gib=disk.gib if disk else 0, emit=emit)
+    if data is not None:
+        warnings.extend(data.warnings)
+        found = near_data(found, spec)
     if spec.spot and spec.fallback and any(offer.market is Market.ON_DEMAND for offer in found):
         warnings.append("without spot capacity it falls back to on-demand; --no-fallback forbids that")
     if any(offer.price is None for offer in found):
@@ -86,4 +95,5 @@ def make_plan(
         code_files=code_files,
         code_bytes=code_bytes,
         warnings=tuple(warnings),
+        data=data,
     )

@@ -26,8 +26,20 @@ class PythonSpec(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
 
 
+class DataVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume with the data, which machines of its zone can have."""
+
+    id: str
+    zone: str
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as asked for. `budget` in USD, `max_hours` in hours over all attempts."""
+    """A job as asked for. `budget` in USD, `max_hours` in hours over all attempts.
+
+    `data_strategy` says how the machine reads data that lies in S3, and is empty for other data; one of
+    `data_volumes` serves a machine in its zone, and with `data_fallback` a machine that has none loads the
+    data from S3 itself.
+    """
 
     name: str
     on: str
@@ -40,6 +52,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     spot: bool = False
     fallback: bool = True
     data: str | None = None
+    data_strategy: str = ""
+    data_volumes: tuple[DataVolume, ...] = ()
+    data_fallback: bool = False
     output: str | None = None
     checkpoints: str | None = None
     resume_arg: str | None = None

@@ -38,6 +38,8 @@ def show_plan(plan: Plan) -> None:
             lines.append(
                 f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer"
             )
+    if plan.data:
+        lines.append(f"  data      {spec.data}, {plan.data.strategy}: {plan.data.why}")
     lines.extend(f"  note      {warning}" for warning in plan.warnings)
     for line in lines:
         output.talk(line)

@@ -185,6 +185,15 @@ def test_unknown_prices_are_never_0() -> None:
     assert all(estimate.usd is None for estimate in abroad.estimates)
 
 
+def test_bytes_that_leave_a_region_cost_what_nobody_here_knows() -> None:
+    choice = choose(situation(bucket_region="eu-west-1"))
+    assert all(estimate.usd is None for estimate in choice.estimates)
+    warm = OwnVolume(id="vol-1", zone="us-east-1a", mibs=Decimal(125))
+    kept = choose(situation(bucket_region="eu-west-1", warm=warm))
+    assert kept.strategy is Strategy.PREWARMED_EBS
+    assert kept.why == "it is the only one whose cost is known"
+
+
 def test_a_warm_volume_needs_no_filling() -> None:
     warm = OwnVolume(id="vol-1", zone="us-east-1a", mibs=Decimal(125))
     found = of(choose(situation(warm=warm)), Strategy.PREWARMED_EBS)
