@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent import parcel, receiving, tree
+from runctl.agent import archive, parcel, receiving, tree
 from runctl.agent.carry import perform
 from runctl.agent.parcel import Slice, TornParcel, seal, unseal
 from runctl.agent.presigned import Missing, Pace
@@ -278,3 +279,47 @@ def test_a_rate_is_kept_over_all_threads() -> None:
     for _ in range(5):
         pace.take(1000)
     assert sum(slept) == pytest.approx(1 + 2 + 3 + 4 + 5, abs=0.1)
+
+
+ROUND = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+from runctl_agent import parcel, presigned, tree
+from runctl_agent.carry import perform
+from runctl_agent.report import Report
+
+kept = {}
+
+class Bag:
+    def put(self, url, data):
+        kept[url] = data
+        return ""
+
+    def get(self, url, span=None, etag=""):
+        return kept[url]
+
+files = [list(entry[:4]) for entry in tree.listing(sys.argv[2]).files]
+parcels = [{"url": "p", "slices": [[number, 0, file[1]] for number, file in enumerate(files)]}]
+for role, root in (("send", sys.argv[2]), ("receive", sys.argv[3])):
+    spec = {"role": role, "root": root, "files": files, "parcels": parcels, "pack": parcel.packers()[0]}
+    told = []
+    assert perform(spec, Bag(), threading.Event(), report=Report(told.append)) == "done", told
+presigned.Courier().close()
+"""
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10", "3.12", "3.13", "3.14"])
+def test_both_sides_run_on_every_python(source: Path, tmp_path: Path, version: str) -> None:
+    found = [
+        shutil.which(f"python{version}"),
+        *(Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python3"),
+    ]
+    python = next((str(path) for path in reversed(found) if path), None)
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no Python {version} here")
+    shipped = tmp_path / "agent.py"
+    shipped.write_bytes(archive.build())
+    command = [python, "-c", ROUND, str(shipped), str(source), str(tmp_path / "there")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "there") == contents(source)
