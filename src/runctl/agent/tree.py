@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 PARTIAL = ".runctl-partial-"
 PARTS = ".parts"
+_OURS = re.compile(re.escape(PARTIAL) + "[0-9a-f]{32}")
 LONGEST_NAME = 255
 _CHUNK = 4 * 1024 * 1024
 _FORGOTTEN = 3600.0  # seconds after which a partial file without a record is nobody's
@@ -239,6 +241,8 @@ def partial_of(root: str, path: str) -> List[Partial]:
 
 def _forgotten(root: str, path: str) -> List[Partial]:
     whole = os.path.join(root, path)
+    if not _OURS.fullmatch(os.path.basename(path)):
+        return []
     try:
         if os.path.exists(whole + PARTS) or os.stat(whole).st_mtime > time.time() - _FORGOTTEN:
             return []

@@ -210,6 +210,24 @@ def test_an_object_must_be_its_etag_or_come_twice_the_same(tmp_path: Path, known
     assert len(answers) == (1 if known else 0)
 
 
+def test_only_what_a_dead_transfer_of_ours_forgot_is_thrown_away(tmp_path: Path) -> None:
+    fresh, old, foreign = (
+        tmp_path / name
+        for name in (
+            tree.partial_name("a", 1, 1),
+            tree.partial_name("b", 1, 1),
+            tree.PARTIAL + "0123456789abcdef",
+        )
+    )
+    for path in (fresh, old, foreign):
+        path.write_bytes(b"x")
+    for path in (old, foreign):
+        os.utime(path, (0, 0))
+    found = tree.listing(str(tmp_path))
+    assert [(partial.path, partial.key) for partial in found.partials] == [(old.name, "")]
+    assert found.files == []
+
+
 def test_a_full_disk_ends_the_whole(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bag, files = Bag(), about(source)
     side("send", source, files, bag)
