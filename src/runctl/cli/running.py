@@ -154,6 +154,8 @@ def _volume(request: Request) -> tuple[DataVolume, ...]:
     """The volume that the user named; the plan finds its zone."""
     from runctl.jobs.spec import DataVolume
 
+    if request.data is None and request.data_strategy != "auto":
+        raise ValidationError("Which data is to be read so?", next="--data s3://BUCKET/PREFIX")
     if request.data_volume is None:
         return ()
     if request.data is None:

@@ -15,7 +15,6 @@ import msgspec
 from runctl.errors import CapacityError, CloudError, Conflict
 from runctl.events import Emit, Event, Notice
 from runctl.jobs import accounting
-from runctl.jobs.data import attach, for_agent
 from runctl.jobs.place import Place, RootDisk, root_disk, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -176,7 +175,10 @@ class Launcher:
         return machines[0]
 
     def _adopt(self, attempt: AttemptRecord, offer: Offer, machine: Machine) -> None:
-        attach(self._place, self._spec, offer, machine.id, emit=self._while_waiting)
+        if self._spec.data_volumes:
+            from runctl.jobs.data import attach
+
+            attach(self._place, self._spec, offer, machine.id, emit=self._while_waiting)
         own = not self._spec.instance
         started = machine.launched if own else self._place.clock.now()
         self._ledger.jobs.save_attempt(
@@ -299,7 +301,7 @@ class Launcher:
             "environment": {},
             "python": msgspec.to_builtins(spec.python),
             "bundle": self._bundle(),
-            "data": for_agent(spec, offer),
+            "data": _data(spec, offer),
             "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
             "output_dir": spec.output if spec.output and not remote else "outputs",
             "store": (
@@ -355,6 +357,14 @@ class Launcher:
             "usd_per_hour": float(rate),
             "since": now.timestamp(),
         }
+
+
+def _data(spec: JobSpec, offer: Offer) -> dict[str, Any] | None:
+    if not spec.data:
+        return None
+    from runctl.jobs.data import for_agent  # what a job without data does not need is not loaded
+
+    return for_agent(spec, offer)
 
 
 def _drilled() -> bool:

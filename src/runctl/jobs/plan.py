@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
-from runctl.jobs.data import DataPlan, decide
 from runctl.jobs.place import Place, near_data, offers, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.model import JobId, Market, Offer, Price
+
+if TYPE_CHECKING:
+    from runctl.jobs.data import DataPlan
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -68,10 +71,14 @@ def make_plan(
             disk = root_disk(place, found[0].instance_type)
         if spec.budget is None and spec.max_hours is None:
             warnings.append("no --budget and no --max-hours: only the script's end stops the spending")
-    spec, data = decide(place, spec, found, root_gib=disk.gib if disk else 0, emit=emit)
+    data = None
+    if spec.data:
+        from runctl.jobs.data import decide  # what a job without data does not need is not loaded
+
+        spec, data = decide(place, spec, found, root_gib=disk.gib if disk else 0, emit=emit)
+        found = near_data(found, spec)
     if data is not None:
         warnings.extend(data.warnings)
-        found = near_data(found, spec)
     if spec.spot and spec.fallback and any(offer.market is Market.ON_DEMAND for offer in found):
         warnings.append("without spot capacity it falls back to on-demand; --no-fallback forbids that")
     if any(offer.price is None for offer in found):
