@@ -101,7 +101,8 @@ def _make(folder: str, spec: Any, version: str, listed: List[objects.Entry]) -> 
         said = str(state.get("message") or state.get("phase"))
         raise (StoreAway if state.get("code") in ("StoreAway", "") else StoreRefused)(said)
     if state.get("left_out_files"):
-        raise StoreRefused("objects that cannot be files: %s" % state.get("left_out"))
+        named = "; ".join("%r: %s" % (name, why) for name, why in state.get("left_out") or [])
+        raise StoreRefused("%s objects cannot be files: %s" % (state["left_out_files"], named))
     if state.get("version") != version:
         return False
     # Frameworks take every folder of a dataset for a class of it: our journal lies beside.
