@@ -344,6 +344,23 @@ def test_a_machine_of_another_zone_is_refused_with_the_way_to_get_there(warmth: 
     warmth.cloud.client("ec2").terminate_instances(InstanceIds=[machine])
 
 
+@pytest.mark.slow
+def test_a_volume_that_is_mounted_on_a_machine_stays_so(warmth: Warmth) -> None:
+    machine = warmth.cloud.running(Placement={"AvailabilityZone": ZONE})
+    volume = warmth.cloud.volume(ZONE)
+    warmth.run("aws", "ebs", "attach", volume, machine, "--mount", "/data")
+    error = warmth.warm(volume, code=1)
+    assert f"--instance {machine}" in error["next"]
+    assert warmth.warm(volume, "--instance", machine)["copied_files"] == 5
+    found = warmth.cloud.command(machine, "cat $RUNCTL_ROOT/data/train/1.bin | wc -c")
+    assert found["StandardOutputContent"].strip() == "1000"
+    assert [one["InstanceId"] for one in warmth.cloud.disk(volume)["Attachments"]] == [machine]
+    left = warmth.cloud.command(machine, "ls $HOME/.runctl/stage")
+    assert left["StandardOutputContent"].strip() == ""
+    warmth.cloud.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
+@pytest.mark.slow
 def test_a_snapshot_serves_other_zones(warmth: Warmth) -> None:
     plan = warmth.run("data", "stage", warmth.location, "--zone", ZONE, "--dry-run")
     assert (plan["dataset"]["files"], plan["offers"][0]["zone"]) == (5, ZONE)

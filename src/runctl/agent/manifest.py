@@ -7,6 +7,7 @@ goes on. A file is in one of them before it appears under its name: what is in n
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
@@ -25,7 +26,10 @@ class Known(NamedTuple):
 
 
 class Manifest:
-    """The files that were put on the volume whose root is `folder`."""
+    """The files that were put on the volume whose root is `folder`; a context manager.
+
+    `is_mine` is false while another staging of this machine works on the volume.
+    """
 
     def __init__(self, folder: str) -> None:
         self.own = os.path.join(folder, OWN)
@@ -37,8 +41,17 @@ class Manifest:
         self._journal: Any = None
         _own_folder(self.own)
         _own_folder(self.parts)
+        self._lock = os.open(os.path.join(self.own, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.is_mine = _locked(self._lock)
         self._read(self._path)
         self._read(self._journal_path)
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        os.close(self._lock)
 
     def begin(self, location: str) -> None:
         """From now on files of this dataset come; until `complete` the volume holds no state of it."""
@@ -105,6 +118,14 @@ class Manifest:
                     self.files[str(value[0])] = Known(int(value[1]), str(value[2]), int(value[3]))
                 elif isinstance(value, list) and len(value) == 1:
                     self.files.pop(str(value[0]), None)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync(path: str) -> None:

@@ -110,7 +110,12 @@ class Staging:
     def _stage(self) -> None:
         if not os.path.isdir(self.root):
             raise Refused("no-folder", "there is no folder %s" % self.root)
-        manifest = Manifest(self.root)
+        with Manifest(self.root) as manifest:
+            self._stage_to(manifest)
+
+    def _stage_to(self, manifest: Manifest) -> None:
+        if not manifest.is_mine:
+            raise Refused("busy", "another staging works on this volume")
         delete = bool(self._spec.get("delete"))
         before = manifest.header.get("location")
         if before not in (None, self.location) and not delete:
@@ -118,23 +123,20 @@ class Staging:
         listed = self._list()
         if not listed:
             raise Refused("nothing", "there is nothing at %s" % self.location)
-        try:
-            for number in range(PASSES):
-                self._pass(manifest, listed, delete)
-                self.state.set(phase="verifying")
-                again = self._list()
-                if objects.version(again) == objects.version(listed):
-                    break
-                listed = again
-                self.state.set(message="the dataset changed while it was copied: pass %d" % (number + 2))
-            else:
-                raise Refused("changing", "the dataset changed in each of %d passes" % PASSES)
-            if self.state["failed_files"]:
-                names = [name for name, (_, fault) in self.state.left_out.items() if fault]
-                raise Refused("incomplete", "%d files did not arrive, %s among them" % (len(names), names[0]))
-            self._finish(manifest, listed)
-        finally:
-            manifest.close()
+        for number in range(PASSES):
+            self._pass(manifest, listed, delete)
+            self.state.set(phase="verifying")
+            again = self._list()
+            if objects.version(again) == objects.version(listed):
+                break
+            listed = again
+            self.state.set(message="the dataset changed while it was copied: pass %d" % (number + 2))
+        else:
+            raise Refused("changing", "the dataset changed in each of %d passes" % PASSES)
+        if self.state["failed_files"]:
+            names = [name for name, (_, fault) in self.state.left_out.items() if fault]
+            raise Refused("incomplete", "%d files did not arrive, %s among them" % (len(names), names[0]))
+        self._finish(manifest, listed)
 
     def _list(self) -> List[Entry]:
         for wait in OUTAGE_WAITS:

@@ -122,6 +122,9 @@ def _announce(operation: Operation, dataset: Dataset, found: Warming) -> None:
         parts.append(f"a temporary {found.offers[0].instance_type} {found.offers[0].market}")
         parts.append(f"about {figures.duration(found.estimate.duration)}")
         parts.append(f"{figures.usd(found.estimate.usd)}")
+    if dataset.region != operation.session.region:
+        text = f"{dataset.bucket} is in {dataset.region}: traffic between regions is charged"
+        operation.emit(Notice(text=text, warning=True))
     operation.emit(Notice(text=f"filling from {dataset.location}: {', '.join(parts)}"))
 
 

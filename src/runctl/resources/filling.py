@@ -368,7 +368,7 @@ def not_staged(state: State, left_out: list[tuple[str, str]]) -> TrainctlError:
     """What a staging that ended without being done comes to."""
     if state.phase == "stopped":
         return Interrupted("The staging was stopped on its machine", next="the same command goes on with it")
-    if state.code in {"other-dataset", "nothing", "no-room"}:
+    if state.code in {"other-dataset", "nothing", "no-room", "busy"}:
         return Conflict(state.message, next="--delete, or another volume" if "other" in state.code else "")
     refused = "HTTP 403" in state.message
     lines = "; ".join(f"{name}: {why}" for name, why in left_out[:5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -235,7 +236,7 @@ def test_a_blank_volume_gets_the_dataset_and_the_digest_that_the_laptop_computes
     assert volume.files() == expected(store)
     assert (state["phase"], state["version"]) == ("done", store.version("data/"))
     assert (state["copied_files"], state["proved_files"], state["equal_files"]) == (13, 13, 0)
-    assert volume.own() == ["dataset.jsonl", "parts"]
+    assert volume.own() == ["dataset.jsonl", "lock", "parts"]
     assert volume.root.joinpath("train/01.bin").stat().st_mtime == 1767323045
 
 
@@ -454,7 +455,7 @@ def test_a_kill_at_any_moment_is_gone_on_from(store, volume, seed):
     state = volume.stage()
     assert state["phase"] == "done"
     assert volume.files() == expected(store)
-    assert volume.own() == ["dataset.jsonl", "parts"]
+    assert volume.own() == ["dataset.jsonl", "lock", "parts"]
     assert len(store.asked) - first <= 48 + 16  # those in flight come again, and no more
 
 
@@ -477,6 +478,15 @@ def test_a_stop_file_ends_it_and_the_next_goes_on(store, volume):
     state = volume.stage()
     assert (state["phase"], len(store.asked)) == ("done", 20)
     assert volume.files() == expected(store)
+
+
+def test_two_stagings_of_a_volume_do_not_mix(store, volume):
+    (volume.root / ".runctl").mkdir()
+    with (volume.root / ".runctl/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert volume.stage()["code"] == "busy"
+    assert volume.files() == {}
+    assert volume.stage()["phase"] == "done"
 
 
 def test_one_stages_at_a_time_and_a_final_state_stays(store, volume):
@@ -520,7 +530,7 @@ def test_what_s5cmd_brings_is_verified_and_the_rest_is_fetched(store, volume, tm
     brought = log.read_text().splitlines()
     # Empty ones, and names that it would read otherwise than they are, are not for it.
     assert brought == [f"s3://bucket/data/train/{number:02}.bin" for number in range(1, 12)]
-    assert volume.own() == ["dataset.jsonl", "parts"]
+    assert volume.own() == ["dataset.jsonl", "lock", "parts"]
     asked = [key.rpartition("/")[2] for key, _ in store.asked]
     assert [asked.count(name) for name in ("04.bin", "05.bin", "06.bin")] == [1, 2, 2]
 
