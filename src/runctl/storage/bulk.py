@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -99,6 +100,19 @@ class BulkStore(S3Store):
             answer = obstore.put(self._client(), self._path(key), data, use_multipart=False)
         return (answer["e_tag"] or "").strip('"')
 
+    def forkable_entries(self) -> Iterator[Entry]:
+        """What `entries` yields, without the client whose threads a fork leaves behind."""
+        from runctl.agent import objects
+
+        prefix = f"{self.prefix}/" if self.prefix else ""
+        bucket = self._bucket()
+        try:
+            with self.part_errors("ListObjectsV2", prefix or "/"):
+                for item in objects.entries(bucket, prefix):
+                    yield Entry(item.key, item.size, round(item.modified * 1e6) * 1000, item.etag)
+        finally:
+            bucket.close()  # a forked process must not share its connections
+
     def head(self, key: str) -> Entry:
         """One object without its bytes. Raises NotFound."""
         import obstore
@@ -141,17 +155,37 @@ class BulkStore(S3Store):
         """An upload that was begun before."""
         return Multipart(self._bucket(), self._path(key), upload)
 
+    def open_parts(self, key: str, since: float) -> list[Multipart]:
+        """The uploads in parts of this very key that are open and were begun at `since` (epoch) or later."""
+        from xml.etree import ElementTree
+
+        path = self._path(key)
+        with self.part_errors("ListMultipartUploads", key):
+            body = self._bucket().ask("GET", "", query={"uploads": "", "prefix": path})[2]
+            try:
+                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            except ElementTree.ParseError as error:
+                raise StoreAway(f"a torn list of uploads: {error}") from error
+        space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+        return [
+            Multipart(self._bucket(), path, one.findtext(f"{space}UploadId") or "")
+            for one in root.iter(f"{space}Upload")
+            if one.findtext(f"{space}Key") == path
+            and datetime.fromisoformat(one.findtext(f"{space}Initiated") or "").timestamp() >= since
+        ]
+
     @contextmanager
     def part_errors(self, operation: str, key: str) -> Generator[None]:
         """Around calls of an upload in parts: its client's errors as ours, NotFound for HTTP 404."""
         try:
             yield
         except StoreAway as error:
-            raise _failed(operation, key, error, retryable=True) from error
+            raise _failed(operation, key, error, code="Unreachable") from error
         except StoreRefused as error:
             if "HTTP 404" in str(error):
                 raise NotFound(f"There is no {key}", why=str(error)) from error
-            raise _failed(operation, key, error, retryable=False) from error
+            code = "BadDigest" if "BadDigest" in str(error) else "Refused"
+            raise _failed(operation, key, error, code=code) from error
 
     def _head(self, key: str) -> dict[str, str]:
         with self.part_errors("HeadObject", key):
@@ -224,12 +258,12 @@ def _short(key: str, came: int, size: int) -> CloudError:
     )
 
 
-def _failed(operation: str, key: str, error: Exception, *, retryable: bool) -> CloudError:
+def _failed(operation: str, key: str, error: Exception, *, code: str) -> CloudError:
     return CloudError(
         f"S3 failed at {operation} of {key}",
         service="s3",
         operation=operation,
-        code="Unreachable" if retryable else "Refused",
-        retryable=retryable,
+        code=code,
+        retryable=code == "Unreachable",
         why=str(error)[:300],
     )

@@ -25,6 +25,8 @@ from runctl.storage.objects import PARTIAL_PREFIX, inside
 from runctl.storage.partial import Header, PartialFile
 
 T = TypeVar("T")
+_SPOILT = ("BadDigest", "InvalidRange")
+"""What S3 says of bytes spoilt on their way up, and of a body that went on behind an end that was a lie."""
 PIECE = 8 * etags.MIB
 """Bytes: what is bigger is fetched in parts."""
 
@@ -39,7 +41,14 @@ class Damaged(TransferError):
 
 def is_passing(error: Exception) -> bool:
     """Whether the same request may succeed in a while."""
-    return isinstance(error, Damaged) or (isinstance(error, CloudError) and error.retryable)
+    return isinstance(error, Damaged) or (
+        isinstance(error, CloudError) and (error.retryable or is_spoilt(error))
+    )
+
+
+def is_spoilt(error: CloudError) -> bool:
+    """Whether the wire did something to the bytes."""
+    return error.code in _SPOILT
 
 
 class Downloads:

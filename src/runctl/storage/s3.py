@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from runctl.storage.objects import (
 )
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, PutMode
+    from obstore import GetOptions, ObjectMeta, PutMode
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
     from obstore.store import S3Store as Client
 
@@ -43,6 +43,8 @@ _REQUEST_ID = re.compile(r"<RequestId>([^<]+)</RequestId>")
 _CREDENTIALS_KEPT = timedelta(minutes=10)
 _LIST_PAGE = 1000
 """The most that one ListObjectsV2 answers."""
+_TORN_PAGES = 6
+"""How often one page may come torn."""
 
 
 class Credentials(NamedTuple):
@@ -157,16 +159,33 @@ class S3Store:
 
         Keys are relative to the store. Empty objects that mark a folder are left out.
         """
-        import obstore
-
         inner = checked_prefix(prefix)
         whole = "/".join(part for part in (self.prefix, inner) if part)
         cut = len(self.prefix) + 1 if self.prefix else 0
-        with self._errors("ListObjectsV2", f"{prefix or '/'}"):
-            for page in obstore.list(self._client(), whole or None, chunk_size=_LIST_PAGE):
-                for meta in page:
-                    if meta["size"] or not meta["path"].endswith("/"):
-                        yield entry_of(meta, cut)
+        for page in self._pages(whole, prefix or "/"):
+            for meta in page:
+                if meta["size"] or not meta["path"].endswith("/"):
+                    yield entry_of(meta, cut)
+
+    def _pages(self, whole: str, name: str) -> Iterator[Sequence[ObjectMeta]]:
+        """Listed pages under a path. obstore asks again for an answer, not for the rest of a torn one."""
+        import obstore
+
+        after, torn = "", 0
+        while True:
+            try:
+                with self._errors("ListObjectsV2", name):
+                    listing = obstore.list(
+                        self._client(), whole or None, offset=after or None, chunk_size=_LIST_PAGE
+                    )
+                    for page in listing:
+                        yield page
+                        after, torn = (page[-1]["path"] if page else after), 0
+                return
+            except CloudError as error:
+                torn += 1
+                if torn == _TORN_PAGES or "list response" not in error.why:
+                    raise
 
     def read_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
         """The `length` bytes from `start` on, of the very object that `etag` names.

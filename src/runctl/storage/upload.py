@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -15,14 +16,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from runctl.agent.failures import SourceChanged
 from runctl.agent.multipart import Multipart, Part, part_size
-from runctl.errors import NotFound, TransferError
+from runctl.errors import CloudError, NotFound, TransferError
 from runctl.events import Emit, Notice
 from runctl.retry import RetryPolicy
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
 from runctl.storage.crew import Crew, Piece
-from runctl.storage.download import Damaged, is_passing
+from runctl.storage.download import Damaged, is_passing, is_spoilt
 from runctl.storage.entries import Entry
 from runctl.storage.memory import Memory
 
@@ -31,13 +33,23 @@ PIECE = 16 * etags.MIB
 """Bytes: what is bigger is sent in parts."""
 
 
+_SPOILT = 4
+"""How often a part is sent that comes to S3 with other bytes."""
+_CLOCKS = 60.0
+"""Seconds by which this machine's clock may be ahead of S3's."""
+
+
 class Begun(msgspec.Struct, frozen=True):
-    """An upload in parts that may be gone on with while its source is the same file in the same state."""
+    """An upload in parts that may be gone on with while its source is the same file in the same state.
+
+    `asked` is when it was asked for, in seconds since the epoch; `upload` is empty while no answer has come.
+    """
 
     upload: str
     size: int
     modified: int
     part_size: int
+    asked: float = 0.0
 
 
 class Changed(TransferError):
@@ -173,17 +185,43 @@ class _Parts:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             begun = msgspec.json.decode(self._record.read_bytes(), type=Begun)
             upload = self._uploads.store.parts(key, begun.upload)
-            if (begun.size, begun.modified) == wanted:
+            if not begun.upload:
+                self._abort_unanswered(begun.asked)
+            elif (begun.size, begun.modified) == wanted:
                 with contextlib.suppress(NotFound):
                     return begun, {part.number: part for part in self._list(upload)}
             else:
                 self._say(f"{self._entry.key} changed since its transfer was interrupted: it starts anew")
                 self._abort(upload)
-        upload = self._uploads.retried("CreateMultipartUpload", lambda: self._uploads.store.begin_parts(key))
-        begun = Begun(upload.upload, *wanted, part_size(self._entry.size))
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        self._record.write_bytes(msgspec.json.encode(begun))
+        begun = Begun("", *wanted, part_size(self._entry.size), time.time())
+        self._note(begun)
+        begun = msgspec.structs.replace(begun, upload=self._begin(key, begun.asked))
+        self._note(begun)
         return begun, {}
+
+    def _begin(self, key: str, asked: float) -> str:
+        """The id of a new upload. One whose answer was lost must not stay open."""
+        lost = False
+
+        def begin() -> str:
+            nonlocal lost
+            if lost:
+                self._abort_unanswered(asked)
+            lost = True
+            return self._uploads.store.begin_parts(key).upload
+
+        return self._uploads.retried("CreateMultipartUpload", begin)
+
+    def _abort_unanswered(self, asked: float) -> None:
+        for upload in self._uploads.store.open_parts(self._uploads.key(self._entry.key), asked - _CLOCKS):
+            self._abort(upload)
+
+    def _note(self, begun: Begun) -> None:
+        """Replaced whole: half a record would forget the upload."""
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._record.with_name(f"{self._record.name}.{os.getpid()}")
+        fresh.write_bytes(msgspec.json.encode(begun))
+        fresh.replace(self._record)
 
     def _list(self, upload: Multipart) -> list[Part]:
         with self._uploads.store.part_errors("ListParts", upload.key):
@@ -205,18 +243,45 @@ class _Parts:
     def _send(self, number: int) -> None:
         start = (number - 1) * self._begun.part_size
         size = min(self._begun.part_size, self._begun.size - start)
-        digest = hashlib.sha256()
-        for at in range(start, start + size, etags.MIB):
-            digest.update(os.pread(self._file, min(etags.MIB, start + size - at), at))
-        there = self._there.get(number)
-        if there and there.size == size and there.checksum == _checksum(digest):
-            part = there
-        else:
-            with self._uploads.store.part_errors("UploadPart", self._entry.key):
-                part = self._upload.put(number, self._file, start, size, digest)
+        part = self._same(self._there.get(number), start, size)
+        if part is None:
+            part = self._put(number, start, size)
             self._crew.moved(size)
         with self._lock:
             self._sent.append(part)
+
+    def _put(self, number: int, start: int, size: int) -> Part:
+        """Send a part; again where it came to S3 spoilt while the file is what it was."""
+        for tries_left in reversed(range(_SPOILT)):
+            digest = self._digest("sha256", start, size)
+            try:
+                with self._uploads.store.part_errors("UploadPart", self._entry.key):
+                    return self._upload.put(number, self._file, start, size, digest)
+            except CloudError as error:
+                self._refuse_changed()
+                if not tries_left or not is_spoilt(error):
+                    raise
+            except SourceChanged:
+                self._refuse_changed()
+                raise
+        raise AssertionError("unreachable")
+
+    def _same(self, part: Part | None, start: int, size: int) -> Part | None:
+        """The part where S3 has these bytes already: by its checksum, or by MD5 where it lists none."""
+        if part is None or part.size != size:
+            return None
+        checksum = _checksum(self._digest("sha256", start, size))
+        if part.checksum:
+            return part if part.checksum == checksum else None
+        if part.etag.strip('"') != self._digest("md5", start, size).hexdigest():
+            return None
+        return part._replace(checksum=checksum)
+
+    def _digest(self, algorithm: str, start: int, size: int) -> Any:
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        for at in range(start, start + size, etags.MIB):
+            digest.update(os.pread(self._file, min(etags.MIB, start + size - at), at))
+        return digest
 
     def _end(self) -> None:
         try:
@@ -225,23 +290,35 @@ class _Parts:
             self._refuse_changed()
             etag = self._complete()
             self._uploads.arrived(self._entry, etag)
+            self._record.unlink(missing_ok=True)
         except Exception as error:
             with contextlib.suppress(Exception):  # what failed first is what the user must hear of
                 self._abort(self._upload)
+                self._record.unlink(missing_ok=True)  # else the next transfer goes on with it
             self._crew.fail(self._entry.key, error)
         finally:
-            self._record.unlink(missing_ok=True)
             os.close(self._file)
 
     def _complete(self) -> str:
-        with self._uploads.store.part_errors("CompleteMultipartUpload", self._entry.key):
-            etag = self._upload.complete(self._sent)
         ours = [part.etag.strip('"') for part in sorted(self._sent)]
-        if all(etags.parts_of(one) == 1 for one in ours) and etags.parts_of(etag) == len(ours):
+        expected = ""
+        if all(etags.parts_of(one) == 1 for one in ours):
             expected = etags.of_parts(bytes.fromhex(one) for one in ours)
-            if etag != expected:
-                raise Damaged(f"{self._entry.key} arrived damaged", why="S3 put other parts together")
+        etag = self._uploads.retried("CompleteMultipartUpload", lambda: self._put_together(expected))
+        if expected and etags.parts_of(etag) == len(ours) and etag != expected:
+            raise Damaged(f"{self._entry.key} arrived damaged", why="S3 put other parts together")
         return etag
+
+    def _put_together(self, expected: str) -> str:
+        """Complete the upload. Where it is gone, its answer may have been lost: then the object is there."""
+        try:
+            with self._uploads.store.part_errors("CompleteMultipartUpload", self._entry.key):
+                return self._upload.complete(self._sent)
+        except NotFound:
+            there = self._uploads.store.head(self._uploads.key(self._entry.key))
+            if not expected or there.etag != expected:
+                raise
+            return there.etag
 
     def _refuse_changed(self) -> None:
         status = os.fstat(self._file)
