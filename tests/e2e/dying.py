@@ -23,7 +23,7 @@ from runctl.events import ignore
 from runctl.jobs import start
 from runctl.jobs.place import AwsSettings, Place, cloud_place
 from runctl.jobs.script import inspect
-from runctl.jobs.spec import JobSpec, decode, new_job_id
+from runctl.jobs.spec import DataVolume, JobSpec, decode, new_job_id
 from runctl.jobs.supervise import Supervisor
 from runctl.ledger import Ledger
 from runctl.providers.aws.provider import AwsProvider
@@ -92,6 +92,7 @@ def launch(world: World) -> None:
         command=script.command,
         instance_type="m7i.large",
         user=USER,
+        **_data(world),
     )
     job = new_job_id(world.word)
     place = _place(world, job, spec)
@@ -99,6 +100,18 @@ def launch(world: World) -> None:
         plan, code = start.prepare(job, spec, place, script)
         record = start.create(ledger, plan, place, code)
         Supervisor(ledger, place, record.id, ignore).run(detach_after_launch=True)
+
+
+def _data(world: World) -> dict[str, Any]:
+    """With a volume named `data`, the job reads it."""
+    if "data" not in world.volumes:
+        return {}
+    volumes = (DataVolume(id=world.volumes["data"], zone=""),)
+    return {
+        "data": f"s3://{world.word}/set",
+        "data_strategy": "existing-ebs",
+        "data_volumes": volumes,
+    }
 
 
 def launch_again(world: World) -> None:

@@ -54,6 +54,34 @@ def run(live: Any, folder: Path, *, most: int | None = None) -> Counter[str]:
     )
 
 
+def with_volume(live: Any, folder: Path) -> World:
+    world = world_in(live, folder)
+    live.client("s3").create_bucket(Bucket=world.word)
+    live.client("s3").put_object(Bucket=world.word, Key="set/a.csv", Body=b"1,2")
+    world.volumes["data"] = volume = live.volume()
+    (live.home / "sandbox/state/volumes" / volume / "formatted").write_text("ext4")
+    return world
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("crash-matrix")
+def test_a_launch_that_is_killed_while_it_attaches_data_gives_its_one_machine_the_volume(
+    own_cloud: Any, tmp_path: Path
+) -> None:
+    counted = with_volume(own_cloud, tmp_path / "count")
+    _, calls = carried_out(counted, LAUNCH)
+    own_cloud.client("ec2").terminate_instances(InstanceIds=machines(counted))
+    for at, before in ((calls - 3, True), (calls - 2, False), (calls - 1, True), (calls, False)):
+        world = with_volume(own_cloud, tmp_path / f"{at}-{before}")
+        carried_out(world, LAUNCH, at, before=before)
+        carried_out(world, RECOVER_LAUNCH)
+        found = machines(world)
+        disk = own_cloud.disk(world.volumes["data"])
+        assert [one["InstanceId"] for one in disk["Attachments"]] == found
+        assert len(found) == 1
+        own_cloud.client("ec2").terminate_instances(InstanceIds=found)
+
+
 @pytest.mark.xdist_group("crash-matrix")
 def test_a_launch_that_is_killed_at_any_call_makes_one_machine(own_cloud: Any, tmp_path: Path) -> None:
     outcomes = run(own_cloud, tmp_path, most=POINTS)
