@@ -148,8 +148,9 @@ class BulkStore(S3Store):
         return Proof("md5", etag, part_size)
 
     def begin_parts(self, key: str) -> Multipart:
+        """One try: whoever tries again must close what a lost answer left open, see `open_parts`."""
         with self.part_errors("CreateMultipartUpload", key):
-            return Multipart.begin(self._bucket(), self._path(key))
+            return Multipart.begin(self._bucket(), self._path(key), tries=1)
 
     def parts(self, key: str, upload: str) -> Multipart:
         """An upload that was begun before."""

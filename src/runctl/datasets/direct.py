@@ -1,0 +1,194 @@
+"""Objects straight from S3: every read is of the very object that was listed, big ones come in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from runctl.errors import CloudError, ConfigError, Conflict
+from runctl.events import ignore
+from runctl.retry import RetryPolicy
+from runctl.storage import etags
+from runctl.storage.entries import Entry
+
+if TYPE_CHECKING:
+    from runctl.events import Emit
+    from runctl.storage.bulk import BulkStore
+    from runctl.storage.s3 import S3Access
+
+T = TypeVar("T")
+PIECE = 8 * etags.MIB
+"""Bytes: what is longer is read in pieces at once."""
+READ_AHEAD = 4
+"""Pieces of one stream that are on their way at once."""
+
+_retry = RetryPolicy(attempts=6, seconds=120.0)
+_used_in = 0
+"""The process that has used the S3 client, whose threads a fork does not take along."""
+
+
+class DirectS3:
+    """Reads the objects below a prefix; `parallel` requests at once. Thread-safe; usable in a forked process
+    as long as nothing was read before the fork. `emit` is told of retries.
+
+    Reads raise Conflict where an object is not the one that was listed, NotFound, ConfigError, CloudError.
+    """
+
+    def __init__(
+        self, bucket: str, prefix: str, access: S3Access, *, parallel: int = 16, emit: Emit | None = None
+    ) -> None:
+        self.bucket, self.prefix, self.access = bucket, prefix, access
+        self.parallel = parallel
+        self._emit = emit
+        self._pid = 0
+        self._made: BulkStore | None = None
+        self._pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_again, (self.bucket, self.prefix, self.access, self.parallel))
+
+    @property
+    def place(self) -> str:
+        """The bucket, as a folder of a cache is named."""
+        from hashlib import blake2b
+
+        endpoint = self.access.endpoint
+        suffix = f"@{blake2b(endpoint.encode(), digest_size=4).hexdigest()}" if endpoint else ""
+        return f"{self.bucket}{suffix}"
+
+    def list(self) -> Iterator[Entry]:
+        """What there is, in order of key. The process may be forked afterwards."""
+        return self._store().forkable_entries()
+
+    def start(self, entry: Entry, start: int, length: int) -> Callable[[], bytes]:
+        """Begin to read; the answer waits for the bytes."""
+        return self.submit(lambda: self.read(entry, start, length)).result
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Have a thread do it."""
+        return self._threads()[0].submit(work)
+
+    def read(self, entry: Entry, start: int = 0, length: int | None = None) -> bytes:
+        """An object, or `length` bytes of it from `start` on."""
+        length = entry.size - start if length is None else length
+        if length <= PIECE:
+            return self._piece(entry, start, length)
+        return b"".join(self.stream(entry, start, length))
+
+    def stream(self, entry: Entry, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The same in pieces of up to 8 MiB, of which at most five are held in memory."""
+        end = entry.size if length is None else start + length
+        pool = self._threads()[1]
+        coming: deque[Future[bytes]] = deque()
+        at = start
+        try:
+            while at < end or coming:
+                while at < end and len(coming) < READ_AHEAD:
+                    coming.append(pool.submit(self._piece, entry, at, min(PIECE, end - at)))
+                    at += PIECE
+                yield coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()
+
+    def fill(self, entry: Entry, file: int) -> int:
+        """Write an object into a file; answers its bytes."""
+
+        def move(start: int) -> int:
+            return write_at(file, self._piece(entry, start, min(PIECE, entry.size - start)), start)
+
+        if entry.size <= PIECE:
+            return move(0)
+        return sum(self._threads()[1].map(move, range(0, entry.size, PIECE)))
+
+    def proves(self, entry: Entry, path: Path) -> bool:
+        """Whether S3 has nothing against these bytes, where the ETag alone did not fit. Costs a request."""
+        from runctl.storage.download import file_proves
+
+        proof = self._retried("HeadObject", lambda: self._reading().proof(entry.key, entry.size, entry.etag))
+        return not proof.algorithm or file_proves(proof, path, entry.size)
+
+    def close(self) -> None:
+        """End the threads. What is read later makes new ones."""
+        pools, self._pools = self._pools, None
+        for pool in pools or ():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _piece(self, entry: Entry, start: int, length: int) -> bytes:
+        store = self._reading()
+        if not length:
+            return b""
+
+        def get() -> bytes:
+            if length != entry.size:
+                return store.read_range(entry.key, start, length, etag=entry.etag)
+            body = store.fetch(entry.key)
+            if body.etag != entry.etag or len(body.data) != entry.size:
+                raise Conflict(
+                    f"{entry.key} was changed by somebody else",
+                    why=f"s3://{self.bucket}/{self.prefix} is not what it was when it was opened",
+                    next="open the dataset anew",
+                )
+            return bytes(body.data)
+
+        return self._retried("GetObject", get)
+
+    def _retried(self, operation: str, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except CloudError as error:
+            if not error.retryable:
+                raise
+            return _retry.call(operation, work, retryable=_passes, emit=self._emit or ignore)
+
+    def _store(self) -> BulkStore:
+        if self._made is None:
+            from runctl.storage.bulk import BulkStore
+
+            self._made = BulkStore(self.bucket, self.prefix, self.access)
+        return self._made
+
+    def _reading(self) -> BulkStore:
+        global _used_in  # noqa: PLW0603 (the client's threads belong to the process)
+        pid = os.getpid()
+        if _used_in != pid:
+            if _used_in:
+                raise ConfigError(
+                    "A forked process cannot read from S3 after its parent has",
+                    why="the threads that read did not come along, and it would hang",
+                    next='read nothing before that, or give the DataLoader multiprocessing_context="spawn"',
+                )
+            _used_in = pid
+        return self._store()
+
+    def _threads(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+        """For objects, and for the pieces of objects, on which the first ones wait."""
+        pid = os.getpid()
+        if self._pools is None or self._pid != pid:
+            self._pid = pid
+            self._pools = (
+                ThreadPoolExecutor(self.parallel, "objects"),
+                ThreadPoolExecutor(max(READ_AHEAD, self.parallel // 2), "pieces"),
+            )
+        return self._pools
+
+
+def _again(bucket: str, prefix: str, access: S3Access, parallel: int) -> DirectS3:
+    return DirectS3(bucket, prefix, access, parallel=parallel)
+
+
+def write_at(file: int, data: bytes, start: int) -> int:
+    """Write all of it at its place; answers how many bytes that were. Raises OSError."""
+    done = 0
+    view = memoryview(data)
+    while done < len(data):
+        done += os.pwrite(file, view[done:], start + done)
+    return done
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, CloudError) and error.retryable
