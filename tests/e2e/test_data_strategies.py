@@ -92,3 +92,18 @@ def warm(lab: Any, location: str) -> str:
     lab.finish(command)
     found = re.findall(r"^vol-[0-9a-f]+$", lab.said(), re.MULTILINE)
     return str(found[-1])
+
+
+@pytest.mark.slow
+def test_a_volume_that_another_machine_keeps_ends_the_job_and_its_machine(lab: Any, location: str) -> None:
+    cloud, volume = lab.cloud, lab.cloud.volume()
+    other = cloud.running(Placement={"AvailabilityZone": "us-east-1a"})
+    try:
+        cloud.client("ec2").attach_volume(VolumeId=volume, InstanceId=other, Device="/dev/sdf")
+        lab.finish(train(lab, location, "--data-volume", volume), code=2)
+        assert f"{volume} with the data could not be attached" in lab.said()
+        assert "--data-strategy local-cache, or free the volume" in lab.said()
+        lab.until(lambda: not lab.live(), "the machine is ended")
+        assert [one["InstanceId"] for one in cloud.disk(volume)["Attachments"]] == [other]
+    finally:
+        cloud.client("ec2").terminate_instances(InstanceIds=[other])

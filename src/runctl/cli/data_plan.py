@@ -12,6 +12,7 @@ from runctl.errors import CloudError, ValidationError
 
 if TYPE_CHECKING:
     from runctl.datasets.situation import Situation
+    from runctl.model import Price
     from runctl.providers.aws.session import Session
     from runctl.resources.prefixes import Dataset
 
@@ -86,13 +87,13 @@ def plan(context: Context, *, on: str | None, s3_uri: str | None, explain: bool,
 
 def _listed(context: Context, on: str | None, s3_uri: str, options: dict[str, Any]) -> Situation:
     from runctl.datasets import volumes
-    from runctl.resources import prefixes, prices
+    from runctl.resources import prefixes
 
     prefixes.place_of(s3_uri)
     session = context.session(context.settings(), on)
     dataset = prefixes.dataset_of(session, s3_uri)
     machine = _machine(context, options)
-    price = None if options["spot"] else prices.on_demand(session, machine)
+    price = _price(session, machine, spot=options["spot"])
     given: dict[str, Any] = {
         "bytes": dataset.bytes,
         "files": dataset.files,
@@ -103,6 +104,20 @@ def _listed(context: Context, on: str | None, s3_uri: str, options: dict[str, An
     if options["volume"]:
         given["volume"] = volumes.named(session, options["volume"], dataset)
     return _situation(options, machine, {**given, "warm": _warm(context, session, dataset)})
+
+
+def _price(session: Session, machine: str, *, spot: bool) -> Price | None:
+    """What AWS tells, where it does; None leaves it to the catalog."""
+    from runctl.resources import offers, prices
+
+    if not spot:
+        prices.learn(session, {machine})
+        return prices.on_demand(session, machine)
+    try:
+        found = offers.spot_prices(session, session.cloud.clock, machine)
+    except CloudError:
+        return None
+    return min(found.values(), key=lambda price: price.usd_per_hour, default=None)
 
 
 def _warm(context: Context, session: Session, dataset: Dataset) -> Any:

@@ -27,6 +27,15 @@ def test_a_listed_dataset_is_planned_for_with_the_arithmetic(desk: Any) -> None:
     assert "network of g5.xlarge (AWS's instance types, sustained)" in out
 
 
+def test_spot_is_planned_at_the_price_in_force(desk: Any) -> None:
+    desk.put("a", b"1")
+    _, said = desk.json("data", "plan", desk.place, "--machine", "g5.xlarge", "--spot")
+    price = said["situation"]["machine"]["price"]
+    found = desk.live.client("ec2").describe_spot_price_history(InstanceTypes=["g5.xlarge"])
+    assert Decimal(price["usd_per_hour"]) in {Decimal(row["SpotPrice"]) for row in found["SpotPriceHistory"]}
+    assert "catalog" not in price["source"]
+
+
 def test_the_sum_is_the_sum_of_the_terms_in_json(desk: Any) -> None:
     words = ("--files", "1281167", "--size", "138", "--runs", "5", "--epochs", "90", "--machine", "g5.xlarge")
     code, said = desk.json("data", "plan", *words)

@@ -62,6 +62,18 @@ def test_a_flipped_byte_in_a_big_object_is_found(desk: Any) -> None:
     assert found["different"] == [{"name": "big", "why": "another MD5, in 2 parts"}]
 
 
+def test_keys_that_cannot_be_files_are_missing_and_nothing_else_is_read(desk: Any) -> None:
+    folder = _folder(desk, {"ok": b"1"})
+    (desk.folder / "outside").write_bytes(b"x")
+    for key in ("ok", "a/../../outside", "x//y", "tab\there"):
+        desk.put(key, b"1" if key == "ok" else b"x")
+    code, found = desk.json("data", "verify", desk.place, str(folder))
+    assert (code, found["equal_files"]) == (1, 1)
+    assert [item["name"] for item in found["missing"]] == ["a/../../outside", "tab\\there", "x//y"]
+    code, found = desk.json("data", "verify", desk.place, desk.place)
+    assert (code, found["equal_files"]) == (0, 4)
+
+
 def test_two_prefixes_are_compared_without_reading_them(desk: Any) -> None:
     for name in ("set/a", "copy/a"):
         desk.s3.put_object(Bucket=desk.bucket, Key=name, Body=b"same")
