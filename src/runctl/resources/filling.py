@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from runctl.errors import CloudError, Conflict, Interrupted, NotFound, TrainctlError
+from runctl.errors import CloudError, ConfigError, Conflict, Interrupted, NotFound, TrainctlError
 from runctl.events import Notice, Progress
 from runctl.ledger.staged import StagedRecord
 from runctl.model import (
@@ -36,6 +36,10 @@ from runctl.safety.protection import ResourceKind
 from runctl.safety.saga import Call, Kind, Result
 
 MOST_STARTS = 4
+OUTAGE_SECONDS = 1800.0
+"""Real seconds without a word from the cloud, after which the filling is given up: the machine needs no
+word of ours, and copies on."""
+
 TAG_VALUE = 256
 """The longest value that EC2 takes."""
 
@@ -234,20 +238,28 @@ class StageDataset(_OfFilling):
         pace = Pace(self._around, call.request)
         stopping = threading.Event()
         state = stager.look(fresh=True, looks=4)
-        wait = _FIRST_POLL
+        wait, silent_since = _FIRST_POLL, time.monotonic()
         with hearing(stopping):
             while state is None or not state.ended:
                 if stopping.is_set():
                     stager.stop()
                     raise Interrupted("The staging was stopped", why="Ctrl-C; what was copied stays")
-                if state is None and (why := self._lost(stager.instance)):
-                    return _gone(self._around, stager.instance, why)
                 if state is not None:
                     pace.show(state)
                     _require_alive(state)
                 stopping.wait(wait)
                 wait = min(wait * 1.5, _LONGEST_POLL)
-                state = stager.look()
+                try:
+                    state = stager.look()
+                    if state is None and (why := self._lost(stager.instance)):
+                        return _gone(self._around, stager.instance, why)
+                    silent_since = time.monotonic()
+                except (CloudError, ConfigError) as error:
+                    if not _passes(error) or time.monotonic() - silent_since > OUTAGE_SECONDS:
+                        raise
+                    if state is not None:
+                        self._emit(Notice(text=f"{error}: the machine works on meanwhile", warning=True))
+                    state = None
         return self._result(call, stager, state, pace)
 
     def find(self, call: Call) -> Result | None:
@@ -351,6 +363,11 @@ def _stager(around: Surroundings, call: Call) -> Stager:
         request["path"],
         request["spec"],
     )
+
+
+def _passes(error: CloudError | ConfigError) -> bool:
+    """Whether what failed here may be well in a while: the network, or credentials that are renewed."""
+    return isinstance(error, ConfigError) or error.retryable or error.lost_answer
 
 
 def _require_alive(state: State) -> None:

@@ -23,6 +23,7 @@ from runctl.agent import archive, objects
 from runctl.storage.entries import Entry, dataset_version
 
 MIB = 1024 * 1024
+PROGRAM = archive.build()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -154,7 +155,7 @@ class Volume:
         self.store, self.folder, self.root = store, folder, folder / "volume"
         self.root.mkdir()
         self.agent = folder / "agent.py"
-        self.agent.write_bytes(archive.build())
+        self.agent.write_bytes(PROGRAM)
         self.runs = 0
         self.path = os.environ["PATH"]
 

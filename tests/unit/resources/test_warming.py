@@ -8,16 +8,27 @@ from typing import Any
 
 import msgspec
 import pytest
+from cloud_values import SetClock, ValueSession
 
-from runctl.errors import CloudError, Conflict, Interrupted, TrainctlError, ValidationError
+from runctl.errors import (
+    CloudError,
+    ConfigError,
+    Conflict,
+    Interrupted,
+    TrainctlError,
+    ValidationError,
+)
+from runctl.events import Event, Notice
 from runctl.model import TAG_DATASET, TAG_DATASET_LEFT_OUT, TAG_DATASET_VERSION
 from runctl.pricing import catalog
-from runctl.providers.aws import shell
+from runctl.providers.aws import instances, shell
 from runctl.resources import fillers, filling, prefixes, stager, warming
 from runctl.resources.fillers import Work
 from runctl.resources.prefixes import Dataset
 from runctl.resources.stager import Stager, State
+from runctl.resources.steps import Surroundings
 from runctl.resources.warming import Target, WarmRequest
+from runctl.safety.saga import Call
 
 GIB = 2**30
 LOCATION = "s3://bucket/imagenet"
@@ -173,6 +184,71 @@ def test_names_that_were_left_out_come_in_pieces(monkeypatch: pytest.MonkeyPatch
     assert made.left_out(State(phase="done", left_out_files=150)) == names
     assert len(made.left_out(State(phase="done", left_out_files=5000))) == 150
     assert made.left_out(State(phase="done", left_out_files=1, left_out=(("a", "b"),))) == [("a", "b")]
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, *answers: State | Exception) -> tuple[Any, list[Event]]:
+    """A staging step whose looks have these answers; what it says."""
+    left, said = list(answers), list[Event]()
+
+    def look(self: Stager, *, fresh: bool = False, looks: int = 8) -> State | None:
+        found = left.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(Stager, "look", look)
+    monkeypatch.setattr(instances, "get", lambda *_: None)
+    session = ValueSession(SetClock())
+    step = filling.StageDataset(Surroundings(session, None, said.append))  # type: ignore[arg-type]
+    request = {
+        "instance": "i-1",
+        "volume": "vol-1",
+        "agent_bucket": "b",
+        "path": "/mnt",
+        "location": LOCATION,
+        "spec": {"machine": {"disposable": True}},
+    }
+    return lambda: step.do(Call(request, "token", "tx-1")), said
+
+
+def away() -> CloudError:
+    return CloudError("no answer", service="ssm", operation="send_command", code="Timeout", retryable=True)
+
+
+def test_a_network_that_is_away_for_a_while_ends_no_staging(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = State(phase="done", version="v", files=3)
+    do, said = looked(monkeypatch, State(phase="copying"), away(), ConfigError("expired"), done)
+    assert do()["version"] == "v"
+    assert [event.text for event in said if isinstance(event, Notice)] == [
+        "no answer: the machine works on meanwhile"
+    ]
+
+
+def test_a_network_that_stays_away_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "OUTAGE_SECONDS", 0.0)
+    do, _ = looked(monkeypatch, State(phase="copying"), away())
+    with pytest.raises(CloudError, match="no answer"):
+        do()
+
+
+def test_a_refusal_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = CloudError("no", service="ssm", operation="send_command", code="AccessDenied")
+    do, _ = looked(monkeypatch, State(phase="copying"), refusal)
+    with pytest.raises(CloudError, match="no"):
+        do()
+
+
+def test_a_program_that_dies_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    do, _ = looked(monkeypatch, *(State(phase="copying", starts=number) for number in range(1, 9)))
+    with pytest.raises(CloudError, match="stay alive"):
+        do()
+
+
+@pytest.mark.parametrize("phase", ["interrupted", "stopped"])
+def test_a_temporary_machine_that_is_going_down_is_lost(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    do, said = looked(monkeypatch, State(phase="copying"), State(phase=phase))
+    assert do().keys() == {"lost"}
+    assert any(isinstance(event, Notice) and event.warning for event in said)
 
 
 @pytest.mark.parametrize(
