@@ -104,7 +104,10 @@ class Seen:
 
 
 class FaultProxy:
-    """`before` is called with each request that is about to reach the server, from many threads."""
+    """`before` is called with each request that is about to reach the server, from many threads.
+
+    `script` may name the fault of a request, and comes before chance; empty leaves the request to chance.
+    """
 
     def __init__(self, target: str, *, seed: int = 0, faults: Faults | None = None) -> None:
         parts = urlsplit(target)
@@ -112,6 +115,7 @@ class FaultProxy:
         self.seed = seed
         self.faults = faults or Faults()
         self.before: Callable[[Seen], None] = lambda _: None
+        self.script: Callable[[Seen], str] = lambda _: ""
         self.seen: list[Seen] = []
         self._lock = threading.Lock()
         self._times: Counter[str] = Counter()
@@ -158,6 +162,8 @@ class FaultProxy:
             if self._storm:
                 self._storm -= 1
                 return "slow_down", chance
+        if named := self.script(seen):
+            return named, chance
         if chance.random() < self.faults.delay:
             time.sleep(chance.uniform(0, self.faults.seconds))
         for kind in KINDS:
@@ -296,12 +302,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             claimed = length = chance.randrange(length)
         self._pass_head(answer, claimed)
         seen.status = answer.status
+        # Said before the last bytes go, or whoever gets them may look before it is said.
+        honest = not fault and answer.status < 300
+        seen.complete = honest and not length
         spot = chance.randrange(length) if length else 0
         while seen.got < length:
             piece = body[seen.got : length] or answer.read(min(_PIECE, length - seen.got))
             if not piece:
                 raise _Gone
             at = spot - seen.got
+            seen.complete = honest and seen.got + len(piece) == length
             self.wfile.write(_spoilt(piece, at, fault) if fault.endswith("_down") else piece)
             if fault == "cut_down" and at < len(piece):
                 break
@@ -310,7 +320,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault in {"cut_down", "lie_long", "lie_short"}:
             raise _Gone
         answer.read()  # the end of what came in chunks
-        seen.complete = not fault and answer.status < 300
 
     def _pass_head(self, answer: http.client.HTTPResponse, length: int | None) -> None:
         self.send_response_only(answer.status, answer.reason)

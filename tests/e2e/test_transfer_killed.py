@@ -39,7 +39,7 @@ class Transfer:
         self.folder = folder
         self.client = server.client()
         self.bucket = server.new_bucket()
-        self.big = {"up": 5 * PART["up"] + 1, "down": 9 * PART["down"] + 1}[direction]
+        self.big = {"up": 4 * PART["up"] + 1, "down": 6 * PART["down"] + 1}[direction]
         self.content = {f"small/{number}": self.chance.randbytes(3000) for number in range(8)}
         self.content["big"] = hashlib.shake_256(f"{seed}".encode()).digest(MIB) * (self.big // MIB) + b"."
         self.source, self.target = (folder / "here", folder / "there")

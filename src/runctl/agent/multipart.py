@@ -41,10 +41,13 @@ class Multipart:
         self.upload = upload
 
     @staticmethod
-    def begin(bucket: Bucket, key: str) -> Multipart:
-        """Raises StoreAway, StoreRefused, as every method here."""
+    def begin(bucket: Bucket, key: str, tries: int = 4) -> Multipart:
+        """Raises StoreAway, StoreRefused, as every method here.
+
+        Each of the tries whose answer is lost leaves an upload open.
+        """
         headers = {"x-amz-checksum-algorithm": "SHA256"}
-        _, _, body = bucket.ask("POST", key, query={"uploads": ""}, headers=headers)
+        _, _, body = bucket.ask("POST", key, query={"uploads": ""}, headers=headers, tries=tries)
         match = re.search(r"<UploadId>([^<]+)</UploadId>", body.decode())
         if not match:
             raise StoreAway("no upload id")
