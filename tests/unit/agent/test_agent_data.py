@@ -77,10 +77,13 @@ def test_a_changed_dataset_is_another_folder_and_the_old_one_stays_whole(machine
     assert (Path(first) / "a.csv").read_text() == "1,2"
 
 
-def test_a_damaged_cache_is_mended(machine, digits):
+@pytest.mark.parametrize("damaged", ["a.csv", "deep/b.csv"])
+def test_a_damaged_cache_is_mended(machine, digits, damaged):
     _, (folder, _, _) = shown(machine, 1, data("local-cache"))
-    (Path(folder) / "a.csv").write_text("1")
-    (Path(folder) / "deep" / "b.csv").unlink()
+    if damaged == "a.csv":
+        (Path(folder) / damaged).write_text("1")
+    else:
+        (Path(folder) / damaged).unlink()
     _, (again, _, files) = shown(machine, 2, data("local-cache"))
     assert (again, files) == (folder, {"a.csv": "1,2", "deep/b.csv": "3"})
 
