@@ -119,7 +119,8 @@ class Run:
         """What is there is whole, and what is not is named."""
         assert set(there) <= set(self.versions), f"seed {self.seed}: files that nobody sent"
         for name, data in there.items():
-            assert data in self.versions[name], f"seed {self.seed}: {name} is wrong"
+            right = data in self.versions[name]
+            assert right, f"seed {self.seed}: {name} is wrong"
         if report is not None:
             missing = set(self.versions) - set(there)
             assert missing <= {one.name for one in report.failed}, f"seed {self.seed}: missing and not named"
@@ -127,7 +128,8 @@ class Run:
 
     def judge_healed(self, there: dict[str, bytes], report: TransferReport) -> None:
         assert not report.failed, f"seed {self.seed}: {report.failed}"
-        assert there == {name: versions[-1] for name, versions in self.versions.items()}, f"seed {self.seed}"
+        finished = there == {name: versions[-1] for name, versions in self.versions.items()}
+        assert finished, f"seed {self.seed}"
 
     def objects(self) -> dict[str, bytes]:
         listed = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
