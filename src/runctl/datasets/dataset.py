@@ -68,6 +68,11 @@ class Dataset:
         """
         return dataset_version(self.entries)
 
+    @cached_property
+    def layout(self) -> str:
+        """What the order of samples rests on: names and sizes. The same in S3, in a cache and in a folder."""
+        return dataset_version(Entry(entry.key, entry.size, 0) for entry in self.entries)
+
     def folder(self) -> Path:
         """The files as a folder. With a cache all of it is fetched first; its files are read-only, and stay
         until `close`. Raises ValidationError where the dataset is streamed, or does not fit into the cache.

@@ -111,8 +111,7 @@ class Cached:
             return partial(self._read, entry, start, length)
         if whole:
             return self.remote.submit(partial(self._read, entry, start, length)).result
-        self._begin(entry)
-        return partial(self._read, entry, start, length)
+        return partial(self._window, self._begin(entry), entry, start, length)
 
     def folder(self, entries: tuple[Entry, ...], version: str) -> Path:
         items = [(entry.key, self._item(entry)) for entry in entries]
@@ -150,11 +149,11 @@ class Cached:
             return self._small(entry)
         file = self._files.get(entry.key)
         if file is None:
-            fetched = self._begin(entry)
-            file = fetched.result()
-            with self._lock:
-                if self._coming.get(entry.key) is fetched:
-                    del self._coming[entry.key]
+            return self._window(self._begin(entry), entry, start, length)
+        return read_at(file.number, start, length)
+
+    def _window(self, fetched: Future[_OpenFile | None], entry: Entry, start: int, length: int) -> bytes:
+        file = fetched.result()
         if file is None:  # there was no room for it
             return self.remote.read(entry, start, length)
         return read_at(file.number, start, length)
@@ -176,7 +175,7 @@ class Cached:
         """Have a big object fetched once, however many windows of it are asked for."""
         with self._lock:
             coming = self._coming.get(entry.key)
-            if coming is None:
+            if coming is None or coming.done():
                 coming = self._coming[entry.key] = self.remote.submit(partial(self._open, entry))
             return coming
 
