@@ -231,7 +231,7 @@ def copying(warmth: Warmth, volume: str) -> tuple[subprocess.Popen[bytes], str]:
     command = warmth.start("aws", "ebs", "pre-warm", volume, warmth.location)
     warmth.until(lambda: "copy-1" in warmth.steps(), "the copying begins")
     warmth.until(lambda: '"copying' in warmth.said(), "the copying is shown")
-    (machine,) = warmth.machines(volume)
+    machine = next(name for name, state in warmth.machines(volume).items() if state not in OVER)
     return command, machine
 
 
@@ -342,6 +342,21 @@ def test_a_machine_of_another_zone_is_refused_with_the_way_to_get_there(warmth: 
     assert f"runctl aws ebs restore {volume} --availability-zone us-east-1b" in error["next"]
     assert warmth.steps() == {}
     warmth.cloud.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
+@pytest.mark.slow
+def test_a_volume_that_was_half_changed_says_so(warmth: Warmth) -> None:
+    """Its tags name no version from before the first byte changes until all have."""
+    volume = warmth.cloud.volume(ZONE)
+    warmth.warm(volume)
+    command, _ = copying(warmth, volume)
+    warmth.kill(command)
+    assert warmth.tags(volume)["runctl:dataset-version"] == ""
+    warmth.cloud.control.clear_faults()
+    assert warmth.recover("rollback") == "rolled-back"
+    assert warmth.tags(volume)["runctl:dataset-version"] == ""
+    assert warmth.warm(volume)["version"] == warmth.version()
+    assert warmth.tags(volume)["runctl:dataset-version"] == warmth.version()
 
 
 @pytest.mark.slow

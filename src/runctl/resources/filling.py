@@ -133,9 +133,9 @@ class UnmarkVolume(_OfFilling):
     def do(self, call: Call) -> Result:
         self._session.call(
             "ec2",
-            "delete_tags",
+            "create_tags",
             Resources=[call.request["volume"]],
-            Tags=[{"Key": TAG_DATASET_VERSION}],
+            Tags=[{"Key": TAG_DATASET_VERSION, "Value": ""}],
         )
         return {"id": call.request["volume"]}
 

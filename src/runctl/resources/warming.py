@@ -194,7 +194,7 @@ def plan_snapshot(operation: Operation, dataset: Dataset, target: Target, reques
 
 def _unmark(target: Target, number: int, after: str | None) -> list[PlannedStep]:
     """What is about to change says so, once it can be reached."""
-    if TAG_DATASET_VERSION not in target.tags:
+    if not target.tags.get(TAG_DATASET_VERSION):
         return []
     asked: Request = {"volume": target.id}
     only_if = (result_of(after),) if after else ()
