@@ -381,7 +381,9 @@ def test_a_snapshot_serves_other_zones(warmth: Warmth) -> None:
     assert (plan["dataset"]["files"], plan["offers"][0]["zone"]) == (5, ZONE)
     assert warmth.steps() == {}
     made = warmth.run("data", "stage", warmth.location, "--zone", ZONE, "--snapshot")
-    assert made["snapshot"]
+    (snapshot,) = warmth.cloud.client("ec2").describe_snapshots(SnapshotIds=[made["snapshot"]])["Snapshots"]
+    tags = {tag["Key"]: tag["Value"] for tag in snapshot["Tags"]}
+    assert (tags["runctl:dataset-version"], tags["runctl:dataset-extra"]) == (warmth.version(), "0")
     assert warmth.files(made["volume"]) == FILES
     there = warmth.run("data", "stage", warmth.location, "--zone", "us-east-1b")
     assert (there["copied_files"], there["zone"]) == (0, "us-east-1b")
@@ -394,6 +396,11 @@ def test_a_snapshot_serves_other_zones(warmth: Warmth) -> None:
 def test_a_new_volume_is_created_full_or_not_at_all(warmth: Warmth) -> None:
     made = warmth.run("aws", "ebs", "create", "--pre-warm", warmth.location, "--name", warmth.bucket)
     assert warmth.files(made["volume"]) == FILES
+    # A warm volume needs no machine for its snapshot, and one snapshot of a version is enough.
+    taken = warmth.warm(made["volume"], "--snapshot")["snapshot"]
+    assert taken.startswith("snap-")
+    assert warmth.steps().keys() == {"snapshot", "complete"}
+    assert warmth.warm(made["volume"], "--snapshot")["snapshot"] == taken
     error = warmth.run(
         "aws", "ebs", "create", "--size", "1", "--pre-warm", f"s3://{warmth.bucket}/no", code=1
     )

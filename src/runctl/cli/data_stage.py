@@ -11,6 +11,7 @@ from runctl.cli.options import Context, common, on_cloud, user_name
 from runctl.errors import ValidationError
 
 if TYPE_CHECKING:
+    from runctl.providers.aws.snapshots import Snapshot
     from runctl.resources.operation import Operation
     from runctl.resources.prefixes import Dataset
     from runctl.resources.volumes import VolumeRequest
@@ -58,7 +59,7 @@ def stage(context: Context, *, on: str | None, s3_uri: str, volume: str | None, 
             return pre_warm.fill(context, operation, dataset, target, options, warming)
         snapshot = staging_places.snapshot_with(operation, dataset)
         if snapshot is not None and not options["check"]:
-            return _restore(context, operation, dataset, snapshot.id, request, dry_run=options["dry_run"])
+            return _restore(context, operation, dataset, snapshot, request, dry_run=options["dry_run"])
         target = warming.new_target(operation, request)
         return pre_warm.fill(context, operation, dataset, target, options, warming)
 
@@ -67,7 +68,7 @@ def _restore(
     context: Context,
     operation: Operation,
     dataset: Dataset,
-    snapshot: str,
+    source: Snapshot,
     request: VolumeRequest,
     *,
     dry_run: bool,
@@ -75,6 +76,7 @@ def _restore(
     from runctl.render import output
     from runctl.resources import noting, staging_places
 
+    snapshot = source.id
     plan = staging_places.plan_restore(operation, dataset, snapshot, request)
     if dry_run:
         if context.json:
@@ -87,7 +89,7 @@ def _restore(
     zone = request.zone or ""
     if not context.json and not context.quiet:
         output.talk("its blocks come from S3 when they are first read: slow once")
-    return pre_warm.tell(context, pre_warm.warm(dataset, {}), made["volume"]["id"], zone, snapshot)
+    return pre_warm.tell(context, pre_warm.warm(dataset, source.tags), made["volume"]["id"], zone, snapshot)
 
 
 def _volume_request(

@@ -320,7 +320,8 @@ class MarkVolume(_OfFilling):
             )
         now = session.cloud.clock.now()
         mark(self._around, request["volume"], request["location"], found, now)
-        return {"id": request["volume"], "version": found["version"]}
+        extra = str(found.get("extra_files") or 0)
+        return {"id": request["volume"], "version": found["version"], "extra": extra}
 
 
 def mark(

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from runctl.model import TAG_DATASET, TAG_DATASET_VERSION, TAG_MANAGED
+from runctl.model import TAG_DATASET, TAG_DATASET_EXTRA, TAG_DATASET_VERSION, TAG_MANAGED
 from runctl.providers.aws import snapshots, volumes
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume
@@ -49,6 +49,7 @@ def plan_restore(operation: Operation, dataset: Dataset, snapshot_id: str, reque
         "files": dataset.files,
         "bytes": dataset.bytes,
         "left_out_files": len(dataset.refused),
+        "extra_files": int(source.tags.get(TAG_DATASET_EXTRA, "0")),
     }
     volume = result_of("volume")
     return operation.plan(

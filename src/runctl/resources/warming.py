@@ -9,6 +9,7 @@ import msgspec
 from runctl.errors import CloudError, Conflict, ValidationError
 from runctl.model import (
     TAG_DATASET,
+    TAG_DATASET_EXTRA,
     TAG_DATASET_LEFT_OUT,
     TAG_DATASET_VERSION,
     Market,
@@ -178,14 +179,19 @@ def plan(
         stagings = [f"copy-{number}" for number in range(1, ROUNDS + 1)]
     steps = [*target.first, *middle, _marked(dataset, target, stagings)]
     if request.snapshot:
-        steps += _snapshot(operation, dataset, target, request, result_of("mark", "version"))
+        state = {
+            TAG_DATASET_VERSION: result_of("mark", "version"),
+            TAG_DATASET_EXTRA: result_of("mark", "extra"),
+        }
+        steps += _snapshot(operation, dataset, target, request, state)
     whole = operation.plan(OPERATION, f"{target.subject} from {dataset.location}", steps)
     return Warming(plan=whole, offers=ways, estimate=found)
 
 
 def plan_snapshot(operation: Operation, dataset: Dataset, target: Target, request: WarmRequest) -> Plan:
     """A snapshot of a volume that holds the dataset already."""
-    steps = _snapshot(operation, dataset, target, request, dataset.version)
+    state = {name: target.tags.get(name, "0") for name in (TAG_DATASET_VERSION, TAG_DATASET_EXTRA)}
+    steps = _snapshot(operation, dataset, target, request, state)
     return operation.plan("create-snapshot", target.subject, steps)
 
 
@@ -307,14 +313,19 @@ def _marked(dataset: Dataset, target: Target, stagings: list[str]) -> PlannedSte
 
 
 def _snapshot(
-    operation: Operation, dataset: Dataset, target: Target, request: WarmRequest, version: Any
+    operation: Operation,
+    dataset: Dataset,
+    target: Target,
+    request: WarmRequest,
+    state: dict[str, Any],
 ) -> list[PlannedStep]:
+    """A snapshot with the tags that say what is on it."""
     own = VolumeRequest(project=request.project, user=request.user, purpose="data")
     tags: dict[str, Any] = own_volumes.tags_of(operation, own)
     tags |= {
         "Name": target.tags.get("Name") or dataset.location[:200],
         TAG_DATASET: dataset_tag(dataset.location),
-        TAG_DATASET_VERSION: version,
+        **state,
     }
     taken = {"volume": target.id, "description": f"{dataset.location}"[:255], "tags": tags}
     return [
