@@ -77,7 +77,7 @@ def test_a_changed_dataset_is_another_folder_and_the_old_one_stays_whole(machine
     assert (Path(first) / "a.csv").read_text() == "1,2"
 
 
-@pytest.mark.parametrize("damaged", ["a.csv", "deep/b.csv"])
+@pytest.mark.parametrize("damaged", ["a.csv", pytest.param("deep/b.csv", marks=pytest.mark.slow)])
 def test_a_damaged_cache_is_mended(machine, digits, damaged):
     _, (folder, _, _) = shown(machine, 1, data("local-cache"))
     if damaged == "a.csv":
@@ -121,6 +121,7 @@ def test_nothing_there_is_a_failure_with_the_place(machine, digits):
     assert "s3://bucket/none" in state["message"]
 
 
+@pytest.mark.slow
 def test_a_key_that_cannot_be_a_file_fails_the_attempt(machine, digits):
     digits.objects["sets/digits/../../etc/passwd"] = b"root"
     state, _ = shown(machine, 1, data("local-cache"))
@@ -164,6 +165,7 @@ def test_a_volume_that_comes_late_is_mounted_read_only(machine, digits, disks):
     assert (machine.root / "mounts").read_text() == f"-o ro {disks / 'nvme1n1'} {folder}\n"
 
 
+@pytest.mark.slow
 def test_a_volume_that_never_comes_fails_or_is_replaced_by_the_cache(machine, digits, disks):
     asked = data("existing-ebs", **{**ON_VOLUME, "patience": 0.5})
     state, _ = shown(machine, 1, asked)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 MIB = 2**20
 
 
@@ -84,6 +86,7 @@ def test_two_prefixes_are_compared_without_reading_them(desk: Any) -> None:
     assert (code, [item["name"] for item in found["different"]]) == (1, ["a"])
 
 
+@pytest.mark.slow
 def test_a_volume_that_was_filled_before_the_dataset_changed_is_stale(desk: Any) -> None:
     desk.put("a", b"1")
     _, said = desk.json("data", "verify", desk.place)
