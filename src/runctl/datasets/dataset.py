@@ -14,8 +14,9 @@ from runctl.datasets.sources import Source
 from runctl.errors import NotFound
 from runctl.storage.entries import Entry, dataset_version
 
-AHEAD = 64
-"""Samples that are on their way at once, unless their bytes are more than `ahead_bytes` before."""
+AHEAD = 2048
+"""Samples that are on their way at once, unless their bytes are more than `ahead_bytes` before: so many, that
+small windows of one shard let the next shards come."""
 _BUFFER = 1 << 20
 
 
