@@ -5,9 +5,10 @@ their programs. Every tool is a process of its own that does the whole command; 
 begin with another tool each; medians. CPU is user and system time of the process and its children, memory the
 most that one of them held. Each upload goes into a bucket of its own and each download into an empty folder;
 sources are in the page cache for all, and what is dirty is written out before each run. Objects to download
-were sent by the AWS CLI, in parts of 8 MiB. s5cmd and runctl run as they come; the others get as many
-requests at once as runctl (16), and rclone the flags that its manual advises for S3, else it asks for each
-object's own time. The server runs on the same machine and takes its share of it.
+were sent by the AWS CLI, in parts of 8 MiB and without a SHA-256, unless `--seeded-by` names another tool.
+s5cmd and runctl run as they come; the others get as many requests at once as runctl (16), and rclone the
+flags that its manual advises for S3, else it asks for each object's own time. The server runs on the same
+machine and takes its share of it. Everything lies in memory (/dev/shm) where there is room.
 
 What arrives is counted after each run, in files and bytes, and in the first round read.
 """
@@ -84,16 +85,22 @@ def main() -> None:
     arguments = _arguments()
     workloads = [_smaller(one, arguments.quick) for one in WORKLOADS if arguments.only in one.name]
     runs: list[Run] = []
-    with tempfile.TemporaryDirectory(prefix="runctl-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="runctl-bench-", dir=arguments.folder) as name:
         folder = Path(name)
         with running(folder) as server:
-            bench = Bench(server, folder, arguments.competitors, arguments.tools.split(","))
+            tools = arguments.tools.split(",")
+            bench = Bench(server, folder, arguments.competitors, tools, arguments.seeded_by)
             for workload in workloads:
                 runs += _measured(bench, workload, arguments.rounds)
     table = rows(runs)
     print(text(table))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    body = {"table": table, "runs": [asdict(run) for run in runs], "versions": bench.versions()}
+    body = {
+        "table": table,
+        "runs": [asdict(run) for run in runs],
+        "versions": bench.versions(),
+        "seeded_by": bench.seeder,
+    }
     (arguments.output / "transfers.json").write_bytes(msgspec.json.format(msgspec.json.encode(body)))
     (arguments.output / "transfers.svg").write_text(drawing.bars("Seconds", table, "wall", list(TOOLS)))
     print(f"\n{arguments.output}/transfers.json and .svg")
@@ -106,8 +113,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a sixteenth of the sizes and files")
     parser.add_argument("--only", default="", help="the workloads whose name holds this")
     parser.add_argument("--tools", default=",".join(TOOLS), help="names of tools, with commas")
+    parser.add_argument("--seeded-by", default="aws", help="the tool that sends what is downloaded")
+    parser.add_argument(
+        "--folder", type=Path, default=_in_memory(), help="where the server and all files lie"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where JSON and plot go")
     return parser.parse_args()
+
+
+def _in_memory() -> Path | None:
+    """A file system in memory with room for all: a disk's moods are not what is measured. None: the disk."""
+    shared = Path("/dev/shm")
+    return shared if shared.is_dir() and shutil.disk_usage(shared).free > 8 * 1024 * MIB else None
 
 
 def _smaller(workload: Workload, quick: bool) -> Workload:
@@ -121,16 +138,21 @@ def _smaller(workload: Workload, quick: bool) -> Workload:
 class Bench:
     """The server, the tools, and what they move."""
 
-    def __init__(self, server: S3Server, folder: Path, competitors: Path | None, tools: list[str]) -> None:
+    def __init__(
+        self, server: S3Server, folder: Path, competitors: Path | None, tools: list[str], seeder: str
+    ) -> None:
         self.server = server
         self.folder = folder
         self.client = server.client(retries={"total_max_attempts": 4})
         path = f"{competitors}{os.pathsep}{os.environ['PATH']}" if competitors else os.environ["PATH"]
-        found = {name: RUNCTL if name == "runctl" else shutil.which(name, path=path) for name in tools}
+        asked = dict.fromkeys([*tools, seeder])
+        found = {name: RUNCTL if name == "runctl" else shutil.which(name, path=path) for name in asked}
         for name, program in found.items():
             if program is None:
                 print(f"{name} is not installed: left out", file=sys.stderr)
         self.programs = {name: program for name, program in found.items() if program is not None}
+        self.tools = [name for name in tools if name in self.programs]
+        self.seeder = seeder if seeder in self.programs else self.tools[0]
         self.environment = self._environment()
 
     def _environment(self) -> dict[str, str]:
@@ -203,10 +225,9 @@ def _measured(bench: Bench, workload: Workload, rounds: int) -> list[Run]:
     source = bench.folder / "source"
     _fill(source, workload)
     runs: list[Run] = []
-    tools = list(bench.programs)
+    tools = bench.tools
     filled = bench.server.new_bucket()
-    seed = bench.command("aws", str(source), f"s3://{filled}/data") if "aws" in tools else None
-    bench.timed(seed or bench.command(tools[0], str(source), f"s3://{filled}/data"))
+    bench.timed(bench.command(bench.seeder, str(source), f"s3://{filled}/data"))
     jobs: list[tuple[str, Callable[[str, bool], tuple[float, float, int]]]] = [
         ("up", lambda tool, read: _up(bench, tool, source, read=read)),
         ("down", lambda tool, read: _down(bench, tool, source, filled, read=read)),
@@ -228,6 +249,7 @@ def _measured(bench: Bench, workload: Workload, rounds: int) -> list[Run]:
                 runs.append(Run(workload.name, way, tool, *job(tool, number == 0)))
                 print(f"{workload.name} {way} {tool}: {runs[-1].wall:.2f} s", file=sys.stderr, flush=True)
     shutil.rmtree(source)
+    bench.remove(filled)
     return runs
 
 

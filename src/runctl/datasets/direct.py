@@ -62,7 +62,7 @@ class DirectS3:
 
     def list(self) -> Iterator[Entry]:
         """What there is, in order of key. The process may be forked afterwards."""
-        return self._store().forkable_entries()
+        return self._store().entries()
 
     def start(self, entry: Entry, start: int, length: int) -> Callable[[], bytes]:
         """Begin to read; the answer waits for the bytes."""

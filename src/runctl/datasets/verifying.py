@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from runctl.errors import NotFound, ValidationError
+from runctl.errors import NotFound
 from runctl.events import Emit, Progress, ignore
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
@@ -111,11 +111,8 @@ def prefixes_against(
 
 
 def _listed(store: BulkStore, filters: Filters) -> list[Entry]:
-    """The objects in order of key; by the slow client where a key is no path, which the fast one refuses."""
-    try:
-        return in_order(entry for entry in store.entries() if filters.wants(entry.key))
-    except ValidationError:
-        return in_order(entry for entry in store.forkable_entries() if filters.wants(entry.key))
+    """The objects in order of key."""
+    return in_order(entry for entry in store.entries() if filters.wants(entry.key))
 
 
 def _pairs(

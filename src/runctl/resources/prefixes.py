@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -69,21 +68,7 @@ def _region_of(session: Session, bucket: str) -> str:
 
 
 def _listed(session: Session, bucket: str, key: str, region: str) -> Iterator[Entry]:
-    """By the fast client; by the slow one where a key is no path, which the fast one refuses."""
     from runctl.storage.s3 import S3Access, S3Store
 
     access = S3Access(region=region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint)
-    try:
-        found = list(S3Store(bucket, key, access).entries())
-    except ValidationError:
-        found = list(_every_key(session, bucket, f"{key}/" if key else ""))
-    yield from found
-
-
-def _every_key(session: Session, bucket: str, prefix: str) -> Iterator[Entry]:
-    rows: Iterator[Any] = session.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=prefix)
-    for row in rows:
-        key = row["Key"][len(prefix) :]
-        if key and not (key.endswith("/") and row["Size"] == 0):
-            modified = row["LastModified"].timestamp() * 1e9
-            yield Entry(key, row["Size"], round(modified), row["ETag"].strip('"'))
+    return S3Store(bucket, key, access).entries()

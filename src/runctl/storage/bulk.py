@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from runctl.agent.credentials import Credentials as RoleCredentials
-from runctl.agent.credentials import Keys
-from runctl.agent.failures import StoreAway, StoreRefused
+from runctl.agent.failures import StoreAway
 from runctl.agent.multipart import Multipart
 from runctl.agent.objects import is_md5
 from runctl.errors import CloudError, Conflict, NotFound
 from runctl.storage import etags
+from runctl.storage.access import S3Access
 from runctl.storage.entries import Entry
-from runctl.storage.s3 import Credentials, S3Access, S3Store, entry_of
+from runctl.storage.requests import Requests
+from runctl.storage.s3 import S3Store, entry_of
 
 if TYPE_CHECKING:
     from obstore import Bytes, GetOptions
@@ -61,7 +60,7 @@ class BulkStore(S3Store):
 
     def __init__(self, bucket: str, prefix: str, access: S3Access) -> None:
         super().__init__(bucket, prefix, access)
-        self._parts_client: Bucket | None = None
+        self._requests = Requests(bucket, access)
 
     @property
     def place(self) -> str:
@@ -99,19 +98,6 @@ class BulkStore(S3Store):
         with self._errors("PutObject", key):
             answer = obstore.put(self._client(), self._path(key), data, use_multipart=False)
         return (answer["e_tag"] or "").strip('"')
-
-    def forkable_entries(self) -> Iterator[Entry]:
-        """What `entries` yields, without the client whose threads a fork leaves behind."""
-        from runctl.agent import objects
-
-        prefix = f"{self.prefix}/" if self.prefix else ""
-        bucket = self._bucket()
-        try:
-            with self.part_errors("ListObjectsV2", prefix or "/"):
-                for item in objects.entries(bucket, prefix):
-                    yield Entry(item.key, item.size, round(item.modified * 1e6) * 1000, item.etag)
-        finally:
-            bucket.close()  # a forked process must not share its connections
 
     def head(self, key: str) -> Entry:
         """One object without its bytes. Raises NotFound."""
@@ -175,18 +161,9 @@ class BulkStore(S3Store):
             and datetime.fromisoformat(one.findtext(f"{space}Initiated") or "").timestamp() >= since
         ]
 
-    @contextmanager
-    def part_errors(self, operation: str, key: str) -> Generator[None]:
+    def part_errors(self, operation: str, key: str) -> AbstractContextManager[None]:
         """Around calls of an upload in parts: its client's errors as ours, NotFound for HTTP 404."""
-        try:
-            yield
-        except StoreAway as error:
-            raise _failed(operation, key, error, code="Unreachable") from error
-        except StoreRefused as error:
-            if "HTTP 404" in str(error):
-                raise NotFound(f"There is no {key}", why=str(error)) from error
-            code = "BadDigest" if "BadDigest" in str(error) else "Refused"
-            raise _failed(operation, key, error, code=code) from error
+        return self._requests.errors(operation, key)
 
     def _head(self, key: str) -> dict[str, str]:
         with self.part_errors("HeadObject", key):
@@ -208,44 +185,7 @@ class BulkStore(S3Store):
         return first if first and -(-size // first) == count else 0
 
     def _bucket(self) -> Bucket:
-        if self._parts_client is None:
-            from runctl.agent.s3 import Bucket
-
-            self._parts_client = Bucket(
-                self.bucket,
-                self._access.region or "us-east-1",
-                _Keys(self._access),
-                endpoint=self._access.endpoint,
-            )
-        return self._parts_client
-
-
-class _Keys:
-    """The access's credentials as the agent's client takes them."""
-
-    def __init__(self, access: S3Access) -> None:
-        from runctl.agent.imds import Metadata
-
-        self._access = access
-        self._own = None if access.credentials else RoleCredentials(Metadata())
-        self._kept: Keys | None = None
-
-    def get(self) -> Keys:
-        if self._access.credentials is None:
-            assert self._own  # noqa: S101
-            return self._own.get()
-        kept = self._kept
-        if kept is None or kept.expires < time.time():
-            answer = self._access.credentials()
-            keys = answer if isinstance(answer, Credentials) else Credentials(*answer)
-            ends = keys.expires.timestamp() - 300 if keys.expires else time.time() + 600
-            kept = self._kept = Keys(keys.access_key, keys.secret_key, keys.token, ends)
-        return kept
-
-    def forget(self) -> None:
-        self._kept = None
-        if self._own:
-            self._own.forget()
+        return self._requests.client
 
 
 def _short(key: str, came: int, size: int) -> CloudError:
@@ -256,15 +196,4 @@ def _short(key: str, came: int, size: int) -> CloudError:
         code="ShortRead",
         retryable=True,
         why=f"{came} of {size} bytes came",
-    )
-
-
-def _failed(operation: str, key: str, error: Exception, *, code: str) -> CloudError:
-    return CloudError(
-        f"S3 failed at {operation} of {key}",
-        service="s3",
-        operation=operation,
-        code=code,
-        retryable=code == "Unreachable",
-        why=str(error)[:300],
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import msgspec
 
 from runctl.errors import (
     CloudError,
@@ -22,6 +20,7 @@ from runctl.errors import (
     TransferError,
     ValidationError,
 )
+from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
 from runctl.storage.objects import (
     ObjectInfo,
@@ -31,9 +30,10 @@ from runctl.storage.objects import (
     partial_file,
     rename_durably,
 )
+from runctl.storage.requests import Requests
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta, PutMode
+    from obstore import GetOptions, PutMode
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
     from obstore.store import S3Store as Client
 
@@ -43,33 +43,7 @@ _REQUEST_ID = re.compile(r"<RequestId>([^<]+)</RequestId>")
 _CREDENTIALS_KEPT = timedelta(minutes=10)
 _LIST_PAGE = 1000
 """The most that one ListObjectsV2 answers."""
-_TORN_PAGES = 6
 """How often one page may come torn."""
-
-
-class Credentials(NamedTuple):
-    """Keys to S3; `expires` is when to ask for new ones, None for some minutes from now."""
-
-    access_key: str
-    secret_key: str
-    token: str | None = None
-    expires: datetime | None = None
-
-
-class S3Access(msgspec.Struct, frozen=True):
-    """How to reach S3. An `endpoint` of None means AWS; `credentials` of None the environment and IMDS."""
-
-    endpoint: str | None = None
-    region: str | None = None
-    credentials: Callable[[], Credentials | tuple[str, str, str | None]] | None = None
-
-
-class _NoBucket(NotFound):
-    """Not an object is missing, but the place where it would be: that says nothing of the object."""
-
-    @property
-    def kind(self) -> str:
-        return NotFound.__name__
 
 
 class S3Store:
@@ -91,7 +65,7 @@ class S3Store:
     def read_if_exists(self, key: str) -> bytes | None:
         try:
             return self.read(key)
-        except _NoBucket:
+        except NoBucket:
             raise
         except NotFound:
             return None
@@ -157,35 +131,16 @@ class S3Store:
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """The objects inside the folder `prefix`, page by page, in the order in which S3 lists them.
 
-        Keys are relative to the store. Empty objects that mark a folder are left out.
+        Keys are relative to the store, and are S3's own to the letter: some are no paths. Empty objects that
+        mark a folder are left out. The process may be forked afterwards.
         """
         inner = checked_prefix(prefix)
-        whole = "/".join(part for part in (self.prefix, inner) if part)
-        cut = len(self.prefix) + 1 if self.prefix else 0
-        for page in self._pages(whole, prefix or "/"):
-            for meta in page:
-                if meta["size"] or not meta["path"].endswith("/"):
-                    yield entry_of(meta, cut)
-
-    def _pages(self, whole: str, name: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Listed pages under a path. obstore asks again for an answer, not for the rest of a torn one."""
-        import obstore
-
-        after, torn = "", 0
-        while True:
-            try:
-                with self._errors("ListObjectsV2", name):
-                    listing = obstore.list(
-                        self._client(), whole or None, offset=after or None, chunk_size=_LIST_PAGE
-                    )
-                    for page in listing:
-                        yield page
-                        after, torn = (page[-1]["path"] if page else after), 0
-                return
-            except CloudError as error:
-                torn += 1
-                if torn == _TORN_PAGES or "list response" not in error.why:
-                    raise
+        requests = Requests(self.bucket, self._access)
+        cut = f"{self.prefix}/" if self.prefix else ""
+        try:
+            yield from requests.listing(f"{cut}{inner}/" if inner else cut, cut=len(cut))
+        finally:
+            requests.close()
 
     def read_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
         """The `length` bytes from `start` on, of the very object that `etag` names.
@@ -283,7 +238,7 @@ class S3Store:
             text = str(error)
             code = match[1] if (match := _CODE.search(text)) else ""
             if code == "NoSuchBucket":
-                raise _NoBucket(
+                raise NoBucket(
                     f"There is no bucket {self.bucket}",
                     why=f"S3 answered {operation} so",
                     next=f"aws s3 mb s3://{self.bucket}, where it was deleted by mistake",

@@ -1,0 +1,165 @@
+"""Requests to S3 that obstore does not make: exact listings, checksums, parts. Through the agent's client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+from runctl.agent.credentials import Credentials as RoleCredentials
+from runctl.agent.credentials import Keys
+from runctl.agent.failures import StoreAway, StoreRefused
+from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.storage.access import Credentials, NoBucket, S3Access
+from runctl.storage.entries import Entry
+
+if TYPE_CHECKING:
+    from runctl.agent.s3 import Bucket
+
+_PAGE = 1000
+"""The most that one ListObjectsV2 answers."""
+_TORN_PAGES = 6
+
+
+class Requests:
+    """Requests to one bucket. Thread-safe."""
+
+    def __init__(self, bucket: str, access: S3Access) -> None:
+        self._bucket = bucket
+        self._access = access
+        self._made: Bucket | None = None
+
+    @property
+    def client(self) -> Bucket:
+        if self._made is None:
+            from runctl.agent.s3 import Bucket
+
+            region = self._access.region or "us-east-1"
+            self._made = Bucket(self._bucket, region, _Keys(self._access), endpoint=self._access.endpoint)
+        return self._made
+
+    def close(self) -> None:
+        """A process that is forked must not share connections."""
+        if self._made is not None:
+            self._made.close()
+
+    def listing(self, prefix: str, *, cut: int) -> Iterator[Entry]:
+        """What S3 has under a prefix, without the first `cut` letters of each key.
+
+        obstore takes keys for paths: it drops slashes at either end and gives up at others. These are exact.
+        Raises NotFound for the bucket, ConfigError, CloudError.
+        """
+        token = ""
+        while True:
+            query = {"list-type": "2", "prefix": prefix, "max-keys": str(_PAGE), "encoding-type": "url"}
+            if token:
+                query["continuation-token"] = token
+            with self.errors("ListObjectsV2", prefix or "/"):
+                root = self._page(query)
+            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            encoded = root.findtext(f"{space}EncodingType") == "url"
+            for item in root.iter(f"{space}Contents"):
+                found = {child.tag: child.text for child in item}
+                entry = _entry(found, space, encoded=encoded, cut=cut)
+                if entry is not None:
+                    yield entry
+            token = root.findtext(f"{space}NextContinuationToken") or ""
+            if not token:
+                return
+
+    @contextmanager
+    def errors(self, operation: str, key: str) -> Generator[None]:
+        """The client's errors as ours; NotFound for HTTP 404."""
+        try:
+            yield
+        except StoreAway as error:
+            raise _failed(operation, key, error, code="Unreachable") from error
+        except StoreRefused as error:
+            text = str(error)
+            if "NoSuchBucket" in text:
+                raise NoBucket(
+                    f"There is no bucket {self._bucket}", why=f"S3 answered {operation} so"
+                ) from error
+            if "HTTP 404" in text:
+                raise NotFound(f"There is no {key}", why=text) from error
+            if "HTTP 403" in text or "HTTP 401" in text:
+                raise ConfigError(
+                    f"S3 refused {operation} of {key} in {self._bucket}",
+                    why=text[:300],
+                    next="check the credentials and their rights on this bucket",
+                ) from error
+            code = "BadDigest" if "BadDigest" in text else "Refused"
+            raise _failed(operation, key, error, code=code) from error
+
+    def _page(self, query: dict[str, str]) -> ElementTree.Element:
+        """One page, asked for again where it came torn."""
+        for attempt in range(_TORN_PAGES):
+            _, _, body = self.client.ask("GET", "", query=query)
+            try:
+                return ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            except ElementTree.ParseError as error:
+                if attempt == _TORN_PAGES - 1:
+                    raise StoreAway(f"a torn listing: {error}") from error
+        raise AssertionError("unreachable")
+
+
+def _entry(found: dict[str, str | None], space: str, *, encoded: bool, cut: int) -> Entry | None:
+    text = found.get(f"{space}Key") or ""
+    key = unquote_plus(text) if encoded and ("%" in text or "+" in text) else text
+    size = int(found.get(f"{space}Size") or 0)
+    if len(key) == cut or (size == 0 and key.endswith("/")):
+        return None
+    etag = (found.get(f"{space}ETag") or "").strip('"')
+    return Entry(key[cut:], size, _nanoseconds(found.get(f"{space}LastModified") or ""), etag)
+
+
+def _nanoseconds(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return 0
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1e6) * 1000
+
+
+class _Keys:
+    """The access's credentials as the agent's client takes them."""
+
+    def __init__(self, access: S3Access) -> None:
+        from runctl.agent.imds import Metadata
+
+        self._access = access
+        self._own = None if access.credentials else RoleCredentials(Metadata())
+        self._kept: Keys | None = None
+
+    def get(self) -> Keys:
+        if self._access.credentials is None:
+            assert self._own  # noqa: S101
+            return self._own.get()
+        kept = self._kept
+        if kept is None or kept.expires < time.time():
+            answer = self._access.credentials()
+            keys = answer if isinstance(answer, Credentials) else Credentials(*answer)
+            ends = keys.expires.timestamp() - 300 if keys.expires else time.time() + 600
+            kept = self._kept = Keys(keys.access_key, keys.secret_key, keys.token, ends)
+        return kept
+
+    def forget(self) -> None:
+        self._kept = None
+        if self._own:
+            self._own.forget()
+
+
+def _failed(operation: str, key: str, error: Exception, *, code: str) -> CloudError:
+    return CloudError(
+        f"S3 failed at {operation} of {key}",
+        service="s3",
+        operation=operation,
+        code=code,
+        retryable=code == "Unreachable",
+        why=str(error)[:300],
+    )
