@@ -167,8 +167,8 @@ class Run:
         target, options = self.folder / "there", self.options()
 
         def way(endpoint: str) -> TransferReport:
-            store = BulkStore(self.bucket, "data", self.access(endpoint))
-            return transfer.carry_out(transfer.plan_download(store, target, options))
+            with contextlib.closing(BulkStore(self.bucket, "data", self.access(endpoint))) as store:
+                return transfer.carry_out(transfer.plan_download(store, target, options))
 
         report = self.through_faults(way, self.put)
         self.judge(_files(target), report)
@@ -187,8 +187,8 @@ class Run:
             write(name, data)
 
         def way(endpoint: str) -> TransferReport:
-            store = BulkStore(self.bucket, "data", self.access(endpoint))
-            return transfer.carry_out(transfer.plan_upload(source, store, options))
+            with contextlib.closing(BulkStore(self.bucket, "data", self.access(endpoint))) as store:
+                return transfer.carry_out(transfer.plan_upload(source, store, options))
 
         report = self.through_faults(way, write)
         self.judge(self.objects(), report)

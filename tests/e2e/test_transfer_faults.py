@@ -93,6 +93,7 @@ def place(s3_server: S3Server, tmp_path: Path) -> Iterator[Place]:
     with FaultProxy(s3_server.endpoint) as proxy:
         made = Place(s3_server, proxy, tmp_path)
         yield made
+        made.store.close()
         made.client.close()
 
 

@@ -161,6 +161,10 @@ class BulkStore(S3Store):
             and datetime.fromisoformat(one.findtext(f"{space}Initiated") or "").timestamp() >= since
         ]
 
+    def close(self) -> None:
+        """Close the connections that wait for the next request."""
+        self._requests.close()
+
     def part_errors(self, operation: str, key: str) -> AbstractContextManager[None]:
         """Around calls of an upload in parts: its client's errors as ours, NotFound for HTTP 404."""
         return self._requests.errors(operation, key)
