@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all bench bench-transfer lock clean
+.PHONY: demo test check test-all bench bench-transfer bench-loading lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -35,6 +35,15 @@ $(VENV)-bench/.done: requirements/bench.txt
 	$(VENV)-bench/bin/pip install --quiet --require-hashes --requirement requirements/bench.txt
 	touch $@
 
+# Beside s3torchconnector, s3fs and mosaicml-streaming, which live with PyTorch in an environment of their own.
+bench-loading: $(VENV)/.dev $(VENV)-loading/.done
+	$(BIN)/python -m benchmarks.loading --python $(abspath $(VENV)-loading/bin/python) $(BENCH)
+
+$(VENV)-loading/.done: requirements/loading.txt
+	$(PYTHON) -m venv $(VENV)-loading
+	$(VENV)-loading/bin/pip install --quiet --requirement requirements/loading.txt
+	touch $@
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -58,4 +67,4 @@ lock: | $(VENV)/bin/python
 	  --output-file requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-loading .pytest_cache .ruff_cache .import_linter_cache
