@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resources": ("runctl.cli.resources:resources", "Everything that costs: list, sum up, clean up."),
     "transfer": ("runctl.cli.transfer:transfer", "Copy files between here, S3 and instances, verified."),
     "data": ("runctl.cli.data:data", "Datasets: where they lie, and how training reads them."),
+    "s3": ("runctl.cli.s3:s3", "Objects in S3: send, fetch, keep in step, review."),
     "tx": ("runctl.cli.tx:tx", "Operations that were left unfinished: finish or undo them."),
     "drill": ("runctl.cli.drill:drill", "A fire drill: interrupt a run and see what it costs."),
     "demo": ("runctl.cli.demo:demo", "Watch a job survive a spot interruption on the sandbox cloud."),

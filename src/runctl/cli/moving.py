@@ -192,6 +192,32 @@ def carry_out(context: Context, plan: TransferPlan, *, dry_run: bool, yes: bool)
     return code_of(report)
 
 
+def both_ways(
+    context: Context, folder: Path, prefix: BulkStore, how: TransferOptions, *, dry_run: bool
+) -> int:
+    """Plan and carry out a sync in both directions; answers the exit code."""
+    from runctl.render import output
+    from runctl.render import transfer as shown
+    from runctl.storage import sync
+
+    found = sync.plan(folder, prefix, how)
+    if dry_run:
+        if context.json:
+            output.write_json(shown.both_body(found))
+        else:
+            shown.show_both(found)
+        return ExitCode.INPUT if found.left_out else ExitCode.SUCCESS
+    with shown.following(quiet=context.quiet, json=context.json) as emit:
+        up, down = sync.carry_out_both(found, emit=emit)
+    if context.json:
+        output.write_json({"up": up, "down": down, "left_out": found.left_out})
+    else:
+        shown.show_left_out("left alone", [item for item in found.left_out if item not in up.left_out])
+        shown.show_report(up, upload=True, quiet=context.quiet)
+        shown.show_report(down, upload=False, quiet=context.quiet)
+    return max(code_of(up), code_of(down), ExitCode.INPUT if found.left_out else ExitCode.SUCCESS)
+
+
 def code_of(report: TransferReport) -> int:
     """0 for all there, 1 where something was refused by name, 2 where something failed."""
     if report.failed:

@@ -103,6 +103,13 @@ def request_prices(region: str) -> RequestPrices | None:
     return None
 
 
+def standard_storage(region: str) -> Decimal | None:
+    """USD of 10^9 bytes a month in S3's standard class, first tier; None where it is not known."""
+    return next(
+        (Decimal(row["standard_usd_gb_mo"]) for row in storage_price_rows() if row["region"] == region), None
+    )
+
+
 def on_demand(name: str, region: str) -> Price | None:
     """USD/h of a type, None where it is not known: the catalog has one region."""
     return _price(name, region, "on_demand_usd_hr_us_east_1", _ON_DEMAND_DATE, "catalog")

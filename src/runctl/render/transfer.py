@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from runctl.events import Emit, Event, Progress
 from runctl.render import output
-from runctl.render.figures import count, size
+from runctl.render.figures import count, moment, size, usd
+from runctl.storage.entries import Entry
+from runctl.storage.listing import printable
+from runctl.storage.review import AGES, Group
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from runctl.storage.sync import TwoWays
     from runctl.storage.transfer import LeftOut, TransferPlan, TransferReport
 
 _SHOWN = 20
@@ -149,3 +154,50 @@ def show_left_out(what: str, items: Sequence[LeftOut]) -> None:
 def _more(number: int) -> None:
     if number > _SHOWN:
         output.write_line(f"{'':8} {'':>10}  and {number - _SHOWN} more")
+
+
+def show_entries(entries: Iterable[Entry], *, json: bool, quiet: bool) -> None:
+    """Objects as lines while they are listed, as JSON lines, or as names alone."""
+    files, total = 0, 0
+    for entry in entries:
+        files, total = files + 1, total + entry.size
+        when = datetime.fromtimestamp(entry.modified / 1e9, UTC)
+        if json:
+            output.write_json({"key": entry.key, "size": entry.size, "modified": when, "etag": entry.etag})
+        elif quiet:
+            output.write_line(printable(entry.key))
+        else:
+            output.write_line(f"{moment(when)}  {size(entry.size):>10}  {printable(entry.key)}")
+    if not json and not quiet:
+        output.talk(f"{count(files, 'object')}, {size(total)}")
+
+
+def show_review(groups: Sequence[Group]) -> None:
+    if not groups:
+        output.talk("There is nothing.")
+        return
+    ages = [name for name, _ in AGES] + ["older"]
+    used = [age for age in ages if any(age in group.by_age for group in groups)]
+    rows = [
+        [
+            group.kind,
+            f"{group.files:,}",
+            size(group.size),
+            *(size(group.by_age[age]) if age in group.by_age else "" for age in used),
+            usd(group.usd_per_month),
+        ]
+        for group in groups
+    ]
+    right = ["objects", "size", *used, "USD/month"]
+    output.write_table(["kind", *right], rows, right=right)
+
+
+def both_body(found: TwoWays) -> dict[str, Any]:
+    """Both ways as JSON."""
+    return {"up": plan_body(found.up), "down": plan_body(found.down), "left_out": found.left_out}
+
+
+def show_both(found: TwoWays) -> None:
+    show_plan(found.up)
+    show_plan(found.down)
+    show_left_out("left alone", [item for item in found.left_out if item not in found.up.left_out])

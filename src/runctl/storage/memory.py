@@ -13,6 +13,8 @@ from array import array
 from hashlib import blake2b
 from pathlib import Path
 
+from runctl.storage.entries import Entry
+
 _KIND = "Q"
 
 
@@ -46,6 +48,14 @@ class Memory:
     def note(self, key: str, size: int, modified: int, etag: str) -> None:
         """File and object are equal now."""
         self._seen.extend((_number(f"F{key}\0{size}\0{modified}"), _number(f"O{key}\0{etag}")))
+
+    def keep(self, entry: Entry) -> None:
+        """The other side lost it: that it was there must not be forgotten."""
+        self._seen.append(
+            _number(f"O{entry.key}\0{entry.etag}")
+            if entry.etag
+            else _number(f"F{entry.key}\0{entry.size}\0{entry.modified}")
+        )
 
     def save(self) -> None:
         """Append what was noted since the last time."""

@@ -58,6 +58,8 @@ class TransferPlan(msgspec.Struct, kw_only=True):
     key: Callable[[str], str]
     path: Callable[[str], Path]
     memory: Memory | None = None
+    keeps_memory: bool = False
+    """Whether the memory outlives this plan."""
 
     @property
     def size(self) -> int:
@@ -88,7 +90,7 @@ def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> T
         raise ValidationError(f"{folder} is a file", why="a prefix needs a folder")
     left_out: list[LeftOut] = []
     filters = Filters(options.include, options.exclude)
-    there = in_order(_fit_for_paths(_wanted(store.entries(), filters), left_out))
+    there = in_order(fit_for_paths(_wanted(store.entries(), filters), left_out))
     if not there and not left_out:
         raise NotFound(f"There is nothing under s3://{store.bucket}/{store.prefix}")
     walk = Walk(folder, filters, secrets=None) if folder.is_dir() else None
@@ -184,7 +186,7 @@ def carry_out(plan: TransferPlan, *, emit: Emit = ignore) -> TransferReport:
         (_upload if plan.upload else _download)(plan, crew, emit)
         complete = not crew.failed
     finally:
-        if plan.memory is not None:
+        if plan.memory is not None and not plan.keeps_memory:
             plan.memory.close(complete=complete)
     deleted = _delete(plan, crew, emit)
     return TransferReport(
@@ -259,7 +261,7 @@ def _wanted(entries: Iterable[Entry], filters: Filters) -> Iterator[Entry]:
     return (entry for entry in entries if filters.wants(entry.key))
 
 
-def _fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator[Entry]:
+def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator[Entry]:
     """Keys that can be files below a folder; the rest is refused by name."""
     for entry in entries:
         why = no_key(entry.key)
