@@ -220,6 +220,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item._id = type(item.id).parse(f"{item.nodeid}@{mark.args[0]}")
 
 
+LEAST_POINTS = 60
+"""Of the crash matrix, over all operations."""
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The crash matrix as one table, whichever workers told its rows."""
+    rows = [
+        row
+        for report in terminalreporter.getreports("passed")
+        for name, row in report.user_properties
+        if name == "crash matrix" and report.when == "call"
+    ]
+    if not rows:
+        return
+    columns = ("never begun", "finished", "rolled-back", "ended", "ended before")
+    terminalreporter.section("crash matrix")
+    line = f"{'operation':<20}{'points':>8}" + "".join(f"{column:>14}" for column in columns)
+    terminalreporter.write_line(line)
+    total = 0
+    for row in sorted(rows, key=lambda row: row["operation"]):
+        points = sum(row.get(column, 0) for column in columns[:-1])
+        total += points
+        cells = "".join(f"{row.get(column, 0):>14}" for column in columns)
+        terminalreporter.write_line(f"{row['operation']:<20}{points:>8}{cells}")
+    terminalreporter.write_line(f"{'in all':<20}{total:>8}, at least {LEAST_POINTS} when every operation ran")
+
+
 def runctl(home: Path, *arguments: str) -> dict[str, Any]:
     """Run a command as a user would, in a home of its own, and return what it wrote as JSON."""
     done = subprocess.run(
