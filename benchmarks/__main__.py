@@ -1,7 +1,8 @@
 """Every benchmark, one after the other: `make bench`."""
 
-from benchmarks import agent, listing, startup
+from benchmarks import agent, listing, planning, startup
 
 startup.main()
 agent.main()
 listing.main()
+planning.main()

@@ -127,12 +127,24 @@ def access(context: Context, on: str | None, endpoint: str | None) -> S3Access:
     return S3Access(endpoint=endpoint, region=region or session.region, credentials=session.credentials)
 
 
+def prefix(text: str) -> S3Location:
+    """A place that must lie in S3. Raises ValidationError."""
+    from runctl.storage import location
+
+    found = location.parse(text)
+    if not isinstance(found, location.S3Location):
+        raise ValidationError(f"{text} is not in S3", next="write it as s3://BUCKET/PREFIX")
+    return found
+
+
 def store(location: S3Location, reach: S3Access, *, parent: bool = False) -> BulkStore:
-    """The objects under a location, or beside it."""
+    """The objects under a location, or beside it; its connections are closed when the command ends."""
     from runctl.storage.bulk import BulkStore
 
-    prefix = location.key.rstrip("/")
-    return BulkStore(location.bucket, prefix.rpartition("/")[0] if parent else prefix, reach)
+    folder = location.key.rstrip("/")
+    made = BulkStore(location.bucket, folder.rpartition("/")[0] if parent else folder, reach)
+    click.get_current_context().call_on_close(made.close)
+    return made
 
 
 def download_plan(

@@ -15,7 +15,6 @@ from runctl.cli.root import LazyGroup
 from runctl.errors import ValidationError
 
 if TYPE_CHECKING:
-    from runctl.storage.location import S3Location
     from runctl.storage.transfer import TransferOptions
 
 
@@ -25,6 +24,8 @@ class _S3(LazyGroup):
         "download": ("runctl.cli.s3:download", "Fetch an object or prefix, proven by checksums."),
         "sync": ("runctl.cli.s3:sync", "Make one side like the other, or both alike."),
         "list": ("runctl.cli.s3:list_objects", "What lies under a prefix."),
+        "cleanup": ("runctl.cli.s3_cleanup:cleanup", "Delete all but the newest checkpoints."),
+        "watch": ("runctl.cli.s3_watch:watch", "Send a folder's files as they come to rest."),
         "review": ("runctl.cli.s3:review", "What is there by kind and age, and what it costs."),
     }
 
@@ -66,7 +67,7 @@ def upload(
       runctl s3 upload best.pt s3://my-bucket/models/
       runctl s3 upload data s3://my-bucket/data --exclude '*.tmp'
     """
-    plan = moving.upload_plan(source, _prefix(target), moving.access(context, on, endpoint_url), how)
+    plan = moving.upload_plan(source, moving.prefix(target), moving.access(context, on, endpoint_url), how)
     return moving.carry_out(context, plan, dry_run=dry_run, yes=True)
 
 
@@ -95,7 +96,7 @@ def download(
       runctl s3 download s3://my-bucket/data data --include 'train/**'
     """
     reach = moving.access(context, on, endpoint_url)
-    plan = moving.download_plan(_prefix(source), target, reach, how, into=target.is_dir())
+    plan = moving.download_plan(moving.prefix(source), target, reach, how, into=target.is_dir())
     return moving.carry_out(context, plan, dry_run=dry_run, yes=True)
 
 
@@ -183,7 +184,7 @@ def list_objects(
 
     from runctl.render import transfer as shown
 
-    store = moving.store(_prefix(prefix), moving.access(context, on, endpoint_url))
+    store = moving.store(moving.prefix(prefix), moving.access(context, on, endpoint_url))
     shown.show_entries(islice(store.entries(), limit), json=context.json, quiet=context.quiet)
 
 
@@ -209,17 +210,8 @@ def review(context: Context, prefix: str, endpoint_url: str | None, on: str | No
 
     reach = moving.access(context, on, endpoint_url)
     price = catalog.standard_storage(reach.region or "us-east-1")
-    groups = look(moving.store(_prefix(prefix), reach).entries(), datetime.now(UTC), price)
+    groups = look(moving.store(moving.prefix(prefix), reach).entries(), datetime.now(UTC), price)
     if context.json:
         output.write_json({"groups": groups, "usd_per_gb_month": price})
     else:
         shown.show_review(groups)
-
-
-def _prefix(text: str) -> S3Location:
-    from runctl.storage import location
-
-    found = location.parse(text)
-    if not isinstance(found, location.S3Location):
-        raise ValidationError(f"{text} is not in S3", next="write it as s3://BUCKET/PREFIX")
-    return found

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import msgspec
 
 from runctl.errors import ConfigError
-from runctl.safety.graph import Graph, order
+from runctl.safety.graph import Edge, Graph, order
 
 BOX_WIDTH = 232
 BOX_HEIGHT = 44
@@ -76,25 +76,42 @@ def _layered(graph: Graph, far: Container[tuple[str, str]]) -> list[_Component]:
         for edge in graph.edges
         if rank[edge.source] < rank[edge.target] and (edge.source, edge.target) not in far
     ]
-    if not forward:
-        return []
-    linked = {end for edge in forward for end in (edge.source, edge.target)}
-    # Numbers without gaps: the library gives those that follow to the bends of edges.
-    names = [node_id for node_id in ordered if node_id in linked]
-    number = {node_id: place for place, node_id in enumerate(names)}
-    pairs = sorted({(number[edge.source], number[edge.target]) for edge in forward})
-    found = from_edges(
-        pairs,
-        vertex_spacing=_ROW,
-        dummy_vertices=True,
-        dummy_size=_LANE,
-        # The last crossings cost ninety seconds with 9,000 nodes, and nobody counts them there.
-        transpose=len(names) <= _CAREFUL,
-    )
-    return [
-        _component(names, positions, links or [])  # pyright: ignore[reportArgumentType]
-        for positions, _, _, links in found
-    ]
+    components: list[_Component] = []
+    # One call for each: in a call with several, the library numbers the bends of one like nodes of another.
+    for pairs in _connected(forward):
+        # Numbers without gaps: the library gives those that follow to the bends of edges.
+        names = sorted({end for pair in pairs for end in pair}, key=rank.__getitem__)
+        number = {node_id: place for place, node_id in enumerate(names)}
+        found = from_edges(
+            sorted((number[source], number[target]) for source, target in pairs),
+            vertex_spacing=_ROW,
+            dummy_vertices=True,
+            dummy_size=_LANE,
+            # The last crossings cost ninety seconds with 9,000 nodes, and nobody counts them there.
+            transpose=len(names) <= _CAREFUL,
+        )
+        for positions, _, _, links in found:
+            components.append(_component(names, positions, links or []))  # pyright: ignore[reportArgumentType]
+    return components
+
+
+def _connected(edges: Iterable[Edge]) -> list[set[tuple[str, str]]]:
+    """The pairs of nodes, apart where no way leads from one to the other."""
+    beside: dict[str, set[tuple[str, str]]] = {}
+    for edge in edges:
+        pair = (edge.source, edge.target)
+        for end in pair:
+            beside.setdefault(end, set()).add(pair)
+    groups: list[set[tuple[str, str]]] = []
+    while beside:
+        group: set[tuple[str, str]] = set()
+        ahead = [next(iter(beside))]
+        while ahead:
+            pairs = beside.pop(ahead.pop(), set())
+            group |= pairs
+            ahead += [end for pair in pairs for end in pair if end in beside]
+        groups.append(group)
+    return groups
 
 
 def _component(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import msgspec
@@ -21,10 +21,14 @@ from runctl.safety import ending, facts
 from runctl.safety.facts import KnownInstance
 from runctl.safety.protection import evaluate, marked
 from runctl.safety.vocabulary import Action, Disk, Effect, Facts, Finding, Request, ResourceKind, Verdict
+from runctl.storage.bulk import BulkStore
 
 DETACH_PATIENCE = timedelta(minutes=2)
 UNSEEN_PATIENCE = timedelta(seconds=15)
 """How long something that was just made may not be shown by EC2, before it is believed to be gone."""
+
+DELETED_AT_ONCE = 1000
+"""The most keys that one DeleteObjects takes."""
 
 _POLL_SECONDS = 2.0
 _OVER = frozenset({"shutting-down", "terminated"})
@@ -238,6 +242,21 @@ class Door:
         return verdict
 
 
+def delete_checkpoint(
+    store: BulkStore, keys: Iterable[str], verdict: Verdict, *, ledger: Ledger, user: str, at: datetime
+) -> None:
+    """Delete a checkpoint's objects in S3 in their order, so that it is none from the first on. Idempotent.
+
+    Raises Protected, CloudError. The verdict is recorded.
+    """
+    _write_down(ledger, verdict, user, at)
+    _require_allowed(verdict)
+    first, *rest = keys
+    store.remove([first])
+    for start in range(0, len(rest), DELETED_AT_ONCE):
+        store.remove(rest[start : start + DELETED_AT_ONCE])
+
+
 def terminate_job_instance(
     session: Session, instance_id: str, *, job: str, ledger: Ledger | None = None
 ) -> None:
@@ -270,9 +289,13 @@ def terminate_job_instance(
 
 
 def _record(ledger: Ledger, session: Session, verdict: Verdict, user: str) -> None:
+    _write_down(ledger, verdict, user, session.cloud.clock.now())
+
+
+def _write_down(ledger: Ledger, verdict: Verdict, user: str, at: datetime) -> None:
     ledger.verdicts.add(
         VerdictRecord(
-            at=session.cloud.clock.now(),
+            at=at,
             action=verdict.action,
             resource=verdict.resource,
             allowed=verdict.allowed,

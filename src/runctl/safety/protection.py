@@ -293,7 +293,7 @@ def _command(case: Case) -> str:
         ResourceKind.INSTANCE: f"runctl aws {case.action}",
         ResourceKind.VOLUME: "runctl aws ebs delete",
         ResourceKind.SNAPSHOT: "runctl aws ebs snapshot-delete",
-        ResourceKind.CHECKPOINT: "runctl checkpoint cleanup",
+        ResourceKind.CHECKPOINT: "runctl s3 cleanup",
     }
     return f"{group[case.facts.kind]} {case.resource}"
 

@@ -46,9 +46,9 @@ class Crew:
             threading.Thread(target=self._work, args=(pieces,), name=f"transfer-{number}", daemon=True)
             for number in range(self._workers)
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 while thread.is_alive():
                     thread.join(_TOLD_EVERY)
@@ -118,7 +118,8 @@ class Crew:
         self._ending.set()
         deadline = time.monotonic() + _ENDING
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident is not None:  # a Ctrl-C may come before all have begun
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _tell(self) -> None:
         self._emit(Progress(task=self._task, done=self.moved_bytes, total=self._total, unit="B"))

@@ -51,6 +51,11 @@ def kind_of(key: str) -> str:
     return next((kind for kind, ends in _KINDS.items() if name.endswith(ends)), "other")
 
 
+def is_checkpoint(key: str) -> bool:
+    """Whether an object seems to be one, or a part of one."""
+    return kind_of(key) == "checkpoints"
+
+
 def review(entries: Iterable[Entry], now: datetime, usd_per_gb_month: Decimal | None) -> list[Group]:
     """The kinds, the biggest first. S3 bills decimal gigabytes; versions and open parts are in no listing."""
     found: dict[str, list[Entry]] = {}

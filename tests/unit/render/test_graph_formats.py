@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runctl.errors import ConfigError
@@ -328,8 +328,22 @@ def test_an_unknown_price_is_shown_as_unknown_and_never_as_nothing() -> None:
         assert "8.40" in output.replace("#36;", "$"), name
 
 
+RUNS = Relation.RUNS_ON
+ROUNDING = 1e-6
+"""Pixels."""
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14), st.sampled_from(list(Relation))), max_size=40)
+)
+@example(
+    [
+        (0, 6, Relation.RUNS_ON),
+        (1, 2, Relation.RUNS_ON),
+        (1, 4, Relation.RUNS_ON),
+        (2, 3, Relation.RUNS_ON),
+        (3, 4, Relation.RUNS_ON),
+    ]
 )
 def test_boxes_never_overlap_and_edges_run_from_left_to_right(
     pairs: list[tuple[int, int, Relation]],
@@ -351,7 +365,7 @@ def test_boxes_never_overlap_and_edges_run_from_left_to_right(
     many = Counter(edge.target for edge in edges)
     assert layout.far == {(edge.source, edge.target) for edge in edges if many[edge.target] > HUB}
     assert all(
-        0 <= x <= layout.width - BOX_WIDTH and 0 <= y <= layout.height - BOX_HEIGHT
+        0 <= x <= layout.width - BOX_WIDTH + ROUNDING and 0 <= y <= layout.height - BOX_HEIGHT + ROUNDING
         for x, y in layout.boxes.values()
     )
 
