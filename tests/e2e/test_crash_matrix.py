@@ -15,7 +15,7 @@ from runctl.errors import Conflict
 from runctl.resources import recovery
 
 LONGEST = 120
-POINTS = 3  # of each operation in every run, spread over its calls; all of them with -m slow
+POINTS = 2  # of each operation in every run, spread over its calls; all of them with -m slow
 
 
 def recovered(world: World, *, undo: bool) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from operations import STORIES, World
 from runctl.errors import Conflict, TrainctlError
 from runctl.resources import recovery
 
-STORMS = 2
+STORMS = 4
 TRIES = 6
 
 
@@ -34,7 +34,19 @@ def storm(live: Any) -> Iterator[None]:
 @pytest.mark.parametrize("name", sorted(STORIES))
 @pytest.mark.xdist_group("fault-storm")
 def test_an_operation_ends_as_wanted_or_leaves_nothing(own_cloud: Any, tmp_path: Path, name: str) -> None:
-    for number in range(STORMS):
+    through_storms(own_cloud, tmp_path, name, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", sorted(STORIES))
+@pytest.mark.xdist_group("fault-storm")
+def test_many_storms(own_cloud: Any, tmp_path: Path, name: str) -> None:
+    through_storms(own_cloud, tmp_path, name, STORMS)
+
+
+def through_storms(own_cloud: Any, tmp_path: Path, name: str, storms: int) -> None:
+    for number in range(storms):
         folder = tmp_path / str(number)
         folder.mkdir()
         world = World(own_cloud, folder)

@@ -72,8 +72,15 @@ def test_a_script_that_ignores_sigterm_loses_an_interval_at_most(lab: Any) -> No
     assert lab.output() == lab.walked(60)
 
 
-@pytest.mark.parametrize("speed", [40, 5])
-@pytest.mark.parametrize("blow", ["terminate", "stop"])
+@pytest.mark.parametrize(
+    ("blow", "speed"),
+    [
+        ("terminate", 5),
+        ("stop", 40),
+        pytest.param("terminate", 40, marks=pytest.mark.slow),
+        pytest.param("stop", 5, marks=pytest.mark.slow),
+    ],
+)
 def test_a_machine_that_goes_without_notice_is_replaced(lab: Any, blow: str, speed: float) -> None:
     """Somebody ends or stops the machine behind everybody's back: at 5, its agent hears of it."""
     lab.control.set_speed(speed)

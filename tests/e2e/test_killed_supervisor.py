@@ -83,7 +83,13 @@ MOMENTS: dict[str, tuple[Callable[[Any, Command], None], float]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+OFTEN = {"planning", "launch-in-flight", "launch-answer-lost", "taken"}
+"""In every run; the others with -m slow."""
+
+
+@pytest.mark.parametrize(
+    "moment", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in MOMENTS]
+)
 def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, moment: str) -> None:
     reach, spread = MOMENTS[moment]
     before = jobs_in_buckets(lab)

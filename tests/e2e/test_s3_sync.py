@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +189,48 @@ def test_the_commands(pair: Pair, tmp_path: Path) -> None:
     pair.write("new", b"mine")
     pair.put("new", b"yours")
     assert "both sides" in run("sync", prefix, str(pair.folder), "--both", code=1)["left_out"][0]["why"]
+
+
+def test_old_checkpoints_are_deleted_and_young_ones_with_force_alone(pair: Pair, tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        prefix = f"s3://{pair.bucket}/there"
+        done = runctl(pair.server, tmp_path / "home", "s3", "cleanup", prefix, "--keep-last", "1", *arguments)
+        return done.returncode, done.stdout or done.stderr
+
+    assert run("--dry-run")[0] == 1
+    for name in ("m-1.pt", "m-2.pt", "m-3.pt", "best.pt", "data.csv"):
+        pair.put(name, b"12345")
+    code, said = run("--yes")
+    assert code == 0
+    assert "younger than 1 h" in said
+    assert len(pair.there()) == 5
+    code, said = run("--force", "--yes", "--output", "json")
+    assert code == 0, said
+    assert json.loads(said)["freed"] == 10
+    assert set(pair.there()) == {"m-3.pt", "best.pt", "data.csv"}
+
+
+def test_a_watched_folder_is_sent_until_ctrl_c(pair: Pair, tmp_path: Path) -> None:
+    environment = {**os.environ, **pair.server.environment(), "RUNCTL_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "runctl", "s3", "watch", str(pair.folder), f"s3://{pair.bucket}/there"]
+    watch = subprocess.Popen([*command, "--interval", "0.1", "--rest", "0"], env=environment)
+    try:
+        pair.write("a", b"1")
+        until(lambda: set(pair.there()) == {"a"})
+        pair.write("b", b"2")
+        until(lambda: set(pair.there()) == {"a", "b"})
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(60) == 0
+    finally:
+        watch.kill()
+        watch.wait()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
 
 
 def test_an_upload_by_another_tool_is_compared_by_content(pair: Pair) -> None:

@@ -33,7 +33,13 @@ FAULTS: dict[str, tuple[dict[str, Any], str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+OFTEN = {"cloud-says-terminated", "laptop-cannot-read", "machine-cannot-write"}
+"""In every run; the others with -m slow."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in FAULTS]
+)
 def test_one_source_alone_is_but_a_doubt(lab: Any, name: str) -> None:
     fault, doubt = FAULTS[name]
     # Slower than the other tests, so that a host that stumbles does not add a silence to a lie.

@@ -10,7 +10,7 @@ import click
 
 from runctl.cli import moving
 from runctl.cli.options import Context, common, on_cloud
-from runctl.errors import CloudError, ExitCode, NotFound
+from runctl.errors import CloudError, ExitCode, Interrupted, NotFound
 
 if TYPE_CHECKING:
     from runctl.storage.transfer import TransferOptions
@@ -70,7 +70,7 @@ def watch(
                     raise
                 _say(context, f"{error.what}: the next look tries again")
             time.sleep(interval)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         _say(context, "sending what is left")
     last = _round(context, watched, at_rest=True)
     _show(context, last)

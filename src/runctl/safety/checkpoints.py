@@ -131,7 +131,7 @@ def _facts(one: StoredCheckpoint, whole: list[StoredCheckpoint], jobs: Jobs) -> 
         created=one.modified,
         # Whoever wrote a newer one has ended with this, or has left it for ever.
         being_written=not one.whole and one.order > whole[-1].order,
-        newest_complete=one.whole and one.modified >= max(other.modified for other in whole),
+        newest_complete=one.whole and one is max(whole, key=lambda other: (other.modified, other.order)),
         resumed_by=_resumed_by(one, jobs),
     )
 
