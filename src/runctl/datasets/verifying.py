@@ -28,7 +28,7 @@ _BATCH = 1000
 _READERS = min(8, os.cpu_count() or 1)
 EQUAL = ("equal", "")
 SENT_OTHERWISE = "both were sent in parts or encrypted in different ways: their ETags tell nothing"
-NO_PROOF = "its ETag is no MD5 (a key of KMS or of the customer), and it has no SHA-256"
+NO_PROOF = "its ETag is no MD5 (a key of KMS or of the customer), and it has no checksum"
 UNKNOWN_PARTS = "no part size that is usual makes its ETag, and S3 does not tell its own"
 
 
@@ -175,8 +175,9 @@ def _by_proof(path: Path, entry: Entry, store: BulkStore) -> tuple[str, str]:
     proof = store.proof(entry.key, entry.size, entry.etag)
     if not proof.algorithm:
         return "unverifiable", NO_PROOF
-    if proof.algorithm == "sha256":
-        return EQUAL if file_proves(proof, path, entry.size) else ("different", "another SHA-256")
+    if proof.algorithm != "md5":
+        name = {"sha256": "SHA-256"}.get(proof.algorithm, proof.algorithm.upper())
+        return EQUAL if file_proves(proof, path, entry.size) else ("different", f"another {name}")
     if "-" not in entry.etag:
         return "different", "another MD5"
     count = etags.parts_of(entry.etag) or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,7 @@ from runctl.agent.failures import StoreAway
 from runctl.agent.multipart import Multipart
 from runctl.agent.objects import is_md5
 from runctl.errors import CloudError, Conflict, NotFound
-from runctl.storage import etags
+from runctl.storage import digests, etags
 from runctl.storage.access import S3Access
 from runctl.storage.entries import Entry
 from runctl.storage.requests import Requests
@@ -39,10 +39,10 @@ class Body(NamedTuple):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What shows that the right bytes came: a digest of the whole, or of the digests of its parts.
+    """What shows that the right bytes came: a digest of the whole in hex, or of the digests of its parts.
 
-    `algorithm` is sha256, md5, or empty where S3 keeps nothing that can be checked. `part_size` is in bytes,
-    0 for a digest of the whole.
+    `algorithm` is sha256, md5, a CRC, or empty where S3 keeps nothing that can be checked. `part_size` is in
+    bytes, 0 for a digest of the whole.
     """
 
     algorithm: str
@@ -51,8 +51,18 @@ class Proof(msgspec.Struct, frozen=True):
 
     @property
     def while_it_comes(self) -> bool:
-        """Whether each part can be hashed on its way."""
-        return 0 < self.part_size <= _INLINE
+        """Whether each part can be hashed on its way: a CRC of the whole is made of those of its pieces."""
+        return 0 < self.part_size <= _INLINE or (self.algorithm in digests.CRCS and not self.part_size)
+
+    def holds(self, parts: Sequence[bytes], size: int, part_size: int) -> bool:
+        """Whether these are the digests of the parts, each but the last of `part_size` bytes, of `size`."""
+        if self.algorithm == "md5":
+            return etags.of_parts(parts) == self.expected
+        if self.part_size:
+            return f"{digests.of_digests(self.algorithm, parts)}-{len(parts)}" == self.expected
+        starts = range(0, size, part_size)
+        pieces = ((part, min(part_size, size - at)) for part, at in zip(parts, starts, strict=True))
+        return digests.of_whole(self.algorithm, pieces).hex() == self.expected
 
 
 class BulkStore(S3Store):
@@ -115,23 +125,23 @@ class BulkStore(S3Store):
                 obstore.delete(self._client(), [self._path(key) for key in keys])
 
     def proof(self, key: str, size: int, etag: str) -> Proof:
-        """What S3 keeps of an object to check it by: its own SHA-256 first, then its ETag."""
-        count = etags.parts_of(etag)
+        """What S3 keeps of an object to check it by: a checksum of its own first, then its ETag."""
         headers = self._head(key)
-        checksum = headers.get("x-amz-checksum-sha256", "")
-        digest, _, parts = checksum.partition("-")
-        if digest and not parts:
-            return Proof("sha256", base64.b64decode(digest).hex())
-        if not digest and (count is None or not is_md5(headers)):
+        checksum = digests.of_headers(headers)
+        if checksum is None:
+            return self._by_etag(key, size, etag) if is_md5(headers) else Proof("", "")
+        if not checksum.parts:
+            return Proof(checksum.algorithm, base64.b64decode(checksum.value).hex())
+        part_size = self._part_size(key, size, checksum.parts)
+        if part_size:
+            return Proof(checksum.algorithm, f"{checksum.value}-{checksum.parts}", part_size)
+        return self._by_etag(key, size, etag) if is_md5(headers) else Proof("", "")
+
+    def _by_etag(self, key: str, size: int, etag: str) -> Proof:
+        count = etags.parts_of(etag)
+        if count is None:
             return Proof("", "")
-        if count == 1 and not digest:
-            return Proof("md5", etag)
-        part_size = self._part_size(key, size, int(parts) if parts else count or 1)
-        if not part_size:
-            return Proof("md5", etag) if count else Proof("", "")
-        if digest:
-            return Proof("sha256", checksum, part_size)
-        return Proof("md5", etag, part_size)
+        return Proof("md5", etag, 0 if count == 1 else self._part_size(key, size, count))
 
     def begin_parts(self, key: str) -> Multipart:
         """One try: whoever tries again must close what a lost answer left open, see `open_parts`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import hashlib
@@ -12,12 +11,12 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runctl.errors import CloudError, Conflict, TransferError
 from runctl.events import Emit, Notice
 from runctl.retry import RetryPolicy
-from runctl.storage import etags
+from runctl.storage import digests, etags
 from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece
 from runctl.storage.entries import Entry
@@ -148,14 +147,10 @@ class Downloads:
         if not proof.algorithm:
             return True
         if not proof.part_size:
-            return hashlib.new(proof.algorithm, view, usedforsecurity=False).hexdigest() == proof.expected
-        digests = [
-            hashlib.new(
-                proof.algorithm, view[start : start + proof.part_size], usedforsecurity=False
-            ).digest()
-            for start in range(0, len(view), proof.part_size)
-        ]
-        return proves(proof, digests)
+            return _digest(proof.algorithm, view).hex() == proof.expected
+        starts = range(0, len(view), proof.part_size)
+        parts = [_digest(proof.algorithm, view[start : start + proof.part_size]) for start in starts]
+        return proof.holds(parts, len(view), proof.part_size)
 
     def _compare(self, entry: Entry) -> None:
         """Same size, another time: the content tells."""
@@ -224,7 +219,7 @@ class _Parts:
         header = self.file.header
         start = number * header.part_size
         length = min(header.part_size, header.size - start)
-        digest = hashlib.new(header.algorithm, usedforsecurity=False) if self._inline else None
+        digest = digests.new(header.algorithm) if self._inline else None
         at = start
         for chunk in self._store.stream(self._entry.key, start, length, header.etag):
             if digest is not None:
@@ -278,7 +273,8 @@ class _Parts:
         if not self._downloads.verify or not proof.algorithm:
             return True
         if self._inline:
-            return proves(proof, [self.file.digests[number] for number in range(self._count())])
+            parts = [self.file.digests[number] for number in range(self._count())]
+            return proof.holds(parts, header.size, header.part_size)
         return file_proves(proof, self.file.data_path, header.size)
 
     @property
@@ -293,8 +289,10 @@ class _Parts:
         )
 
     def _header(self, entry: Entry) -> Header:
-        part_size = self._proof.part_size if self._proof.while_it_comes else _STRETCH
-        return Header(entry.etag, entry.size, part_size, self._proof.algorithm if self._inline else "")
+        part_size = self._proof.part_size if self._proof.while_it_comes else 0
+        return Header(
+            entry.etag, entry.size, part_size or _STRETCH, self._proof.algorithm if self._inline else ""
+        )
 
     def _count(self) -> int:
         return -(-self.file.header.size // self.file.header.part_size)
@@ -303,22 +301,21 @@ class _Parts:
         self._downloads.emit(Notice(text=text, warning=True))
 
 
-def proves(proof: Proof, digests: list[bytes]) -> bool:
-    """Whether the digests of all parts make the digest that S3 keeps."""
-    if proof.algorithm == "md5":
-        return etags.of_parts(digests) == proof.expected
-    whole = base64.b64encode(hashlib.sha256(b"".join(digests)).digest()).decode()
-    return f"{whole}-{len(digests)}" == proof.expected
-
-
 def file_proves(proof: Proof, path: Path, size: int) -> bool:
     """Whether a file of `size` bytes is what the proof speaks of. Raises OSError."""
     if proof.algorithm == "md5":
         return bool(etags.matches(path, size, proof.expected))
     if proof.part_size:
-        return proves(proof, list(etags.digests(path, size, proof.part_size, proof.algorithm)))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, proof.algorithm).hexdigest() == proof.expected
+        parts = list(etags.digests(path, size, proof.part_size, proof.algorithm))
+        return proof.holds(parts, size, proof.part_size)
+    whole = next(etags.digests(path, size, size, proof.algorithm)) if size else _digest(proof.algorithm, b"")
+    return whole.hex() == proof.expected
+
+
+def _digest(algorithm: str, data: Any) -> bytes:
+    digest = digests.new(algorithm)
+    digest.update(data)
+    return digest.digest()
 
 
 def _write(file: int, data: object) -> None:

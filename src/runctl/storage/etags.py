@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from runctl.storage.digests import new
+
 MIB = 1024 * 1024
 _WHOLE = re.compile(r"[0-9a-f]{32}")
 _PARTS = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
@@ -68,7 +70,7 @@ def digests(path: Path, size: int, part_size: int, algorithm: str) -> Iterator[b
     with path.open("rb", buffering=0) as file:
         for start in range(0, size, part_size):
             left = min(part_size, size - start)
-            digest = hashlib.new(algorithm, usedforsecurity=False)
+            digest = new(algorithm)
             while left and (data := file.read(min(_READ, left))):
                 digest.update(data)
                 left -= len(data)

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from runctl.errors import Conflict
+from runctl.storage import digests
 from runctl.storage.objects import PARTIAL_PREFIX, sync
 
 _RECORD = 4 + 32  # a part's number, its digest
@@ -120,7 +121,7 @@ class PartialFile:
             self.began_anew = True
             self.begin(self.header)
             return
-        length = 16 if self.header.algorithm == "md5" else 32
+        length = digests.length(self.header.algorithm) if self.header.algorithm else 0
         whole = len(records) // _RECORD * _RECORD
         for start in range(0, whole, _RECORD):
             record = records[start : start + _RECORD]

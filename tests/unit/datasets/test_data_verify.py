@@ -28,19 +28,23 @@ def test_a_whole_copy_is_proven_whatever_parts_it_was_sent_in(desk: Any) -> None
 
 def test_every_kind_of_fault_is_named(desk: Any) -> None:
     folder = _folder(desk, {"same": b"1", "flipped": b"abc", "short": b"ab", "new": b"n", "kms": b"xyz"})
+    (folder / "kms crc").write_bytes(b"xyz")
+    (folder / "kms same").write_bytes(b"xyz")
     (folder / "link").symlink_to("/etc/hostname")
     desk.put("same", b"1")
     desk.put("flipped", b"abd")
     desk.put("short", b"a")
     desk.put("gone", b"g")
-    desk.put("kms", b"xyy", ServerSideEncryption="aws:kms")
+    desk.put_without_checksum("kms", b"xyy", ServerSideEncryption="aws:kms")
+    desk.put("kms crc", b"xyy", ServerSideEncryption="aws:kms")
+    desk.put("kms same", b"xyz", ServerSideEncryption="aws:kms")
     code, found = desk.json("data", "verify", str(folder), desk.place)
     assert code == 1
     assert found["faultless"] is False
     names = {kind: [item["name"] for item in found[kind]] for kind in found if isinstance(found[kind], list)}
     assert names == {
         "missing": ["new"],
-        "different": ["flipped", "short"],
+        "different": ["flipped", "kms crc", "short"],
         "extra": ["gone"],
         "unverifiable": ["kms"],
         "left_out": ["link"],
@@ -49,7 +53,7 @@ def test_every_kind_of_fault_is_named(desk: Any) -> None:
     assert code == 1
     assert "missing: gone: 1 bytes" in out
     assert "extra: new: 1 bytes" in out
-    assert "different: flipped: another MD5" in out
+    assert "different: flipped: another CRC32" in out
     assert "no MD5" in out
     code, _, _ = desk.text("data", "verify", str(folder), desk.place, "--include", "same")
     assert code == 0
