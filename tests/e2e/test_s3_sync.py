@@ -182,6 +182,11 @@ def test_the_commands(pair: Pair, tmp_path: Path) -> None:
     assert plan["delete"] == ["notes.txt"]
     assert run("sync", str(pair.folder), prefix, "--delete", "--yes")["deleted_files"] == 1
     assert set(pair.there()) == {"model.pt"}
+    pair.put("runctl/jobs/walk-1/checkpoints/1-a/model.pt", b"a job's")
+    kept = runctl(pair.server, tmp_path / "home", "s3", "sync", str(pair.folder), prefix, "--delete", "--yes")
+    assert "runctl s3 cleanup" in kept.stderr
+    assert len(pair.there()) == 2
+    pair.client.delete_object(Bucket=pair.bucket, Key="there/runctl/jobs/walk-1/checkpoints/1-a/model.pt")
     pair.put("new", b"1")
     both = run("sync", str(pair.folder), prefix, "--both")
     assert both["down"]["moved_files"] == 1

@@ -14,7 +14,7 @@ from runctl.errors import NotFound, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState, StoredAttempt
-from runctl.jobs.place import PREFIX, s3_access
+from runctl.jobs.place import s3_access
 from runctl.ledger import AttemptRecord, InstanceFacts, JobRecord, Ledger, ResourceRecord
 from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, JobId, JobState, Market, Offer
 from runctl.providers.aws import account, spot_requests
@@ -25,7 +25,7 @@ from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, inventory
 from runctl.resources.inventory import Inventory
-from runctl.storage.objects import ObjectInfo
+from runctl.storage.objects import JOBS_PREFIX, ObjectInfo
 from runctl.storage.s3 import S3Store
 
 LIVE = frozenset({"pending", "running"})
@@ -120,12 +120,12 @@ def _jobs(session: Session, bucket: str) -> list[_Job]:
     if not account.bucket_exists(session, bucket):
         return []
     found: dict[str, dict[str, ObjectInfo]] = {}
-    for info in S3Store(bucket, PREFIX, s3_access(session)).list():
+    for info in S3Store(bucket, JOBS_PREFIX, s3_access(session)).list():
         job, _, key = info.key.partition("/")
         if key:
             found.setdefault(job, {})[key] = info
     return [
-        _Job(job, session, S3Store(bucket, f"{PREFIX}/{job}", s3_access(session)), objects)
+        _Job(job, session, S3Store(bucket, f"{JOBS_PREFIX}/{job}", s3_access(session)), objects)
         for job, objects in sorted(found.items())
     ]
 

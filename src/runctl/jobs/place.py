@@ -20,14 +20,12 @@ from runctl.pricing import catalog
 from runctl.providers.base import Provider
 from runctl.providers.local import INSTANCE_TYPE, LocalProvider
 from runctl.storage.folder import FolderStore
-from runctl.storage.objects import Store
+from runctl.storage.objects import JOBS_PREFIX, Store
 
 if TYPE_CHECKING:
     from runctl.providers.aws.market import Image
     from runctl.providers.aws.session import Session
     from runctl.storage.s3 import S3Access
-
-PREFIX = "runctl/jobs"
 
 
 class AwsSettings(msgspec.Struct, frozen=True):
@@ -90,7 +88,7 @@ def cloud_place(
 
     session = Session(cloud, emit=emit)
     name = bucket or settings.bucket or account.default_bucket(session)
-    prefix = f"{PREFIX}/{job}"
+    prefix = f"{JOBS_PREFIX}/{job}"
     provider = NamedInstance(session) if spec.instance else AwsProvider(session)
     return Place(
         cloud_key=cloud.key,

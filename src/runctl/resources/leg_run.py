@@ -18,6 +18,7 @@ from runctl.resources import leg_plan
 from runctl.resources.leg_plan import LegOptions, LegPlan, Pair, Parcel, Side
 from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, names, numbers
 from runctl.storage.listing import LeftOut
+from runctl.storage.objects import is_of_a_job
 from runctl.storage.staging import UPLOADS, SigningStore
 
 PASSES = 4
@@ -154,10 +155,14 @@ class Carrier:
             self._report.equal = plan.equal
         self._report.left_out = plan.left_out
         into = single and destination.kind != "folder" and not ends.destination_text.endswith("/")
+        root = _folder_of(ends.destination, parent=into)
+        if isinstance(ends.destination, S3Side):
+            free = tuple(key for key in plan.delete if not is_of_a_job(f"{root}/{key}"))
+            plan = msgspec.structs.replace(plan, delete=free)
         return Round(
             plan=plan,
             source_root=_folder_of(ends.source, parent=single),
-            destination_root=_folder_of(ends.destination, parent=into),
+            destination_root=root,
             parcels=tuple(
                 leg_plan.parcels(plan.pairs, packed=not self._raw, salt=self._salt(source, destination))
             ),

@@ -17,11 +17,11 @@ from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.safety.observation import SCRIPT, AgentLine, Gpu, Process, Seen, Trouble, Unit, parse
 from runctl.safety.vocabulary import Activity
+from runctl.storage.objects import JOBS_PREFIX
 
 HEARTBEAT_LIMIT = timedelta(seconds=60)
 """Four mirrored heartbeats of 15 s: an agent that is silent for longer proves nothing any more."""
 
-JOBS_PREFIX = "runctl/jobs"
 BUSY_GPU_PERCENT = 5
 BUSY_CPU_PERCENT = 50
 COMMENT = "runctl: does training run?"

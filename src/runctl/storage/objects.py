@@ -18,6 +18,10 @@ PARTIAL_PREFIX = ".runctl-partial-"
 """Files on their way to their name begin like this, and no listing shows them."""
 
 
+JOBS_PREFIX = "runctl/jobs"
+"""Where the objects of jobs lie in their bucket."""
+
+
 class ObjectInfo(msgspec.Struct, frozen=True):
     """An object without its bytes; size in bytes, `etag` is opaque and changes with each write."""
 
@@ -87,6 +91,11 @@ def checked_key(key: str) -> str:
             why="a key is relative and has no empty part, no '.', no '..' and no control character",
         )
     return key
+
+
+def is_of_a_job(key: str) -> bool:
+    """Whether the object at a whole key is a job's: what mirrors a folder never deletes it."""
+    return f"/{JOBS_PREFIX}/" in f"/{key}"
 
 
 def checked_prefix(prefix: str) -> str:

@@ -21,10 +21,13 @@ from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable
 from runctl.storage.memory import Memory, memory_file
-from runctl.storage.objects import PARTIAL_PREFIX, checked_key
+from runctl.storage.objects import PARTIAL_PREFIX, checked_key, is_of_a_job
 from runctl.storage.upload import Uploads
 
 __all__ = ["LeftOut", "TransferOptions", "TransferPlan", "TransferReport", "carry_out"]
+
+
+KEPT = "runctl s3 cleanup deletes old checkpoints, by the rules that protect them"
 
 
 class TransferOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,8 @@ class TransferPlan(msgspec.Struct, kw_only=True):
     memory: Memory | None = None
     keeps_memory: bool = False
     """Whether the memory outlives this plan."""
+    kept: int = 0
+    """How many objects of jobs are not deleted, though the source does not have them."""
 
     @property
     def size(self) -> int:
@@ -136,6 +141,8 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
     comparison = compare(
         walk, there, _never if options.checksum else _remembered(memory), extra=options.delete
     )
+    extra = [entry for entry in comparison.extra if not is_of_a_job(f"{store.prefix}/{entry.key}")]
+    kept, comparison.extra = len(comparison.extra) - len(extra), extra
     return TransferPlan(
         upload=True,
         store=store,
@@ -147,6 +154,7 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
         key=str,
         path=lambda key: folder / key,
         memory=memory,
+        kept=kept,
     )
 
 
@@ -230,6 +238,8 @@ def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
 
 def _delete(plan: TransferPlan, crew: Crew, emit: Emit) -> int:
     names = plan.deletions
+    if plan.kept:
+        emit(Notice(text=f"{plan.kept} objects of jobs stay: {KEPT}", warning=True))
     if not names:
         return 0
     if crew.failed or plan.left_out:
