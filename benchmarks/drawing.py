@@ -22,7 +22,7 @@ def bars(title: str, table: list[dict[str, Any]], value: str, tools: list[str]) 
         for row in rows:
             width = max(1.0, _BAR * row[value] / most)
             color = _COLORS[tools.index(row["tool"]) % len(_COLORS)]
-            label = f"{row[value]:.2f} {escape(row['tool'])}"
+            label = f"{row[value]:,.{0 if most >= 100 else 2}f} {escape(row['tool'])}"
             parts.append(
                 f'<rect x="{_LABEL}" y="{top + 2}" width="{width:.1f}" height="{_STEP - 4}" fill="{color}"/>'
                 f'<text x="{_LABEL + width + 6:.1f}" y="{top + 13}">{label}</text>'

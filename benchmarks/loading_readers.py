@@ -2,7 +2,8 @@
 
 Every loader is a PyTorch DataLoader with the same number of workers, used as its documentation says. Workers
 hand over lengths alone, so that reading is measured and not the copying between processes. Prints one line
-of JSON: samples, bytes, seconds from the start of the workers to the last sample, processor seconds.
+of JSON: samples, bytes, seconds from the start of the workers to the last sample, processor seconds, and the
+most bytes of memory that one of its processes held.
 """
 
 from __future__ import annotations
@@ -212,7 +213,16 @@ def main() -> None:
     seconds = time.monotonic() - began
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     processor = sum(one.ru_utime + one.ru_stime for one in used)
-    print(json.dumps({"samples": samples, "bytes": total, "seconds": seconds, "processor": processor}))
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = max(one.ru_maxrss for one in used) * unit
+    figures = {
+        "samples": samples,
+        "bytes": total,
+        "seconds": seconds,
+        "processor": processor,
+        "memory": memory,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

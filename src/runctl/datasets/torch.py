@@ -25,6 +25,7 @@ Transform = Callable[[str, bytes], Any]
 """Makes a sample of a file's name and bytes; runs in the worker."""
 
 _OURS = {"sampler", "batch_sampler", "drop_last", "persistent_workers", "in_order"}
+"""Arguments of a DataLoader that a Loader sets itself."""
 
 
 class MapDataset(TorchDataset):
@@ -141,9 +142,7 @@ class Loader:
         tail: Tail = "keep",
         **options: Any,
     ) -> None:
-        if refused := {"sampler", "batch_sampler", "drop_last", "persistent_workers", "in_order"} & set(
-            options
-        ):
+        if refused := _OURS & set(options):
             raise ValidationError(
                 f"Loader takes no {min(refused)}", why="it deals the samples itself, anew each epoch"
             )
