@@ -62,38 +62,43 @@ def _shutdown(when: str) -> None:
 
 
 class NoticeWatch:
-    """A thread that asks who we are, for the spot notice and for the rebalance recommendation."""
+    """A thread that asks who we are, for the rebalance recommendation, and for each spot notice to the end.
+
+    A second notice may name another time; `every` is in seconds between two looks.
+    """
 
     def __init__(
         self,
         on_identity: Callable[[Dict[str, Optional[str]]], None],
         on_notice: Callable[[str, Optional[float]], None],
         on_rebalance: Callable[[], None],
+        every: float = NOTICE_POLL_SECONDS,
     ) -> None:
         self._on_identity = on_identity
         self._on_notice = on_notice
         self._on_rebalance = on_rebalance
+        self._every = every
         self._metadata = Metadata()
-        self._known = self._noticed = self._rebalanced = False
+        self._known = self._rebalanced = False
+        self._notice: Optional[Dict[str, Any]] = None
         threading.Thread(target=self._run, name="notice", daemon=True).start()
 
     def _run(self) -> None:
-        while not self._noticed:
+        while True:
             try:
                 self._look()
             except MetadataAway:
                 pass  # it may be back at the next look
-            clock.sleep(NOTICE_POLL_SECONDS)
+            clock.sleep(self._every)
 
     def _look(self) -> None:
         if not self._known:
             self._on_identity(_identity(self._metadata))
             self._known = True
         notice = self._metadata.get_json("spot/instance-action")
-        if notice is not None:
-            self._noticed = True
+        if notice is not None and notice != self._notice:
+            self._notice = notice
             self._on_notice(str(notice.get("action", "terminate")), parse_time(str(notice.get("time", ""))))
-            return
         if not self._rebalanced and self._metadata.get("events/recommendations/rebalance") is not None:
             self._rebalanced = True
             self._on_rebalance()

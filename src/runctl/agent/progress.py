@@ -16,9 +16,10 @@ _LONGEST_LINE = 4096
 
 
 class StepReader:
-    """Fed with a script's output, knows the last step that it named; steps win over epochs."""
+    """Fed with a script's output, knows the first and last step that it named; steps win over epochs."""
 
     def __init__(self) -> None:
+        self.first: Optional[int] = None
         self.step: Optional[int] = None
         self._saw_steps = False
         self._rest = b""
@@ -37,10 +38,17 @@ class StepReader:
             else:
                 steps = int(match.group(2))
         if steps is not None:
+            if not self._saw_steps:
+                self.first = None  # what came before were epochs
             self._saw_steps = True
-            self.step = steps
+            self._name(steps)
         elif epochs is not None and not self._saw_steps:
-            self.step = epochs
+            self._name(epochs)
+
+    def _name(self, step: int) -> None:
+        self.step = step
+        if self.first is None:
+            self.first = step
 
 
 def step_of_name(name: str) -> Optional[int]:

@@ -14,7 +14,7 @@ from .commit import Commit, Committer
 from .failures import StoreAway, StoreRefused
 from .files import write_atomically
 from .imds import Metadata
-from .machine import DeadMan, NoticeWatch
+from .machine import NOTICE_POLL_SECONDS, DeadMan, NoticeWatch
 from .mirror import Mirror
 from .preparation import PreparationFailed, Prepared, prepare_attempt
 from .progress import StepReader
@@ -82,11 +82,13 @@ class Run:
         self._attempt.beat()
         threading.Thread(target=self._keep_beating, name="beat", daemon=True).start()
         self._mirror.start()
-        if self._spec.get("machine", {}).get("watch_notice"):
+        machine = self._spec.get("machine", {})
+        if machine.get("watch_notice"):
             NoticeWatch(
                 lambda identity: self._attempt.update(**identity),
                 self._noticed,
                 lambda: self._attempt.event("rebalance-recommended"),
+                float(machine.get("notice_poll_seconds") or NOTICE_POLL_SECONDS),
             )
         try:
             prepared = self._prepare()
@@ -257,10 +259,11 @@ class Run:
 
     def _noticed(self, action: str, at: Optional[float]) -> None:
         now = clock.now()
-        self._attempt.state["notice_at"] = now
         self._attempt.event("notice", action=action, time=at)
         deadline = at if at is not None else now + NOTICE_SECONDS
         self._ending.begin("notice", deadline, "the cloud takes the machine back")
+        if self._attempt.state["notice_at"] is None:
+            self._attempt.state["notice_at"] = now
 
     def _committed(self, commit: Commit) -> None:
         notice = self._attempt.state["notice_at"]
@@ -297,16 +300,15 @@ class Run:
 
     def _patiently(self, send: Any) -> None:
         """Keep trying while the store is away: until the machine is taken, or for a quarter of an hour."""
-        until = clock.now() + (STORE_PATIENCE if self._store.mirrors else DISK_PATIENCE)
-        if self._attempt.state["notice_at"] is not None:
-            until = self._ending.deadline
+        patience = clock.now() + (STORE_PATIENCE if self._store.mirrors else DISK_PATIENCE)
         wait = 0.5
         while True:
             try:
                 send()
                 return
             except (StoreAway, OSError) as error:
-                if clock.now() >= until:
+                noticed = self._attempt.state["notice_at"] is not None
+                if clock.now() >= (self._ending.deadline if noticed else patience):
                     self._attempt.event("note", text="given up: %s" % error)
                     return
                 clock.sleep(wait)

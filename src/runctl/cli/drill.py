@@ -42,8 +42,8 @@ def drill(context: Context, script: str, arguments: tuple[str, ...], **options: 
 
     \b
     Examples:
-      runctl drill train.py -- --epochs 20
-      runctl drill train.py --on sandbox --most-steps-lost 0 -- --epochs 20
+      runctl drill train.py -- --epochs 100
+      runctl drill train.py --on sandbox --most-steps-lost 0 -- --epochs 100
     """
     from runctl.ledger import Ledger
 
@@ -91,12 +91,13 @@ def _drill(
     runs = [_prepare(context, ledger, request, folder / name, emit) for name in ("peaceful", "disturbed")]
     seed = options["seed"] if isinstance(options["seed"], int) else None
     notice = float(str(options["notice"]))
+    os.environ["RUNCTL_DRILL"] = "1"
     if request.on == "sandbox":
         from runctl.cli.sandbox import SandboxNotice
 
         return drills.drill(ledger, runs[0], runs[1], SandboxNotice(notice), seed=seed, emit=emit)
     service = drills.LocalNotice(notice)
-    os.environ.update(RUNCTL_DRILL="1", AWS_EC2_METADATA_SERVICE_ENDPOINT=service.endpoint)
+    os.environ["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = service.endpoint
     try:
         return drills.drill(ledger, runs[0], runs[1], service, seed=seed, emit=emit)
     finally:
@@ -162,11 +163,12 @@ def _show(context: Context, found: DrillReport) -> None:
     write = output.write_line
     write("")
     write(f"drill               {'survived' if found.survived else 'NOT survived'}: the job {found.state}")
-    peace, moment = found.peaceful_seconds, found.noticed_after_seconds
-    write(f"in peace            {peace:.1f} s; the notice came after {moment:.1f} s")
+    write(f"in peace            {found.peaceful_seconds:.1f} s")
     if not found.interrupted:
-        write("interruption        none: the run was over before its notice")
+        write("interruption        none")
         return
+    at = f" at step {found.noticed_at_step}" if found.noticed_at_step is not None else ""
+    write(f"notice              after {found.noticed_after_seconds or 0:.1f} s{at}")
     safety = "no checkpoint was committed"
     if found.seconds_to_safety is not None:
         safety = f"{found.seconds_to_safety:.1f} s from the notice to a committed checkpoint"
@@ -179,12 +181,9 @@ def _show(context: Context, found: DrillReport) -> None:
 
 
 def _verdict(found: DrillReport, most: object) -> int:
-    if not found.survived:
-        raise JobFailed(
-            "The script does not survive an interruption",
-            why="its result differs" if found.same_result is False else f"the job {found.state}",
-            next="save on SIGTERM and resume from RUNCTL_RESUME_FROM: see examples/digits/train.py",
-        )
+    short = found.shortcoming
+    if short is not None:
+        raise JobFailed(short.what, why=short.why, next=short.next)
     if isinstance(most, int) and (found.steps_lost is None or found.steps_lost > most):
         raise JobFailed(
             f"The interruption cost {found.steps_lost if found.steps_lost is not None else 'unknown'} steps",

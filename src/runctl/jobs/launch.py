@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 OPERATION = "launch-attempt"
 _PRESIGNED_SECONDS = 3600
+_DRILL_POLL_SECONDS = 0.1
 
 
 def send_code(place: Place, plan: BundlePlan | None, emit: Emit) -> dict[str, str] | None:
@@ -321,7 +322,13 @@ class Launcher:
             "lease_seconds": place.settings.lease_minutes * 60 if disposable else 0,
             "deadline": self._deadline(now),
             "budget": self._budget(offer, now),
-            "machine": {"disposable": disposable, "keep": spec.keep, "watch_notice": remote or _drilled()},
+            "machine": {
+                "disposable": disposable,
+                "keep": spec.keep,
+                "watch_notice": remote or _drilled(),
+                # A drill is short: a notice shall not be missed between two looks.
+                **({"notice_poll_seconds": _DRILL_POLL_SECONDS} if _drilled() else {}),
+            },
         }
 
     def _bundle(self) -> dict[str, str] | None:
@@ -368,7 +375,7 @@ def _data(spec: JobSpec, offer: Offer) -> dict[str, Any] | None:
 
 
 def _drilled() -> bool:
-    """A drill serves a metadata service of its own to local attempts."""
+    """A drill has local attempts watch for notices, too: it serves a metadata service of its own to them."""
     return bool(os.environ.get("RUNCTL_DRILL"))
 
 

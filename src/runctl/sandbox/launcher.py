@@ -19,12 +19,11 @@ _TAKEN = 3  # what the server says when another one serves this home; it is impo
 
 
 def running() -> SandboxRecord | None:
-    """The sandbox that is up, None where none is; the record of a crashed one is cleared away."""
+    """The sandbox that is up, None where none is."""
     try:
         return read_sandbox_record()
     except ConfigError:
-        sandbox_record_path().unlink(missing_ok=True)
-        return None
+        return None  # a crashed one's record is left to the next server: it may have written its own by now
 
 
 def up(

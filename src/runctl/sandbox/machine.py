@@ -72,7 +72,10 @@ class Machine:
         self._fifo: Fifo | None = None
         self._on = False
         self.boots = 0
-        self._settings = surroundings.package_settings(os.environ)
+        self._settings = {
+            **surroundings.package_settings(os.environ),
+            **surroundings.numeric_settings(os.environ),
+        }
         self._isolation = isolate(isolation, self._confines(facts()))
         self._server = MetadataServer(Metadata(facts, lambda: self._signals, clock.now))
 

@@ -13,11 +13,12 @@ import signal
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -40,11 +41,11 @@ def main() -> None:
     record_path = sandbox_record_path()
     record_path.parent.mkdir(parents=True, exist_ok=True)
     lock = (record_path.parent / "lock").open("w")
-    try:
-        # Of this process alone: neither a child nor a crash can keep it.
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(TAKEN)
+    while not _locked(lock):
+        if record_path.exists():
+            sys.exit(TAKEN)
+        time.sleep(0.05)  # the other one comes up, or goes down
+    record_path.unlink(missing_ok=True)  # of one that crashed
     folder = record_path.parent / "state"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -65,6 +66,15 @@ def main() -> None:
         vcpu_limit=options.vcpu_limit,
     )
     _serve(cloud, listener, record_path)
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Whether the home is ours now. Of this process alone: neither a child nor a crash can keep it."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _options() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What a machine takes over from the host: settings of its package clients, and the Python of its image."""
+"""What a machine takes over from the host: settings of its libraries, and the Python of its image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from pathlib import Path
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 _PREFIXES = ("PIP_", "UV_")
+_NUMERIC = (
+    # They choose kernels and threads, and with them the last bits of every result.
+    "ATEN_",
+    "BLIS_",
+    "CUBLAS_",
+    "DNNL_",
+    "GOMP_",
+    "GOTO_",
+    "KMP_",
+    "MKL_",
+    "NPY_",
+    "NVPL_",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+)
 _CERTIFICATES = frozenset(
     {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"}
 )
@@ -60,6 +76,11 @@ def package_settings(host: Mapping[str, str]) -> dict[str, str]:
     if "PIP_CONFIG_FILE" not in wanted and (config := _pip_config(host)) is not None:
         wanted["PIP_CONFIG_FILE"] = str(config)
     return wanted
+
+
+def numeric_settings(host: Mapping[str, str]) -> dict[str, str]:
+    """The entries of the environment `host` by which the same script computes the same bits."""
+    return {name: value for name, value in host.items() if name.startswith(_NUMERIC)}
 
 
 def _pip_config(host: Mapping[str, str]) -> Path | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,7 @@ import pytest
 
 from runctl.clouds import SandboxRecord
 from runctl.processes import is_alive
+from runctl.sandbox import launcher
 
 if TYPE_CHECKING:
     from conftest import LiveSandbox
@@ -134,6 +138,45 @@ def test_another_server_of_the_same_home_gives_way(cloud: LiveSandbox) -> None:
     )
     assert second.returncode == 3
     assert cloud.control.status()["endpoint"] == cloud.record.endpoint
+
+
+def test_up_beside_one_that_goes_down_waits_for_it_and_is_not_undone_by_who_looks(
+    tmp_path: Path, cloud: LiveSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home is taken and has no record: then it is free, and others ask all the time whether one is up."""
+    monkeypatch.setenv("RUNCTL_HOME", str(tmp_path))
+    (tmp_path / "sandbox").mkdir()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            launcher.running()
+
+    with ThreadPoolExecutor(3) as workers, (tmp_path / "sandbox/lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        up = workers.submit(launcher.up)
+        try:
+            mark = f"RUNCTL_HOME={tmp_path}".encode()
+            cloud.until(lambda: servers_at(mark, tmp_path / "sandbox/lock"))
+            fcntl.lockf(lock, fcntl.LOCK_UN)
+            for _ in range(2):
+                workers.submit(look)
+            record = up.result()
+        finally:
+            over.set()
+    launcher.down(record)
+    assert not is_alive(record.pid)
+
+
+def servers_at(mark: bytes, lock: Path) -> list[int]:
+    """Other processes with this in their environment that have come to their lock."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            held = {str(one.readlink()) for one in (folder / "fd").iterdir()}
+            if mark in (folder / "environ").read_bytes().split(b"\0") and str(lock) in held:
+                found.append(int(folder.name))
+    return found
 
 
 def test_a_crash_leaves_nothing_running_and_the_next_commands_say_so(

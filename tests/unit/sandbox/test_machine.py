@@ -75,6 +75,8 @@ def test_the_environment_holds_what_the_machine_needs_and_nothing_of_the_host(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-host")
     monkeypatch.setenv("PYTHONPATH", "/of/the/host")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     machine = sandbox.booted()
     code = "import json, os; print(json.dumps(dict(os.environ)))"
     environment = json.loads(sandbox.run(machine, f"exec python3 -c '{code}'")[1])
@@ -82,6 +84,8 @@ def test_the_environment_holds_what_the_machine_needs_and_nothing_of_the_host(
     assert environment["AWS_REGION"] == environment["AWS_DEFAULT_REGION"] == "us-east-1"
     assert environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] == machine.metadata_endpoint
     assert environment["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple"
+    # Its results are those of the host, bit by bit.
+    assert (environment["OPENBLAS_CORETYPE"], environment["OMP_NUM_THREADS"]) == ("Haswell", "3")
     assert json.loads(Path(environment["RUNCTL_CLOCK"]).read_text())["speed"] == 1.0
     assert not {"AWS_SECRET_ACCESS_KEY", "PYTHONPATH"} & environment.keys()
     assert environment["PATH"].split(":")[:2] == [str(sandbox.state / "shims"), f"{sys.prefix}/bin"]
