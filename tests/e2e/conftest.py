@@ -75,10 +75,15 @@ class Lab:
         assert found == code, self.said()
 
     def train(
-        self, *arguments: str, script: str = "walk.py", options: tuple[str, ...] = (), spot: bool = True
+        self,
+        *arguments: str,
+        script: str = "walk.py",
+        options: tuple[str, ...] = (),
+        spot: bool = True,
+        kind: str = INSTANCE_TYPE,
     ) -> Any:
         """Start a job; `arguments` are the script's."""
-        place = ("--on", "sandbox", "--instance-type", INSTANCE_TYPE, *(["--spot"] if spot else []))
+        place = ("--on", "sandbox", "--instance-type", kind, *(["--spot"] if spot else []))
         return self.start("train", script, *place, *options, "--", *arguments)
 
     def wait(self, code: int = 0, seconds: float = 120.0) -> None:
@@ -158,6 +163,13 @@ class Lab:
 
     def ended(self, machine: str) -> bool:
         return any(row["instance"] == machine and row["state"] == "terminated" for row in self.history())
+
+    def volumes(self) -> list[str]:
+        """The job's disks that there are still."""
+        job = self.job()
+        tags = [{"Name": "tag:runctl:job", "Values": [job[0] if job else ""]}]
+        found = self.cloud.client("ec2").describe_volumes(Filters=tags)
+        return [volume["VolumeId"] for volume in found["Volumes"]]
 
     def cause(self, machine: str) -> str | None:
         """Why a machine ended, in EC2's word; None while it has not."""

@@ -191,7 +191,9 @@ class Launcher:
             )
         )
         if own:
-            accounting.note_machine(self._ledger, self._place, self._job, attempt.number, machine)
+            accounting.note_machine(
+                self._ledger, self._place, self._job, attempt.number, machine, asked=machine.launched
+            )
         else:
             accounting.note_use(self._ledger, self._place, self._job, attempt.number, machine, started)
 

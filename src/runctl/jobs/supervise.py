@@ -260,8 +260,9 @@ class Supervisor:
 
     def _ask_the_cloud(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> None:
         if attempt.instance_id:
+            asked = self._place.clock.now()
             watch.look_at_machine(
-                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine)
+                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine, asked)
             )
 
     def _follow_up(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, judgement: Judgement) -> None:
@@ -280,12 +281,17 @@ class Supervisor:
         if agent is not None and standing is Standing.RUNNING:
             self._beat(job, agent)
 
-    def _account(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine) -> None:
+    def _account(
+        self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine, asked: datetime
+    ) -> None:
         """Note what the cloud says; one that says `gone` is not believed before the agent agrees."""
         if decode(job.spec).instance:
             return
         if machine.state in {MachineState.PENDING, MachineState.RUNNING}:
-            accounting.note_machine(self._ledger, self._place, job, attempt.number, machine)
+            booted = watch.agent.booted_at if watch.agent else None
+            accounting.note_machine(
+                self._ledger, self._place, job, attempt.number, machine, asked=asked, booted=booted
+            )
             if (
                 self._place.session is not None
                 and time.monotonic() - watch.looked_at_prices >= PRICE_LOOK_SECONDS
