@@ -61,6 +61,21 @@ class Lab:
         self._commands.append(process)
         return process
 
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """A command to its end, which must be with this exit code; stdout and stderr apart."""
+        done = subprocess.run(
+            [sys.executable, "-m", "runctl", *arguments],
+            cwd=self.project,
+            env={**os.environ, "RUNCTL_HOME": str(self.home), **self.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}\n{self.said()}"
+        return done
+
     def said(self) -> str:
         """All that every command of this test wrote."""
         logs = sorted(self.home.glob("command-*.log"))

@@ -10,6 +10,7 @@ import click
 
 from runctl.cli import running
 from runctl.cli.options import Context, common, job_argument
+from runctl.model import JobState
 from runctl.render import output
 
 if TYPE_CHECKING:
@@ -142,21 +143,32 @@ def stop(context: Context, job: str) -> None:
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
         place = running.place_of_job(context, context.settings(), record)
-        control.stop(ledger, place, record)
-        final = Supervisor(ledger, place, record.id, running.follower(context), log_from_start=False).run()
+        emit = running.follower(context)
+        control.stop(ledger, place, record.id, emit=emit)
+        final = Supervisor(ledger, place, record.id, emit, log_from_start=False).run()
     if context.json:
         output.write_json(_summary(final))
     else:
-        output.talk(f"job {final.id} is {final.state}; resume it: runctl jobs resume {final.id}")
+        over = final.state is JobState.SUCCEEDED
+        advice = "it had finished" if over else f"resume it: runctl jobs resume {final.id}"
+        output.talk(f"job {final.id} is {final.state}; {advice}")
 
 
 @jobs.command()
 @job_argument
 @click.option("--from", "checkpoint", help="A committed checkpoint instead of the newest.")
-@click.option("--budget", help="A new budget in USD.")
+@click.option("--budget", help="A new budget in USD, over all attempts.")
+@click.option("--max-hours", type=float, help="A new limit in hours, over all attempts.")
 @click.option("--detach", is_flag=True, help="Leave the job alone once it is launched.")
 @common
-def resume(context: Context, job: str, checkpoint: str | None, budget: str | None, detach: bool) -> int:
+def resume(
+    context: Context,
+    job: str,
+    checkpoint: str | None,
+    budget: str | None,
+    max_hours: float | None,
+    detach: bool,
+) -> int:
     """Take up a job again that failed, was stopped or ran over its budget.
 
     \b
@@ -173,7 +185,13 @@ def resume(context: Context, job: str, checkpoint: str | None, budget: str | Non
         if checkpoint is not None:
             checkpoint = checkpoints.verify(place, checkpoint)
         start.reopen(
-            ledger, record, now=place.clock.now(), resume_from=checkpoint, budget=amount, cause="resumed"
+            ledger,
+            record,
+            now=place.clock.now(),
+            resume_from=checkpoint,
+            budget=amount,
+            max_hours=max_hours,
+            cause="resumed",
         )
         emit = running.follower(context)
         return running.follow(context, ledger, place, ledger.jobs.get(record.id), emit, detach=detach)
