@@ -15,7 +15,7 @@ from runctl.cli.options import Context
 from runctl.config import Settings
 from runctl.errors import BudgetExceeded, Interrupted, JobFailed, TrainctlError, ValidationError
 from runctl.events import Event, ignore
-from runctl.model import JobState
+from runctl.model import JobId, JobState
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -91,11 +91,28 @@ def train(
         return 0
     with context.ledger() as ledger:
         job = start.create(ledger, plan, place, code, emit=emit)
-        if context.quiet or request.detach:
-            from runctl.render import output
-
-            output.write_line(job.id)
+        tell_id(context, job.id, detach=request.detach)
         return follow(context, ledger, place, job, emit, detach=request.detach)
+
+
+def tell_id(context: Context, job: JobId, *, detach: bool) -> None:
+    """The id alone, for shells to capture; with JSON it is part of what is told anyway."""
+    if not context.json and (context.quiet or detach):
+        from runctl.render import output
+
+        output.write_line(job)
+
+
+def summary(job: JobRecord) -> dict[str, object]:
+    """A job as the ledger knows it, for JSON."""
+    return {
+        "id": job.id,
+        "name": job.name,
+        "state": job.state,
+        "on": job.target,
+        "created": job.created,
+        "store": job.store,
+    }
 
 
 def cloud_of(context: Context, settings: Settings, spec: JobSpec) -> Cloud:
@@ -188,6 +205,10 @@ def follow(
     except KeyboardInterrupt:
         raise _interrupted(ledger, place, job) from None
     if not final.state.final:
+        if context.json:
+            from runctl.render import output
+
+            output.write_json({"job": summary(final)})
         return 0
     return conclude(context, ledger, place, final)
 
