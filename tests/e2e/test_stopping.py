@@ -62,11 +62,28 @@ def test_a_machine_is_ended_by_jobs_stop_and_the_outputs_of_the_rest_come_home(l
     lab.run("jobs", "stop", "last")
     lab.finish(command, INTERRUPTED)
     assert (lab.report()["state"], lab.live()) == ("stopped", [])
+    assert_corrupt_commits_are_refused(lab)
     lab.run("jobs", "resume", "last")
     first, second = lab.report()["attempts"]
     assert second["resumed_step"] == first["last_step"] >= 3
     assert (lab.project / "results" / "result.txt").read_bytes() == lab.walked(STEPS)
     assert [lab.live(), lab.volumes(), lab.most_at_once()] == [[], [], 1]
+
+
+def assert_corrupt_commits_are_refused(lab: Any) -> None:
+    """The newest commit in the bucket, with one byte changed, and as it was afterwards."""
+    bucket, _, prefix = lab.report()["store"].removeprefix("s3://").partition("/")
+    s3 = lab.cloud.client("s3")
+    found = s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/checkpoints/")["Contents"]
+    key = max(item["Key"] for item in found if item["Key"].endswith(".zip"))
+    name = key.split("/")[-2]
+    data = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    s3.put_object(Bucket=bucket, Key=key, Body=data[:-1] + bytes([data[-1] ^ 1]))
+    refused = lab.run("jobs", "resume", "last", "--from", name, code=1)
+    assert f"The checkpoint {name} is corrupt" in refused.stderr
+    assert "--from" in refused.stderr.rpartition("next:")[2]
+    assert (lab.report()["state"], len(lab.machines())) == ("stopped", 1)
+    s3.put_object(Bucket=bucket, Key=key, Body=data)
 
 
 @pytest.mark.slow
