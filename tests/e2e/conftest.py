@@ -61,6 +61,21 @@ class Lab:
         self._commands.append(process)
         return process
 
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """A command to its end, which must be with this exit code; stdout and stderr apart."""
+        done = subprocess.run(
+            [sys.executable, "-m", "runctl", *arguments],
+            cwd=self.project,
+            env={**os.environ, "RUNCTL_HOME": str(self.home), **self.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}\n{self.said()}"
+        return done
+
     def said(self) -> str:
         """All that every command of this test wrote."""
         logs = sorted(self.home.glob("command-*.log"))
@@ -75,10 +90,15 @@ class Lab:
         assert found == code, self.said()
 
     def train(
-        self, *arguments: str, script: str = "walk.py", options: tuple[str, ...] = (), spot: bool = True
+        self,
+        *arguments: str,
+        script: str = "walk.py",
+        options: tuple[str, ...] = (),
+        spot: bool = True,
+        kind: str = INSTANCE_TYPE,
     ) -> Any:
         """Start a job; `arguments` are the script's."""
-        place = ("--on", "sandbox", "--instance-type", INSTANCE_TYPE, *(["--spot"] if spot else []))
+        place = ("--on", "sandbox", "--instance-type", kind, *(["--spot"] if spot else []))
         return self.start("train", script, *place, *options, "--", *arguments)
 
     def wait(self, code: int = 0, seconds: float = 120.0) -> None:
@@ -158,6 +178,13 @@ class Lab:
 
     def ended(self, machine: str) -> bool:
         return any(row["instance"] == machine and row["state"] == "terminated" for row in self.history())
+
+    def volumes(self) -> list[str]:
+        """The job's disks that there are still."""
+        job = self.job()
+        tags = [{"Name": "tag:runctl:job", "Values": [job[0] if job else ""]}]
+        found = self.cloud.client("ec2").describe_volumes(Filters=tags)
+        return [volume["VolumeId"] for volume in found["Volumes"]]
 
     def cause(self, machine: str) -> str | None:
         """Why a machine ended, in EC2's word; None while it has not."""

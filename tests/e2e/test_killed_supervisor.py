@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 STEPS = 25
+DEAR = "p4d.24xlarge"
+"""At 7 USD/h on spot, so that a few seconds that are counted wrongly are more than a cent."""
 CENT = Decimal("0.01")
+SHARE = Decimal("0.04")
 
 Command = subprocess.Popen[bytes]
 
@@ -93,9 +97,12 @@ OFTEN = {"planning", "launch-in-flight", "launch-answer-lost", "taken"}
 def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, moment: str) -> None:
     reach, spread = MOMENTS[moment]
     before = jobs_in_buckets(lab)
-    command = lab.train("--steps", str(STEPS), "--interruptions", "1")
+    seed = os.environ.get("RUNCTL_TEST_SEED") or str(random.randrange(10**6))
+    print(f"again at the same moments: RUNCTL_TEST_SEED={seed}")  # shown where the test fails
+    chance = random.Random(f"{seed}/{moment}")
+    command = lab.train("--steps", str(STEPS), "--interruptions", "1", kind=DEAR)
     reach(lab, command)
-    time.sleep(random.Random(moment).uniform(0, spread))
+    time.sleep(chance.uniform(0, spread))
     assert command.poll() is None, lab.said()
     lab.kill(command)
 
@@ -103,13 +110,13 @@ def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, mome
     assert jobs_in_buckets(lab) - before <= {job[0] if job else ""}
     if job is None:  # so early that there is no job: then there is no machine of it either
         assert not any(row["state"] in {"pending", "running"} for row in lab.control.status()["machines"])
-        waiting = lab.train("--steps", str(STEPS), "--interruptions", "1")
+        waiting = lab.train("--steps", str(STEPS), "--interruptions", "1", kind=DEAR)
     else:
         waiting = lab.start("jobs", "wait", "last")
     if moment not in {"noticed", "taken", "recovered"}:
         machine = lab.first_machine()
         if moment != "booting":  # that one has its notice before its script began
-            lab.committed(random.Random(moment).randint(1, 4), or_step=STEPS - 3)
+            lab.committed(chance.randint(1, 4), or_step=STEPS - 3)
         lab.interrupt(machine)
     lab.finish(waiting)
 
@@ -119,7 +126,9 @@ def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, mome
     assert lab.most_at_once() == 1
     assert len(lab.machines()) == 2
     lab.until(lambda: all(lab.ended(machine) for machine in lab.machines()), "no machine is left")
-    assert abs(Decimal(report["cost"]) - lab.bill()) < CENT
+    lab.until(lambda: not lab.volumes(), "no disk is left")
+    cost, bill = Decimal(report["cost"]), lab.bill()
+    assert abs(cost - bill) < min(CENT, SHARE * bill), (cost, bill)
     assert jobs_in_buckets(lab) - before == {report["id"]}
 
 

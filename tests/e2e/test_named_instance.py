@@ -30,9 +30,7 @@ def test_a_script_is_run_on_an_instance_that_stays(account: Account) -> None:
     instance = account.create_instance("--wait")
     (account.home / "project").mkdir()
     (account.home / "project" / "hello.py").write_text(SCRIPT)
-    ran = account.ok(
-        "aws", "train", instance, "project/hello.py", "--quiet", form="text", extra=("--", "you")
-    )
+    ran = account.ok("aws", "train", instance, "project/hello.py", form="text", extra=("--", "you"))
     assert "hello from" in ran.out
     assert account.state(instance) == "running"
     followed = account.ok("aws", "monitor", instance, "-f", form="text")

@@ -36,6 +36,7 @@ class Attempt:
             "message": None,
             "exit_code": None,
             "signalled": False,
+            "booted": clock.booted(),
             "started": clock.now(),
             "script_started": None,
             "notice_at": None,

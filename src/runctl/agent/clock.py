@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Tuple
+from typing import Optional, Tuple
 
 SHORTEST_WAIT = 0.05
 """Real seconds: however fast a clock runs, a poll never spins."""
@@ -31,6 +31,18 @@ def now() -> float:
     """Seconds since the epoch on the cloud's clock."""
     real, cloud, speed = _anchor()
     return cloud + (time.time() - real) * speed
+
+
+def booted() -> Optional[float]:
+    """When this machine began to run; a sandbox tells its machines, for their kernel is the host's."""
+    told = os.environ.get("RUNCTL_BOOTED")
+    try:
+        if told:
+            return float(told)
+        with open("/proc/uptime", "rb") as file:
+            return now() - float(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def real(seconds: float) -> float:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 import click
 
 from runctl.cli import running
 from runctl.cli.options import Context, common, job_argument
+from runctl.model import JobState
 from runctl.render import output
-
-if TYPE_CHECKING:
-    from runctl.ledger import JobRecord
 
 
 @click.group()
@@ -35,7 +31,7 @@ def list_(context: Context, limit: int) -> None:
     with context.ledger() as ledger:
         found = ledger.jobs.list(limit=limit)
     if context.json:
-        output.write_json([_summary(job) for job in found])
+        output.write_json([running.summary(job) for job in found])
     elif context.quiet:
         for job in found:
             output.write_line(job.id)
@@ -89,22 +85,15 @@ def logs(context: Context, job: str, follow: bool, attempt: int | None) -> None:
       runctl jobs logs last
       runctl jobs logs digits-7f3a2c -f
     """
+    from runctl.jobs import logs as kept
+    from runctl.render.follow import JsonFollower, TextFollower
+
+    show = JsonFollower() if context.json else TextFollower()
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
         place = running.place_of_job(context, context.settings(), record)
-        offset, number = 0, attempt
-        while True:
-            attempts = ledger.jobs.attempts(record.id)
-            newest = attempt or (attempts[-1].number if attempts else 1)
-            if newest != number:
-                offset, number = 0, newest
-            ended = ledger.jobs.get(record.id).state.final
-            data = place.view(newest).log(offset)
-            offset += len(data)
-            output.write_bytes(data)
-            if not follow or ended:
-                return
-            time.sleep(1.0)
+        for piece in kept.read(ledger, place, record.id, attempt=attempt, follow=follow):
+            show(piece)
 
 
 @jobs.command()
@@ -142,21 +131,32 @@ def stop(context: Context, job: str) -> None:
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
         place = running.place_of_job(context, context.settings(), record)
-        control.stop(ledger, place, record)
-        final = Supervisor(ledger, place, record.id, running.follower(context), log_from_start=False).run()
+        emit = running.follower(context)
+        control.stop(ledger, place, record.id, emit=emit)
+        final = Supervisor(ledger, place, record.id, emit, log_from_start=False).run()
     if context.json:
-        output.write_json(_summary(final))
+        output.write_json({"job": running.summary(final)})
     else:
-        output.talk(f"job {final.id} is {final.state}; resume it: runctl jobs resume {final.id}")
+        over = final.state is JobState.SUCCEEDED
+        advice = "it had finished" if over else f"resume it: runctl jobs resume {final.id}"
+        output.talk(f"job {final.id} is {final.state}; {advice}")
 
 
 @jobs.command()
 @job_argument
 @click.option("--from", "checkpoint", help="A committed checkpoint instead of the newest.")
-@click.option("--budget", help="A new budget in USD.")
+@click.option("--budget", help="A new budget in USD, over all attempts.")
+@click.option("--max-hours", type=float, help="A new limit in hours, over all attempts.")
 @click.option("--detach", is_flag=True, help="Leave the job alone once it is launched.")
 @common
-def resume(context: Context, job: str, checkpoint: str | None, budget: str | None, detach: bool) -> int:
+def resume(
+    context: Context,
+    job: str,
+    checkpoint: str | None,
+    budget: str | None,
+    max_hours: float | None,
+    detach: bool,
+) -> int:
     """Take up a job again that failed, was stopped or ran over its budget.
 
     \b
@@ -173,18 +173,14 @@ def resume(context: Context, job: str, checkpoint: str | None, budget: str | Non
         if checkpoint is not None:
             checkpoint = checkpoints.verify(place, checkpoint)
         start.reopen(
-            ledger, record, now=place.clock.now(), resume_from=checkpoint, budget=amount, cause="resumed"
+            ledger,
+            record,
+            now=place.clock.now(),
+            resume_from=checkpoint,
+            budget=amount,
+            max_hours=max_hours,
+            cause="resumed",
         )
         emit = running.follower(context)
+        running.tell_id(context, record.id, detach=detach)
         return running.follow(context, ledger, place, ledger.jobs.get(record.id), emit, detach=detach)
-
-
-def _summary(job: JobRecord) -> dict[str, object]:
-    return {
-        "id": job.id,
-        "name": job.name,
-        "state": job.state,
-        "on": job.target,
-        "created": job.created,
-        "store": job.store,
-    }

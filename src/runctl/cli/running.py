@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -14,9 +15,11 @@ from runctl.cli.options import Context
 from runctl.config import Settings
 from runctl.errors import BudgetExceeded, Interrupted, JobFailed, TrainctlError, ValidationError
 from runctl.events import Event, ignore
-from runctl.model import JobState
+from runctl.model import JobId, JobState
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from runctl.clouds import Cloud
     from runctl.jobs.place import AwsSettings, Place
     from runctl.jobs.plan import Plan
@@ -88,11 +91,28 @@ def train(
         return 0
     with context.ledger() as ledger:
         job = start.create(ledger, plan, place, code, emit=emit)
-        if context.quiet or request.detach:
-            from runctl.render import output
-
-            output.write_line(job.id)
+        tell_id(context, job.id, detach=request.detach)
         return follow(context, ledger, place, job, emit, detach=request.detach)
+
+
+def tell_id(context: Context, job: JobId, *, detach: bool) -> None:
+    """The id alone, for shells to capture; with JSON it is part of what is told anyway."""
+    if not context.json and (context.quiet or detach):
+        from runctl.render import output
+
+        output.write_line(job)
+
+
+def summary(job: JobRecord) -> dict[str, object]:
+    """A job as the ledger knows it, for JSON."""
+    return {
+        "id": job.id,
+        "name": job.name,
+        "state": job.state,
+        "on": job.target,
+        "created": job.created,
+        "store": job.store,
+    }
 
 
 def cloud_of(context: Context, settings: Settings, spec: JobSpec) -> Cloud:
@@ -185,6 +205,10 @@ def follow(
     except KeyboardInterrupt:
         raise _interrupted(ledger, place, job) from None
     if not final.state.final:
+        if context.json:
+            from runctl.render import output
+
+            output.write_json({"job": summary(final)})
         return 0
     return conclude(context, ledger, place, final)
 
@@ -209,7 +233,7 @@ def conclude(context: Context, ledger: Ledger, place: Place, job: JobRecord) -> 
         show_report(found, brief=spec.is_local and not found.interruptions)
     if job.state is JobState.SUCCEEDED:
         return 0
-    raise _failure(ledger, job, found.cause)
+    raise _failure(ledger, job, found.cause, place.clock.now())
 
 
 def follower(context: Context) -> Callable[[Event], None]:
@@ -281,32 +305,45 @@ def _absolute(location: str | None, cwd: Path) -> str | None:
 
 def _interrupted(ledger: Ledger, place: Place, job: JobRecord) -> TrainctlError:
     """Ctrl-C: a local job is saved and stopped, a remote one goes on without us."""
-    state = ledger.jobs.get(job.id).state
-    if state.final:
-        return Interrupted(f"Job {job.id} is {state}", next=f"runctl jobs resume {job.id}")
-    if place.session is not None:
+    from runctl.jobs import control
+    from runctl.jobs.supervise import Supervisor
+
+    now = ledger.jobs.get(job.id)
+    advice = f"runctl jobs wait {job.id}, or runctl jobs stop {job.id}"
+    if now.state.final:
+        return Interrupted(f"Job {job.id} is {now.state}", next=f"runctl jobs resume {job.id}")
+    if place.session is None:
+        with contextlib.suppress(ValidationError):  # it has just ended
+            control.stop(ledger, place, job.id)
+        final = Supervisor(ledger, place, job.id, ignore).run()
+        return Interrupted(
+            f"Job {job.id} is {final.state}; its work is kept", next=f"runctl jobs resume {job.id}"
+        )
+    if control.machine_of(ledger, now) or control.is_launching(ledger, job.id):
         return Interrupted(
             f"Job {job.id} goes on without this command",
             why="its machine needs nobody; after an interruption, somebody must wait for it again",
-            next=f"runctl jobs wait {job.id}, or runctl jobs stop {job.id}",
+            next=advice,
         )
-    from runctl.jobs.control import stop
-    from runctl.jobs.supervise import Supervisor
-
-    stop(ledger, place, ledger.jobs.get(job.id))
-    final = Supervisor(ledger, place, job.id, ignore).run()
     return Interrupted(
-        f"Job {job.id} is {final.state}; its work is kept", next=f"runctl jobs resume {job.id}"
+        f"Job {job.id} is {now.state} and has no machine",
+        why="it costs nothing, and gets one only while somebody waits for it",
+        next=advice,
     )
 
 
-def _failure(ledger: Ledger, job: JobRecord, cause: str) -> TrainctlError:
+def _failure(ledger: Ledger, job: JobRecord, cause: str, now: datetime) -> TrainctlError:
+    from runctl.jobs import limits
+    from runctl.jobs.spec import decode
+
     attempts = ledger.jobs.attempts(job.id)
     code = attempts[-1].exit_code if attempts else None
     if job.state is JobState.OVER_BUDGET:
+        spec = decode(job.spec)
+        limit = limits.not_raised(ledger, job.id, spec, spec) or limits.reached(ledger, job.id, spec, now)
         return BudgetExceeded(
             f"Job {job.id} was saved and ended: {cause}",
-            next=f"runctl jobs resume {job.id} --budget USD",
+            next=f"runctl jobs resume {job.id} {limit.option if limit else ''}".rstrip(),
         )
     if job.state is JobState.STOPPED:
         return Interrupted(f"Job {job.id} was stopped", why=cause, next=f"runctl jobs resume {job.id}")

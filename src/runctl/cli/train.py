@@ -11,6 +11,15 @@ from runctl.cli import running
 from runctl.cli.options import Context, user_name, without_format
 from runctl.cli.root import FORMATS
 from runctl.config import Settings
+from runctl.errors import ValidationError
+
+_OF_NEW_MACHINES = {
+    "--instance-type": "instance_type",
+    "--gpus": "gpus",
+    "--spot": "spot",
+    "--no-fallback": "no_fallback",
+    "--keep": "keep",
+}
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -60,6 +69,7 @@ def _train(context: Context, **options: Any) -> int:
 def request(settings: Settings, options: dict[str, Any]) -> running.Request:
     """The options over the settings, as one value."""
     defaults = settings.values.train
+    _refuse_unused(options["on"] or defaults.on, options)
     budget = options["budget"]
     places = [place for place in options["outputs"] if place not in FORMATS]
     return running.Request(
@@ -87,6 +97,20 @@ def request(settings: Settings, options: dict[str, Any]) -> running.Request:
         data_strategy=options.get("data_strategy") or "auto",
         data_volume=options.get("data_volume"),
     )
+
+
+def _refuse_unused(place: str, options: dict[str, Any]) -> None:
+    """Flags that say which machine to get, where there is one; settings may say so for other places."""
+    if place in {"aws", "sandbox"}:
+        return
+    given = [flag for flag, name in _OF_NEW_MACHINES.items() if options[name]]
+    if given:
+        here = "this machine" if place == "local" else place
+        raise ValidationError(
+            f"{', '.join(given)}: of no use on {here}",
+            why=f"--on {place} takes {here} as it is, and leaves it running",
+            next="leave it out, or add --on aws or --on sandbox",
+        )
 
 
 class _Train(click.Command):

@@ -15,6 +15,9 @@ from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter
 from runctl.providers.base import Disk, Machine, MachineState
 
+BOOT_PATIENCE = timedelta(minutes=5)
+"""From the launch on: how long the exact moment of the boot is waited for before a machine is counted."""
+
 
 class Spent(msgspec.Struct, frozen=True):
     """What one attempt, or a whole job, cost so far; `on_demand` is the same time at on-demand prices."""
@@ -28,36 +31,63 @@ class Spent(msgspec.Struct, frozen=True):
         return self.compute + self.disks
 
 
-def note_machine(ledger: Ledger, place: Place, job: JobRecord, attempt: int, machine: Machine) -> None:
-    """Write what the cloud says of a machine into the ledger; repeating it changes nothing."""
+def note_machine(
+    ledger: Ledger,
+    place: Place,
+    job: JobRecord,
+    attempt: int,
+    machine: Machine,
+    *,
+    asked: datetime,
+    booted: datetime | None = None,
+) -> None:
+    """Write what the cloud, `asked` at that time, says of a machine into the ledger; idempotent.
+
+    `booted` is when the machine's own agent says that it began to run.
+    """
     if place.session is None:
         return
     known = _known(ledger, machine.id)
     if known is None:
         _save_instance(ledger, place, job, attempt, machine)
+        ledger.resources.observe(
+            machine.id, MachineState.PENDING, at=machine.launched, billable=False, price=None
+        )
     elif known.ended is not None:
         return
-    price, name = _price_of(place, machine)
-    last = ledger.resources.intervals(machine.id)[-1:]
-    # EC2 shows no moment of entering `running`: from the launch on is never too little, nor is from the last
-    # time that an inventory saw it pending.
-    pending = bool(last) and last[0].state == "pending" and machine.state is not MachineState.PENDING
-    if not last or pending:
-        seen = known.seen if known and pending else None
-        since = max(machine.launched, seen) if seen else machine.launched
-        ledger.resources.observe(
-            machine.id, MachineState.RUNNING, at=since, billable=True, price=price, pool=name
-        )
+    if machine.state is MachineState.PENDING:
+        ledger.resources.seen([machine.id], asked)
+    elif machine.state is not MachineState.RUNNING or booted or asked - machine.launched > BOOT_PATIENCE:
+        _note_running(ledger, place, machine.id, booted)
     if machine.state in {MachineState.PENDING, MachineState.RUNNING}:
         _note_disks(ledger, place, job, attempt, machine)
         return
+    ended = machine.ended or place.clock.now()
     if machine.state is MachineState.STOPPED:
-        ended = machine.ended or place.clock.now()
-        ledger.resources.observe(
-            machine.id, MachineState.STOPPED, at=ended, billable=False, price=None, pool=None
-        )
+        since = max(ended, ledger.resources.last_start(machine.id) or ended)
+        ledger.resources.observe(machine.id, MachineState.STOPPED, at=since, billable=False, price=None)
         return
-    close_machine(ledger, place, machine.id, at=machine.ended or place.clock.now(), ended_by=machine.ended_by)
+    close_machine(ledger, place, machine.id, at=ended, ended_by=machine.ended_by)
+
+
+def _note_running(ledger: Ledger, place: Place, machine_id: str, booted: datetime | None) -> None:
+    """From when on a machine is billed that was last noted as pending; nothing where it is noted already.
+
+    EC2 bills from `running` on and does not tell when that was. The machine knows when it booted; where its
+    agent never spoke, it is counted from when it was last seen to be pending, which is never too late.
+    """
+    last = ledger.resources.open_interval(machine_id)
+    if last is None or last.state != MachineState.PENDING:
+        return
+    known = ledger.resources.get(machine_id)
+    since = max(last.start, known.seen or last.start)
+    if booted is not None:
+        since = max(since, min(booted, place.clock.now()))
+    facts = msgspec.json.decode(known.facts, type=InstanceFacts)
+    price, pool = _price_of(place, facts, known.zone)
+    ledger.resources.observe(
+        machine_id, MachineState.RUNNING, at=since, billable=True, price=price, pool=pool
+    )
 
 
 def note_use(
@@ -68,7 +98,7 @@ def note_use(
     if place.session is None or _known(ledger, use) is not None:
         return
     _save_instance(ledger, place, job, attempt, msgspec.structs.replace(machine, id=use, launched=since))
-    price, name = _price_of(place, machine)
+    price, name = _price_of(place, _facts(machine), machine.zone)
     ledger.resources.observe(use, MachineState.RUNNING, at=since, billable=True, price=price, pool=name)
 
 
@@ -78,14 +108,21 @@ def use_of(machine_id: str, job: str, attempt: int) -> str:
 
 
 def close_machine(
-    ledger: Ledger, place: Place, machine_id: str, *, at: datetime, ended_by: str | None
+    ledger: Ledger,
+    place: Place,
+    machine_id: str,
+    *,
+    at: datetime,
+    ended_by: str | None,
+    booted: datetime | None = None,
 ) -> None:
     """Close a machine and the disks that died with it, with the prices that were in force; idempotent."""
     known = _known(ledger, machine_id)
     if known is None or known.ended is not None:
         return
+    _note_running(ledger, place, machine_id, booted)
     start = known.created
-    at = max(at, start)
+    at = max(at, start, ledger.resources.last_start(machine_id) or start)
     facts = msgspec.json.decode(known.facts, type=InstanceFacts)
     if facts.market is Market.SPOT:
         note_prices(ledger, place, facts.instance_type, known.zone, start=start, end=at)
@@ -149,16 +186,19 @@ def _plus_on_demand(so_far: Decimal | None, facts: InstanceFacts, seconds: Decim
     return so_far + price.usd_per_hour * seconds / 3600
 
 
-def _price_of(place: Place, machine: Machine) -> tuple[Price | None, str | None]:
+def _price_of(place: Place, facts: InstanceFacts, zone: str) -> tuple[Price | None, str | None]:
     """The price to begin with, and the pool whose price points override it."""
-    if machine.market is Market.SPOT:
-        name = spot_pool(place.cloud_key, machine.zone, machine.instance_type)
-        return catalog.spot_estimate(machine.instance_type, machine.region), name
-    return catalog.on_demand(machine.instance_type, machine.region), None
+    if facts.market is Market.SPOT:
+        pool = spot_pool(place.cloud_key, zone, facts.instance_type)
+        return catalog.spot_estimate(facts.instance_type, facts.region), pool
+    return catalog.on_demand(facts.instance_type, facts.region), None
+
+
+def _facts(machine: Machine) -> InstanceFacts:
+    return InstanceFacts(instance_type=machine.instance_type, market=machine.market, region=machine.region)
 
 
 def _save_instance(ledger: Ledger, place: Place, job: JobRecord, attempt: int, machine: Machine) -> None:
-    facts = InstanceFacts(instance_type=machine.instance_type, market=machine.market, region=machine.region)
     ledger.resources.save(
         ResourceRecord(
             id=machine.id,
@@ -171,7 +211,7 @@ def _save_instance(ledger: Ledger, place: Place, job: JobRecord, attempt: int, m
             user=job.user,
             job=job.id,
             attempt=attempt,
-            facts=msgspec.json.encode(facts),
+            facts=msgspec.json.encode(_facts(machine)),
             created=machine.launched,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
@@ -31,6 +32,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     message: str | None = None
     exit_code: int | None = None
+    booted: float | None = None
     started: float = 0.0
     script_started: float | None = None
     notice_at: float | None = None
@@ -45,6 +47,11 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     resumed_step: int | None = None
     committed: Committed | None = None
     checkpoints_skipped: tuple[dict[str, str], ...] = ()
+
+    @property
+    def booted_at(self) -> datetime | None:
+        """When its machine began to run, by the machine itself."""
+        return datetime.fromtimestamp(self.booted, UTC) if self.booted else None
 
     @property
     def is_over(self) -> bool:

@@ -8,6 +8,9 @@ import msgspec
 
 from runctl.errors import NotFound, ValidationError
 from runctl.jobs.place import Place
+from runctl.storage.objects import Store
+
+_CHUNK = 8 * 1024 * 1024
 
 
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,20 +63,30 @@ def verify(place: Place, name: str) -> str:
     except msgspec.MsgspecError as error:
         raise _corrupt(found[0], f"its manifest cannot be read: {error}", known) from error
     for file in manifest.files:
-        data = place.store.read_if_exists(prefix + file.path)
-        if data is None:
-            raise _corrupt(found[0], f"{file.path} is missing", known)
-        if len(data) != file.size or _digest(data, file.part) != file.sha256:
+        try:
+            size = place.store.info(prefix + file.path).size
+        except NotFound:
+            raise _corrupt(found[0], f"{file.path} is missing", known) from None
+        if size != file.size or _digest(place.store, prefix + file.path, file) != file.sha256:
             raise _corrupt(found[0], f"{file.path} is not what was committed", known)
     return found[0]
 
 
-def _digest(data: bytes, part: int) -> str:
-    if part < 1:
-        return hashlib.sha256(data).hexdigest()
-    view = memoryview(data)
-    parts = (hashlib.sha256(view[at : at + part]).digest() for at in range(0, len(data), part))
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+def _digest(store: Store, key: str, file: ManifestFile) -> str:
+    """Read piece by piece: a checkpoint may be larger than this computer's memory."""
+    whole = hashlib.sha256()
+    for start, length in _stretches(file.size, file.part or file.size):
+        part = hashlib.sha256() if file.part else whole
+        for at, size in _stretches(length, _CHUNK):
+            part.update(store.read_range(key, start + at, size))
+        if file.part:
+            whole.update(part.digest())
+    return whole.hexdigest()
+
+
+def _stretches(size: int, most: int) -> list[tuple[int, int]]:
+    """Where each piece of at most `most` bytes begins, and its length."""
+    return [(start, min(most, size - start)) for start in range(0, size, max(1, most))]
 
 
 def _corrupt(name: str, why: str, known: list[str]) -> ValidationError:

@@ -46,7 +46,15 @@ class Closing:
         stopped = machine.state is MachineState.STOPPED
         if stopped:
             # Its hours are free from now on, those of its disks are not; only now EC2 shows since when.
-            accounting.note_machine(self._ledger, self._place, job, attempt.number, machine)
+            accounting.note_machine(
+                self._ledger,
+                self._place,
+                job,
+                attempt.number,
+                machine,
+                asked=self._place.clock.now(),
+                booted=agent.booted_at if agent else None,
+            )
         if spec.keep and not _was_noticed(agent):
             self._emit(Notice(text=f"{attempt.instance_id} is kept, and goes on costing", warning=True))
             return True
@@ -80,6 +88,7 @@ class Closing:
             attempt.instance_id,
             at=(machine.ended if machine else None) or proven,
             ended_by=machine.ended_by if machine else None,
+            booted=watch.agent.booted_at if watch.agent else None,
         )
 
     def save(

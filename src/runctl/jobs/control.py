@@ -1,34 +1,129 @@
-"""Asking a job to stop: its agent saves, uploads and ends."""
+"""Asking a job to stop: its agent saves, uploads and ends; a job without a machine just ends."""
 
 from __future__ import annotations
 
-from runctl.errors import ValidationError
-from runctl.jobs import state
+import contextlib
+import time
+
+import msgspec
+
+from runctl.errors import CloudError, Conflict, ValidationError
+from runctl.events import Emit, Progress, ignore
+from runctl.jobs import launch, state
 from runctl.jobs.place import Place
-from runctl.ledger import JobRecord, Ledger
-from runctl.model import JobState
+from runctl.jobs.spec import decode, encode
+from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.model import JobId, JobState
+from runctl.providers.base import MachineState
+from runctl.safety import transaction
+
+PATIENCE = 300.0
+"""Real seconds: how long a launch of another process, and a machine that boots, are waited for."""
+POLL_SECONDS = 0.25
+
+_UNLAUNCHED = frozenset({JobState.PLANNED, JobState.PROVISIONING, JobState.RECOVERING})
+_ALIVE = frozenset({MachineState.PENDING, MachineState.RUNNING})
 
 
-def stop(ledger: Ledger, place: Place, job: JobRecord) -> None:
-    """Ask; whoever supervises the job sees it end. Raises ValidationError for one that has ended."""
-    if job.state.final:
-        raise ValidationError(f"Job {job.id} is {job.state} already", next=f"runctl jobs show {job.id}")
-    attempts = ledger.jobs.attempts(job.id)
+def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> None:
+    """Stop a job that has no machine, or ask its agent to; whoever supervises it sees it end.
+
+    From now on no further attempt is made, whatever becomes of this one. A launch that is under way and a
+    machine that boots are waited for. Raises ValidationError for a job that has ended, Conflict where the
+    waiting takes too long, CloudError where the machine cannot be told.
+    """
+    record = ledger.jobs.get(job)
+    if record.state.final:
+        raise ValidationError(f"Job {job} is {record.state} already", next=f"runctl jobs show {job}")
+    wish = msgspec.structs.replace(decode(record.spec), stop_asked=True)
+    ledger.jobs.replace_spec(job, encode(wish))
+    begun = time.monotonic()
+    while not _is_asked(ledger, place, job, emit):
+        waited = time.monotonic() - begun
+        if waited > PATIENCE:
+            raise Conflict(
+                f"Job {job} could not be asked to stop",
+                why="its machine does not answer yet; no further attempt will be made",
+                next=f"runctl jobs stop {job}, in a moment",
+            )
+        emit(Progress(task=f"waiting for the machine of {job}", done=waited, total=None, unit="s"))
+        time.sleep(POLL_SECONDS)
+
+
+def machine_of(ledger: Ledger, job: JobRecord) -> AttemptRecord | None:
+    """The attempt that has a machine now, as far as the ledger knows."""
     if job.state in {JobState.PLANNED, JobState.RECOVERING}:
+        return None
+    number = ledger.jobs.events(job.id)[-1].attempt
+    attempts = ledger.jobs.attempts(job.id)
+    return next((one for one in attempts if one.number == number and one.instance_id is not None), None)
+
+
+def is_launching(ledger: Ledger, job: JobId) -> bool:
+    """Whether a machine may come of a launch that is under way, or was cut off."""
+    return bool(ledger.journal.unfinished(operation=launch.OPERATION, subject=_subject(ledger, job)))
+
+
+def _subject(ledger: Ledger, job: JobId) -> str:
+    return f"{job}/{ledger.jobs.events(job)[-1].attempt}"
+
+
+def _is_asked(ledger: Ledger, place: Place, job: JobId, emit: Emit) -> bool:
+    """Whether nothing more is to be done but to see it end."""
+    record = ledger.jobs.get(job)
+    if record.state.final or record.state is JobState.ENDING:
+        return True
+    attempt = machine_of(ledger, record)
+    if attempt is None:
+        if _stop_without_machine(ledger, place, job):
+            return True
+        _take_up_launch(ledger, place, record, emit)
+        return False
+    return _ask(place, attempt)
+
+
+def _ask(place: Place, attempt: AttemptRecord) -> bool:
+    """Whether the agent was told, or is not there any more to be told."""
+    assert attempt.instance_id is not None  # noqa: S101 (it has a machine)
+    machine = place.provider.describe(attempt.instance_id)
+    if machine is None or machine.state not in _ALIVE:
+        return True
+    if place.session is not None:
+        from runctl.providers.aws import shell
+
+        if not shell.is_online(place.session, attempt.instance_id):
+            return False
+    try:
+        place.provider.ask_to_stop(attempt.instance_id, attempt.job, attempt.number)
+    except CloudError as error:
+        if error.code != "InvalidInstanceId":
+            raise
+        return False  # it has just ended: the next look shows it
+    return True
+
+
+def _stop_without_machine(ledger: Ledger, place: Place, job: JobId) -> bool:
+    """Whether it could be: a launcher looks at the job's state once its own transaction is in the journal."""
+    with ledger.resources.together():
+        now = ledger.jobs.get(job)
+        if now.state not in _UNLAUNCHED or is_launching(ledger, job) or machine_of(ledger, now):
+            return False
         ledger.jobs.transition(
-            job.id,
+            job,
             JobState.STOPPED,
-            allowed_from={job.state} & state.may_come_from(JobState.STOPPED),
+            allowed_from=state.may_come_from(JobState.STOPPED),
             at=place.clock.now(),
-            attempt=len(attempts),
-            cause="stopped by the user",
+            attempt=ledger.jobs.events(job)[-1].attempt,
+            cause="stopped by the user; it has no machine",
         )
+    return True
+
+
+def _take_up_launch(ledger: Ledger, place: Place, job: JobRecord, emit: Emit) -> None:
+    """Find out what became of a launch whose process is dead: only a machine that is known can be ended."""
+    subject = _subject(ledger, job.id)
+    if not transaction.abandoned(ledger, operation=launch.OPERATION, subject=subject):
         return
-    current = attempts[-1] if attempts else None
-    if current is None or current.instance_id is None:
-        raise ValidationError(
-            f"Job {job.id} is being launched",
-            why="there is no machine yet to ask",
-            next="try again in a moment",
-        )
-    place.provider.ask_to_stop(current.instance_id, job.id, current.number)
+    attempt = launch.attempt_of(ledger, job.id, place.clock.now())
+    with contextlib.suppress(Conflict):  # another process takes it up
+        launch.Launcher(ledger, place, job, decode(job.spec), emit, lambda: True).recover(attempt)

@@ -14,7 +14,7 @@ import msgspec
 
 from runctl.errors import CapacityError, CloudError, Conflict
 from runctl.events import Emit, Event, Notice
-from runctl.jobs import accounting
+from runctl.jobs import accounting, limits
 from runctl.jobs.place import Place, RootDisk, root_disk, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -26,6 +26,8 @@ from runctl.model import (
     TAG_PROJECT,
     TAG_TRANSACTION,
     TAG_USER,
+    JobId,
+    JobState,
     Offer,
 )
 from runctl.providers.base import LaunchRequest, Machine
@@ -157,6 +159,9 @@ class Launcher:
         with transaction.begin(
             self._ledger, OPERATION, subject=_subject(attempt), payload=msgspec.json.encode(offer), at=now
         ) as tx:
+            # Whoever stops a job that has no machine looks for this transaction, and we for that stop.
+            if self._ledger.jobs.get(self._job.id).state is not JobState.PROVISIONING:
+                raise Conflict(f"Job {self._job.id} was stopped meanwhile")
             self._write_spec(attempt.number, offer, now)
             request = self._request(attempt.number, offer, tx.id, now)
             machines: list[Machine] = []
@@ -192,7 +197,9 @@ class Launcher:
             )
         )
         if own:
-            accounting.note_machine(self._ledger, self._place, self._job, attempt.number, machine)
+            accounting.note_machine(
+                self._ledger, self._place, self._job, attempt.number, machine, asked=machine.launched
+            )
         else:
             accounting.note_use(self._ledger, self._place, self._job, attempt.number, machine, started)
 
@@ -340,15 +347,7 @@ class Launcher:
     def _deadline(self, now: datetime) -> float | None:
         if self._spec.max_hours is None:
             return None
-        used = sum(
-            (
-                ((attempt.ended or now) - attempt.started).total_seconds()
-                for attempt in self._ledger.jobs.attempts(self._job.id)
-                if attempt.started is not None
-            ),
-            0.0,
-        )
-        return now.timestamp() + self._spec.max_hours * 3600 - used
+        return (now + limits.time_left(self._ledger, self._job.id, self._spec.max_hours, now)).timestamp()
 
     def _budget(self, offer: Offer, now: datetime) -> dict[str, float] | None:
         if self._spec.budget is None:
@@ -377,6 +376,13 @@ def _data(spec: JobSpec, offer: Offer) -> dict[str, Any] | None:
 def _drilled() -> bool:
     """A drill has local attempts watch for notices, too: it serves a metadata service of its own to them."""
     return bool(os.environ.get("RUNCTL_DRILL"))
+
+
+def attempt_of(ledger: Ledger, job: JobId, now: datetime) -> AttemptRecord:
+    """The attempt that is being launched; who began it may have died before its row was written."""
+    number = ledger.jobs.events(job)[-1].attempt
+    known = (attempt for attempt in ledger.jobs.attempts(job) if attempt.number == number)
+    return next(known, None) or AttemptRecord(job=job, number=number, state="provisioning", created=now)
 
 
 def _subject(attempt: AttemptRecord) -> str:

@@ -38,7 +38,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     `data_strategy` says how the machine reads data that lies in S3, and is empty for other data; one of
     `data_volumes` serves a machine in its zone, and with `data_fallback` a machine that has none loads the
-    data from S3 itself.
+    data from S3 itself. `stop_asked`: the user wants it to end, and no further attempt is made.
     """
 
     name: str
@@ -64,6 +64,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_hours: float | None = None
     keep: bool = False
     grace_seconds: float = 90.0
+    stop_asked: bool = False
     project: str = ""
     user: str = ""
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runctl.clouds import Cloud
-from runctl.errors import Conflict, NotFound, TrainctlError, ValidationError
+from runctl.errors import BudgetExceeded, Conflict, NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, ignore
+from runctl.jobs import limits, state
 from runctl.jobs import spec as specs
-from runctl.jobs import state
 from runctl.jobs.launch import send_code
 from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
 from runctl.jobs.plan import Plan, make_plan
@@ -163,20 +163,38 @@ def reopen(
     resume_from: str | None,
     cause: str,
     budget: Decimal | None = None,
+    max_hours: float | None = None,
 ) -> None:
-    """Take up a job again that ended short of success. Raises ValidationError for one that did not."""
+    """Take up a job again that ended short of success, with new limits over all its attempts where given.
+
+    Raises ValidationError for one that did not, BudgetExceeded where its limits leave nothing.
+    """
     if job.state is JobState.SUCCEEDED or not job.state.final:
         raise ValidationError(
             f"Job {job.id} is {job.state}",
             why="only a job that failed, was stopped or ran over its budget can be resumed",
             next=f"runctl jobs wait {job.id}",
         )
-    spec = msgspec.structs.replace(specs.decode(job.spec), resume_from=resume_from)
+    before = specs.decode(job.spec)
     attempts = len(ledger.jobs.attempts(job.id))
-    # A new request of the user is worth as many attempts as the first one.
-    spec = msgspec.structs.replace(
-        spec, max_attempts=attempts + spec.max_attempts, budget=budget or spec.budget
+    spec = specs.check(
+        msgspec.structs.replace(
+            before,
+            resume_from=resume_from,
+            stop_asked=False,
+            # A new request of the user is worth as many attempts as the first one.
+            max_attempts=attempts + before.max_attempts,
+            budget=before.budget if budget is None else budget,
+            max_hours=before.max_hours if max_hours is None else max_hours,
+        )
     )
+    limit = limits.not_raised(ledger, job.id, before, spec) or limits.reached(ledger, job.id, spec, now)
+    if limit is not None:
+        raise BudgetExceeded(
+            f"Job {job.id} has nothing left to go on with",
+            why=limit.cause,
+            next=f"runctl jobs resume {job.id} {limit.option}",
+        )
     ledger.jobs.replace_spec(job.id, specs.encode(spec))
     ledger.jobs.transition(
         job.id,

@@ -16,13 +16,13 @@ import msgspec
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
-from runctl.jobs import accounting, start, state
+from runctl.jobs import accounting, limits, start, state
 from runctl.jobs.attempt import AgentState
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
-from runctl.jobs.launch import Launcher
+from runctl.jobs.launch import Launcher, attempt_of
 from runctl.jobs.place import Place, offers
-from runctl.jobs.spec import JobSpec, decode
+from runctl.jobs.spec import decode
 from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState, Offer
@@ -118,10 +118,16 @@ class Supervisor:
         spec = decode(job.spec)
         now = self._place.clock.now()
         number = len(attempts) + 1
-        limit = self._over_limit(job, spec, now)
-        if limit is not None:
-            self._move(job, *limit)
+        if spec.stop_asked:
+            self._move(job, JobState.STOPPED, "stopped by the user; it has no machine")
             return
+        if (limit := limits.reached(self._ledger, job.id, spec, now)) is not None:
+            self._move(job, JobState.OVER_BUDGET, limit.cause)
+            return
+        if spec.budget is not None and accounting.spent(self._ledger, job.id, now).total.known is None:
+            self._emit(
+                Notice(text="a part of the cost has no known price: the budget misses it", warning=True)
+            )
         if number > spec.max_attempts:
             self._move(job, JobState.FAILED, f"no attempts left: {spec.max_attempts} were made")
             return
@@ -144,67 +150,54 @@ class Supervisor:
             raise
         return True
 
-    def _over_limit(self, job: JobRecord, spec: JobSpec, now: datetime) -> tuple[JobState, str] | None:
-        if spec.budget is not None:
-            spent = accounting.spent(self._ledger, job.id, now).total
-            if spent.usd >= spec.budget:
-                return JobState.OVER_BUDGET, f"the budget of {spec.budget} USD is spent"
-            if spent.known is None:
-                self._emit(
-                    Notice(text="a part of the cost has no known price: the budget misses it", warning=True)
-                )
-        return None
-
     def _launch(self, job: JobRecord) -> None:
         """Finish what a dead process began, or launch anew; the attempt's row was written before."""
-        attempts = self._ledger.jobs.attempts(job.id)
-        number = self._ledger.jobs.events(job.id)[-1].attempt
-        now = self._place.clock.now()
-        attempt = next((known for known in attempts if known.number == number), None) or AttemptRecord(
-            job=job.id, number=number, state="provisioning", created=now
-        )
-        spec = decode(job.spec)
-        launcher = Launcher(self._ledger, self._place, job, spec, self._emit, self._holds_lease)
+        attempt = attempt_of(self._ledger, job.id, self._place.clock.now())
         if attempt.instance_id is None:
             try:
-                machine = launcher.recover(attempt)
-                if machine is None:
-                    avoid = self._lost_zones(attempts)
-                    found = offers(self._place, spec, avoid=avoid, emit=self._emit)
-                    # A budget cannot count what has no price.
-                    priced = [offer for offer in found if offer.price or spec.budget is None]
-                    machine = launcher.launch(attempt, priced)
-            except CapacityError as error:
-                self._wait_for_capacity(error)
-                return
-            except CloudError as error:
-                if error.retryable:
-                    self._emit(Notice(text=f"the cloud does not answer, trying again: {error}", warning=True))
-                    return
-                self._move(job, JobState.FAILED, str(error))
-                raise
+                machine = self._find_machine(job, attempt)
             except KeyboardInterrupt:
                 # What may be left is for recovery: only a job that left nothing is stopped.
-                if not transaction.abandoned(self._ledger, subject=f"{job.id}/{number}"):
+                if not transaction.abandoned(self._ledger, subject=f"{job.id}/{attempt.number}"):
                     self._move(job, JobState.STOPPED, "stopped while it was provisioned; nothing is left")
                 raise
-            except Conflict:
-                raise
-            except TrainctlError as error:
-                self._move(job, JobState.FAILED, str(error))
-                raise
+            if machine is None:
+                return
             where = f"{machine.instance_type} {machine.market} in {machine.zone}"
             cause = f"{machine.id}: {where}" if self._place.session else "the agent started"
         else:
             cause = f"{attempt.instance_id} was launched"
         self._move(job, JobState.STAGING, cause)
 
-    def _wait_for_capacity(self, error: CapacityError) -> None:
+    def _find_machine(self, job: JobRecord, attempt: AttemptRecord) -> Machine | None:
+        """A machine for an attempt; None where it has to be tried again."""
+        spec, attempts = decode(job.spec), self._ledger.jobs.attempts(job.id)
+        launcher = Launcher(self._ledger, self._place, job, spec, self._emit, self._holds_lease)
+        try:
+            if (machine := launcher.recover(attempt)) is not None:
+                return machine
+            found = offers(self._place, spec, avoid=self._lost_zones(attempts), emit=self._emit)
+            # A budget cannot count what has no price.
+            return launcher.launch(attempt, [one for one in found if one.price or spec.budget is None])
+        except CapacityError as error:
+            self._wait_for_capacity(job, error)
+            return None
+        except Conflict:
+            raise
+        except TrainctlError as error:
+            if isinstance(error, CloudError) and error.retryable:
+                self._emit(Notice(text=f"the cloud does not answer, trying again: {error}", warning=True))
+                return None
+            self._move(job, JobState.FAILED, str(error))
+            raise
+
+    def _wait_for_capacity(self, job: JobRecord, error: CapacityError) -> None:
+        """A minute, or until somebody stops the job: it has no machine and costs nothing."""
         self._emit(
             Notice(text=f"no capacity anywhere ({error.code}); trying again in a minute", warning=True)
         )
         until = self._place.clock.now() + CAPACITY_WAIT
-        while self._place.clock.now() < until:
+        while self._place.clock.now() < until and self._ledger.jobs.get(job.id).state is job.state:
             self._holds_lease()
             time.sleep(POLL_SECONDS)
 
@@ -260,8 +253,9 @@ class Supervisor:
 
     def _ask_the_cloud(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> None:
         if attempt.instance_id:
+            asked = self._place.clock.now()
             watch.look_at_machine(
-                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine)
+                attempt.instance_id, lambda machine: self._account(job, attempt, watch, machine, asked)
             )
 
     def _follow_up(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, judgement: Judgement) -> None:
@@ -280,12 +274,17 @@ class Supervisor:
         if agent is not None and standing is Standing.RUNNING:
             self._beat(job, agent)
 
-    def _account(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine) -> None:
+    def _account(
+        self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine, asked: datetime
+    ) -> None:
         """Note what the cloud says; one that says `gone` is not believed before the agent agrees."""
         if decode(job.spec).instance:
             return
         if machine.state in {MachineState.PENDING, MachineState.RUNNING}:
-            accounting.note_machine(self._ledger, self._place, job, attempt.number, machine)
+            booted = watch.agent.booted_at if watch.agent else None
+            accounting.note_machine(
+                self._ledger, self._place, job, attempt.number, machine, asked=asked, booted=booted
+            )
             if (
                 self._place.session is not None
                 and time.monotonic() - watch.looked_at_prices >= PRICE_LOOK_SECONDS

@@ -23,7 +23,7 @@ _PROGRESS_SECONDS = 3.0
 
 
 class TextFollower:
-    """Writes events as lines for people."""
+    """Writes events as lines for people; a quiet one leaves stdout to ids."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -32,7 +32,8 @@ class TextFollower:
     def __call__(self, event: Event) -> None:
         match event:
             case LogOutput(data=data):
-                output.write_bytes(data)
+                if not self._quiet:
+                    output.write_bytes(data)
             case Transition(state=state, cause=cause, cost=cost, attempt=attempt):
                 money = f"  {figures.usd(cost)} so far" if cost is not None else ""
                 number = f" {attempt}" if attempt else ""

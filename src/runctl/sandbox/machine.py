@@ -228,6 +228,7 @@ class Machine:
             "AWS_DEFAULT_REGION": facts.region,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata_endpoint,
             "RUNCTL_CLOCK": str(self._clock.path.resolve()),
+            "RUNCTL_BOOTED": repr(self._signals.booted_at),
             **self._given,
             "RUNCTL_SANDBOX_MACHINE": self.id,
             "RUNCTL_DEV": str(self.folder / "dev"),

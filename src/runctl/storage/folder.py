@@ -43,6 +43,14 @@ class FolderStore:
             file.seek(offset)
             return file.read()
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._errors("read", key), self._path(key).open("rb") as file:
+            file.seek(start)
+            data = file.read(length)
+        if len(data) != length:
+            raise TransferError(f"{key} is too short", why=f"{len(data)} of {length} bytes are there")
+        return data
+
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         target = self._path(key)
         with self._errors("write", key), partial_file(target) as partial:

@@ -50,6 +50,10 @@ class Store(Protocol):
         """The bytes from `offset` on, none at or past the end. Raises NotFound."""
         ...
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """The `length` bytes from `start` on. Raises NotFound, CloudError or TransferError for fewer."""
+        ...
+
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Replace the object and answer its etag.
 

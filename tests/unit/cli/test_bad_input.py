@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from runctl.cli.train import train
+from runctl.errors import ValidationError
+
 Run = Callable[..., CompletedProcess[str]]
 
 
@@ -105,6 +108,24 @@ def test_data_that_is_not_there(run: Run, project: Path) -> None:
 
 def test_a_place_that_is_none(run: Run, project: Path) -> None:
     check(run("train", "train.py", "--on", "mars"), 1, "mars", "sandbox")
+
+
+@pytest.mark.parametrize(
+    "flag", [["--spot"], ["--instance-type", "g5.xlarge"], ["--gpus", "1"], ["--no-fallback"], ["--keep"]]
+)
+@pytest.mark.parametrize("place", ["local", "i-0123456789abcdef0"])
+def test_a_flag_that_the_place_has_no_use_for(project: Path, place: str, flag: list[str]) -> None:
+    options = ["--on", place] if place != "local" else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        with pytest.raises(ValidationError) as refused:
+            train.main(["train.py", *options, *flag], standalone_mode=False)
+    assert str(refused.value).startswith(f"{flag[0]}: of no use on ")
+
+
+def test_settings_of_machines_do_not_disturb_a_local_run(run: Run, project: Path) -> None:
+    (project / ".runctl.toml").write_text('[train]\nspot = true\ninstance_type = "g5.xlarge"\n')
+    assert run("train", "train.py", "--dry-run").returncode == 0
 
 
 def test_an_unknown_command_option_and_job(run: Run) -> None:

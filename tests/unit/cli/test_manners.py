@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,36 @@ def test_jobs_are_listed_shown_and_their_log_is_kept(run: Run, project: Path) ->
     assert run("jobs", "logs", "last").stdout == "hello from the script\n"
     shown = json.loads(run("jobs", "show", row["id"][:10], "--output", "json").stdout)
     assert shown["report"]["attempts"][0]["cause"] == "finished"
+
+
+def test_quiet_and_detached_runs_write_the_id_alone(run: Run, project: Path) -> None:
+    quiet = run("train", "train.py", "--quiet")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    detached = run("train", "train.py", "--detach")
+    assert detached.returncode == 0
+    assert run("jobs", "list", "--quiet").stdout == detached.stdout + quiet.stdout
+
+
+def test_everything_on_stdout_is_json_where_asked(run: Run, project: Path) -> None:
+    (project / "train.py").write_text("import sys\nprint('hello')\nsys.exit('--fail' in sys.argv)\n")
+
+    def said(*arguments: str, code: int = 0) -> list[Any]:
+        done = run(*arguments)
+        assert done.returncode == code, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert found
+        return found
+
+    assert said("train", "train.py", "-o", "json", "--detach", "--quiet")[-1]["job"]["state"] != "planned"
+    (job,) = [row["id"] for row in said("jobs", "list", "-o", "json")[0]]
+    assert said("jobs", "wait", "-o", "json")[-1]["report"]["state"] == "succeeded"
+    assert said("jobs", "logs", "-f", "-o", "json") == [
+        {"event": "LogOutput", "job": job, "attempt": 1, "data": "hello\n"}
+    ]
+    said("train", "-o", "json", "train.py", "--", "--fail", code=4)
+    assert said("jobs", "resume", "last", "-o", "json", code=4)[-1]["report"]["state"] == "failed"
+    assert said("jobs", "resume", "last", "--detach", "-o", "json")[-1]["job"]["state"] != "planned"
+    said("jobs", "show", "last", "-o", "json")
 
 
 def test_a_dry_run_makes_no_job(run: Run, project: Path) -> None:

@@ -57,6 +57,7 @@ def test_what_is_absent_is_not_found(store: Store, tmp_path: Path) -> None:
     for ask in (
         lambda: store.read("no"),
         lambda: store.read_from("no", 3),
+        lambda: store.read_range("no", 0, 1),
         lambda: store.info("no"),
         lambda: store.download("no", tmp_path / "x"),
     ):

@@ -1,0 +1,202 @@
+"""A job that is stopped, interrupted by Ctrl-C or at its limit is saved, costs nothing more and can go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+STEPS = 30
+WALK = ("--steps", str(STEPS), "--interruptions", "1")
+"""It goes on until it is told to stop, and then to its end."""
+LOCAL = ("train", "walk.py", "--", *WALK, "--seconds", "0.05")
+INTERRUPTED = 130
+LIMIT = 5
+DEAR = "p4d.24xlarge"
+
+
+def at_work(lab: Any, command: Any) -> Any:
+    """A job of which some steps are done, and a checkpoint is safe."""
+    lab.stepped(3)
+    assert command.poll() is None, lab.said()
+    return command
+
+
+def local_result(lab: Any) -> bytes:
+    return (lab.project / lab.report()["store"] / "outputs" / "result.txt").read_bytes()
+
+
+def test_a_local_job_is_stopped_followed_and_resumed(lab: Any) -> None:
+    command = at_work(lab, lab.start(*LOCAL))
+    log = lab.start("jobs", "logs", "last", "-f")
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+    lab.finish(log)
+    assert lab.report()["state"] == "stopped"
+    assert lab.home.joinpath("command-1.log").read_text() == lab.run("jobs", "logs", "last").stdout
+
+    lab.run("jobs", "resume", "last")
+    first, second = lab.report()["attempts"]
+    assert (first["cause"], second["cause"]) == ("stop", "finished")
+    assert second["resumed_step"] == first["last_step"] >= 3
+    assert local_result(lab) == lab.walked(STEPS)
+    assert "is succeeded already" in lab.run("jobs", "stop", "last", code=1).stderr
+
+
+def test_ctrl_c_saves_a_local_job(lab: Any) -> None:
+    command = at_work(lab, lab.start(*LOCAL))
+    os.kill(command.pid, signal.SIGINT)
+    lab.finish(command, INTERRUPTED)
+    assert "is stopped; its work is kept" in lab.said()
+    lab.run("jobs", "resume", "last")
+    first, second = lab.report()["attempts"]
+    assert second["resumed_step"] == first["last_step"] >= 3
+    assert local_result(lab) == lab.walked(STEPS)
+
+
+def test_a_machine_is_ended_by_jobs_stop_and_the_outputs_of_the_rest_come_home(lab: Any) -> None:
+    command = at_work(lab, lab.train(*WALK, options=("--output", "results")))
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+    assert (lab.report()["state"], lab.live()) == ("stopped", [])
+    assert_corrupt_commits_are_refused(lab)
+    lab.run("jobs", "resume", "last")
+    first, second = lab.report()["attempts"]
+    assert second["resumed_step"] == first["last_step"] >= 3
+    assert (lab.project / "results" / "result.txt").read_bytes() == lab.walked(STEPS)
+    assert [lab.live(), lab.volumes(), lab.most_at_once()] == [[], [], 1]
+
+
+def assert_corrupt_commits_are_refused(lab: Any) -> None:
+    """The newest commit in the bucket, with one byte changed, and as it was afterwards."""
+    bucket, _, prefix = lab.report()["store"].removeprefix("s3://").partition("/")
+    s3 = lab.cloud.client("s3")
+    found = s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/checkpoints/")["Contents"]
+    key = max(item["Key"] for item in found if item["Key"].endswith(".zip"))
+    name = key.split("/")[-2]
+    data = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    s3.put_object(Bucket=bucket, Key=key, Body=data[:-1] + bytes([data[-1] ^ 1]))
+    refused = lab.run("jobs", "resume", "last", "--from", name, code=1)
+    assert f"The checkpoint {name} is corrupt" in refused.stderr
+    assert "--from" in refused.stderr.rpartition("next:")[2]
+    assert (lab.report()["state"], len(lab.machines())) == ("stopped", 1)
+    s3.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+@pytest.mark.slow
+def test_a_job_at_its_last_hour_is_resumed_with_more_hours_alone(lab: Any) -> None:
+    command = lab.train("--steps", "600", options=("--max-hours", "0.03"))
+    lab.finish(command, LIMIT)
+    assert "--max-hours HOURS" in lab.said()
+    assert (lab.report()["attempts"][0]["cause"], lab.live()) == ("deadline", [])
+
+    refused = lab.run("jobs", "resume", "last", code=LIMIT)
+    assert "its 0.03 hours are over" in refused.stderr
+    lab.run("jobs", "resume", "last", "--budget", "5", code=LIMIT)
+    assert (len(lab.machines()), lab.report()["state"]) == (1, "over-budget")
+
+    lab.run("jobs", "resume", "last", "--max-hours", "0.06", code=LIMIT)
+    first, second = lab.report()["attempts"]
+    assert second["resumed_step"] == first["last_step"] > 0
+    assert second["last_step"] > first["last_step"]
+    assert lab.live() == []
+
+
+@pytest.mark.slow
+def test_a_spent_budget_ends_the_machine(lab: Any) -> None:
+    command = lab.train("--steps", "600", options=("--budget", "0.15"), kind=DEAR)
+    lab.finish(command, LIMIT)
+    assert "--budget USD" in lab.said()
+    report = lab.report()
+    assert (report["attempts"][0]["cause"], lab.live()) == ("budget", [])
+    assert abs(Decimal(report["cost"]) - Decimal("0.15")) < Decimal("0.10")
+    lab.run("jobs", "resume", "last", code=LIMIT)
+    assert len(lab.machines()) == 1
+
+
+def without_capacity(lab: Any) -> Any:
+    """A job for which there is no machine anywhere."""
+    lab.control.add_fault("ec2", "no-capacity", operation="RunInstances")
+    command = lab.train("--steps", "5")
+    lab.until(lambda: "no capacity anywhere" in lab.said(), "it waits for capacity")
+    assert lab.machines() == []
+    return command
+
+
+def test_a_job_takes_the_offer_that_there_is_and_waits_where_there_is_none(lab: Any) -> None:
+    command = without_capacity(lab)
+    lab.control.clear_faults()
+    lab.control.add_fault("ec2", "no-capacity", operation="RunInstances", market="spot")
+    lab.finish(command)
+    (attempt,) = lab.report()["attempts"]
+    assert "on-demand" in attempt["machine"]
+    assert lab.output() == lab.walked(5)
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_for_capacity_can_be_stopped_and_goes_on_later(lab: Any) -> None:
+    command = without_capacity(lab)
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+    assert (lab.report()["state"], lab.machines()) == ("stopped", [])
+    lab.control.clear_faults()
+    lab.run("jobs", "resume", "last")
+    assert lab.output() == lab.walked(5)
+
+
+def test_ctrl_c_while_there_is_no_capacity_stops_the_job(lab: Any) -> None:
+    command = without_capacity(lab)
+    os.kill(command.pid, signal.SIGINT)
+    lab.finish(command, INTERRUPTED)
+    assert "is stopped" in lab.said()
+    assert "needs nobody" not in lab.said()
+    assert (lab.report()["state"], lab.machines()) == ("stopped", [])
+
+
+@pytest.mark.slow
+def test_who_only_looks_on_is_told_that_there_is_no_machine(lab: Any) -> None:
+    command = without_capacity(lab)
+    waiting = lab.start("jobs", "wait", "last")
+    lab.until(lambda: (lab.home / "command-1.log").stat().st_size, "it follows")
+    os.kill(waiting.pid, signal.SIGINT)
+    lab.finish(waiting, INTERRUPTED)
+    assert "has no machine" in (lab.home / "command-1.log").read_text()
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_launch_that_is_under_way_is_known_before_its_machine_is_stopped(lab: Any, killed: bool) -> None:
+    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=3.0, count=1)
+    command = lab.train("--steps", "100")
+    lab.until(lambda: lab.control.status()["faults"][0]["hits"], "the call has arrived")
+    if killed:
+        lab.kill(command)
+    lab.run("jobs", "stop", "last")
+    if not killed:
+        lab.finish(command, INTERRUPTED)
+    assert lab.report()["state"] == "stopped"
+    assert len(lab.machines()) == 1
+    lab.until(lambda: not lab.live(), "no machine is left")
+
+
+@pytest.mark.slow
+def test_no_further_attempt_follows_a_stop_that_an_interruption_overtakes(lab: Any) -> None:
+    command = at_work(lab, lab.train("--steps", "400", "--deaf"))
+    lab.interrupt(lab.first_machine(), notice=120)
+    lab.until(lambda: lab.report()["state"] == "ending", "the notice is seen")
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+    assert (lab.report()["state"], len(lab.machines())) == ("stopped", 1)
+
+
+@pytest.mark.slow
+def test_a_machine_that_shall_be_kept_is_kept(lab: Any) -> None:
+    lab.finish(lab.train("--steps", "3", options=("--keep",)))
+    (machine,) = lab.machines()
+    assert lab.live() == [machine]
+    assert f"{machine} is kept, and goes on costing" in lab.said()
