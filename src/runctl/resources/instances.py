@@ -22,12 +22,12 @@ from runctl.model import (
     Offer,
 )
 from runctl.pricing import catalog
-from runctl.providers.aws import account, instances, market, shell, volumes
+from runctl.providers.aws import account, disks, instances, market, shell, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
-from runctl.safety.protection import Request
+from runctl.safety.protection import Request, marked
 from runctl.safety.saga import Plan, PlannedStep, result_of
 
 EQUIVALENTS = 2
@@ -183,21 +183,49 @@ def plan_terminate(operation: Operation, instance_id: str, request: Request) -> 
     """The steps of an end: persistent volumes are unmounted, detached and kept, then the instance ends."""
     session = operation.session
     instance = _existing(operation, instance_id)
-    steps: list[PlannedStep] = []
-    for volume, attachment in kept_volumes(attached(operation, instance)):
-        place = {"instance": instance_id, "volume": volume.id, "device": attachment.device}
-        if attachment.device != instance.root_device and instance.state == "running":
-            if shell.is_online(session, instance_id):
-                steps.append(_step(f"unmount-{volume.id}", "unmount", place))
-            steps.append(_step(f"detach-{volume.id}", "detach-volume", place))
-        elif attachment.device != instance.root_device:
-            steps.append(_step(f"detach-{volume.id}", "detach-volume", place))
-        else:
-            request_of = {**place, "was_deleted": attachment.delete_on_termination}
-            steps.append(_step(f"keep-{volume.id}", "keep-volume", request_of))
     asked = msgspec.to_builtins(request)
+    kept = kept_volumes(attached(operation, instance))
+    steps: list[PlannedStep] = []
+    for volume, attachment in kept:
+        if attachment.delete_on_termination or attachment.device == instance.root_device:
+            place = {"instance": instance_id, "volume": volume.id, "device": attachment.device}
+            place["was_deleted"] = attachment.delete_on_termination
+            steps.append(_step(f"keep-{volume.id}", "keep-volume", place))
+    steps += _release(operation, instance, kept, asked)
     steps.append(_step("terminate", "terminate-instance", {"instance": instance_id, "request": asked}))
     return operation.plan("terminate-instance", instance_id, steps)
+
+
+def _release(
+    operation: Operation,
+    instance: Instance,
+    kept: Sequence[tuple[Volume, Attachment]],
+    asked: dict[str, Any],
+) -> list[PlannedStep]:
+    """Take volumes from an instance once nothing trains there any more; its agent may end the machine.
+
+    From a machine that runs and cannot be reached nothing is torn off: its end detaches them.
+    """
+    session = operation.session
+    places: list[dict[str, Any]] = [
+        {"instance": instance.id, "volume": volume.id, "device": attachment.device}
+        for volume, attachment in kept
+        if attachment.device != instance.root_device
+    ]
+    if instance.state != "running":
+        return [_step(f"detach-{place['volume']}", "detach-volume", place) for place in places]
+    if not places or not shell.is_online(session, instance.id):
+        return []
+    steps = [_step("training", "end-training", {"instance": instance.id, "request": asked})]
+    for place in places:
+        mounted = {**place, "path": disks.mounted_at(session, instance.id, place["volume"])}
+        for word, kind, request, condition in (
+            ("unmount", "unmount", mounted, "runs"),
+            ("detach", "detach-volume", place, "lives"),
+        ):
+            name, only_if = f"{word}-{place['volume']}", (result_of("training", condition),)
+            steps.append(PlannedStep(name=name, kind=kind, requests=(request,), only_if=only_if))
+    return steps
 
 
 def attached(operation: Operation, instance: Instance) -> list[tuple[Volume, Attachment]]:
@@ -212,7 +240,7 @@ def attached(operation: Operation, instance: Instance) -> list[tuple[Volume, Att
 
 def kept_volumes(disks: Sequence[tuple[Volume, Attachment]]) -> list[tuple[Volume, Attachment]]:
     """Those that a termination must leave behind, whatever EC2 was told of them."""
-    return [(volume, disk) for volume, disk in disks if volume.tags.get(TAG_PERSISTENT) == "true"]
+    return [(volume, disk) for volume, disk in disks if marked(volume.tags, TAG_PERSISTENT)]
 
 
 def _existing(operation: Operation, instance_id: str) -> Instance:

@@ -9,7 +9,7 @@ import msgspec
 
 from runctl.errors import Conflict, NotFound, ValidationError
 from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_PURPOSE, TAG_USER
-from runctl.providers.aws import instances, market, shell, snapshots, volumes
+from runctl.providers.aws import disks, instances, market, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume, VolumeSpec
@@ -98,10 +98,18 @@ def plan_attach(operation: Operation, volume_id: str, instance_id: str, *, mount
                 next=f"runctl aws ebs detach {volume_id}",
             )
     place = {"volume": volume_id, "instance": instance_id}
-    steps = [_step("attachment", "attach-volume", place)]
+    steps = [_step("attachment", "attach-volume", {**place, "was_attached": bool(volume.attachments)})]
     if mount:
+        path = disks.mount_point(mount)
         _reachable(operation, instance_id)
-        steps.append(_step("mount", "mount", {**place, "path": mount}))
+        at = disks.mounted_at(operation.session, instance_id, volume_id) if volume.attachments else None
+        if at not in {None, path}:
+            raise Conflict(
+                f"{volume_id} is mounted at {at} of {instance_id}",
+                why=f"it is not taken from there for {path}",
+                next=f"runctl aws ebs detach {volume_id}",
+            )
+        steps.append(_step("mount", "mount", {**place, "path": path, "was_mounted": at is not None}))
     return operation.plan("attach-volume", volume_id, steps)
 
 
@@ -120,7 +128,8 @@ def plan_detach(operation: Operation, volume_id: str) -> Plan:
     steps: list[PlannedStep] = []
     if instance.state == "running":
         _reachable(operation, instance.id)
-        steps.append(_step("unmount", "unmount", place))
+        at = disks.mounted_at(operation.session, instance.id, volume_id)
+        steps.append(_step("unmount", "unmount", {**place, "path": at}))
     steps.append(_step("detachment", "detach-volume", place))
     return operation.plan("detach-volume", volume_id, steps)
 
