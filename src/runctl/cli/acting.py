@@ -22,22 +22,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
-def operation(
-    context: Context, on: str | None, *, region: str | None = None, warn: bool = True
-) -> Generator[Operation]:
-    """The cloud, ledger and door of one command; unfinished operations and high costs are mentioned."""
+def operation(context: Context, on: str | None, *, region: str | None = None) -> Generator[Operation]:
+    """The cloud, ledger and door of one command."""
     from runctl.resources.operation import Operation
     from runctl.safety.destroy import Door
 
     settings = context.settings()
     session = context.session(settings, on, region=region)
     with context.ledger() as ledger:
-        mention_unfinished(context)
         door = Door(session, ledger, user_name(settings), policy=policy(context), emit=session.emit)
-        found = Operation(session=session, ledger=ledger, door=door, emit=session.emit)
-        yield found
-        if warn and not context.quiet:
-            warn_of_costs(context, found)
+        yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
 
 
 def policy(context: Context) -> Any:
@@ -50,19 +44,6 @@ def limits(context: Context) -> Limits:
 
     found = context.settings().values.protection
     return Limits(warn=found.warn_instances, refuse=found.refuse_instances)
-
-
-def mention_unfinished(context: Context) -> None:
-    """Operations of dead processes are mentioned by every command that acts."""
-    from runctl.events import Notice
-    from runctl.resources import recovery
-
-    with context.ledger() as ledger:
-        left = recovery.unfinished(ledger)
-    if left and not context.quiet:
-        names = ", ".join(record.id for record in left[:3])
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        context.emit()(Notice(text=f"left unfinished: {names}{more}; see runctl tx list", warning=True))
 
 
 def sessions(context: Context, operation: Operation, regions: str | None) -> list[Session]:
@@ -78,17 +59,6 @@ def sessions(context: Context, operation: Operation, regions: str | None) -> lis
     on = "sandbox" if operation.session.cloud.name == "sandbox" else "aws"
     settings = context.settings()
     return [context.session(settings, on, region=name) for name in names]
-
-
-def warn_of_costs(context: Context, operation: Operation) -> None:
-    """A word for each threshold that is reached, by the ledger."""
-    from runctl.events import Notice
-    from runctl.resources import costs
-
-    cloud = operation.session.cloud
-    limits = context.settings().values.thresholds
-    for warning in costs.warnings(operation.ledger, cloud.key, cloud.clock.now(), limits):
-        operation.emit(Notice(text=warning, warning=True))
 
 
 def destructive(function: F) -> F:

@@ -181,7 +181,6 @@ def wait(
 
 def plan_terminate(operation: Operation, instance_id: str, request: Request) -> Plan:
     """The steps of an end: persistent volumes are unmounted, detached and kept, then the instance ends."""
-    session = operation.session
     instance = _existing(operation, instance_id)
     asked = msgspec.to_builtins(request)
     kept = kept_volumes(attached(operation, instance))
