@@ -11,6 +11,7 @@ from runctl.cli import acting
 from runctl.cli.options import Context, common, on_cloud
 
 if TYPE_CHECKING:
+    from runctl.resources.instances import Start
     from runctl.resources.operation import Operation
 
 STATES = ("running", "stopped", "terminated", "online")
@@ -20,24 +21,43 @@ _INSTANCES = click.argument("instances", nargs=-1, required=True)
 
 @click.command()
 @_INSTANCES
+@click.option("--lease", type=click.FloatRange(0), help="Hours to live; 0 is for ever.  [default: 24]")
 @click.option("--wait", is_flag=True, help="Until its shell answers.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done and stop.")
 @on_cloud
 @common
-def start(context: Context, instances: tuple[str, ...], on: str | None, wait: bool) -> None:
-    """Start stopped instances.
+def start(
+    context: Context,
+    instances: tuple[str, ...],
+    on: str | None,
+    lease: float | None,
+    wait: bool,
+    dry_run: bool,
+) -> None:
+    """Start stopped instances, each with a new lease; of one that runs, the lease is renewed.
+
+    What runctl did not make gets a lease only where --lease says so; a job's machine is its agent's.
 
     \b
     Examples:
       runctl aws start i-0123456789abcdef0 --wait
-      runctl aws start i-0123456789abcdef0 i-0fedcba9876543210
+      runctl aws start i-0123456789abcdef0 --lease 8
     """
     from runctl.render import output
     from runctl.resources import instances as life
     from runctl.resources import noting
 
     with acting.operation(context, on) as operation:
-        for instance_id in instances:
-            found = life.start(operation, instance_id, limits=acting.limits(context))
+        limits = acting.limits(context)
+        plans = [
+            life.plan_start(operation, instance_id, limits=limits, lease_hours=lease)
+            for instance_id in instances
+        ]
+        if dry_run:
+            _show_starts(context, plans)
+            return
+        for instance_id, plan in zip(instances, plans, strict=True):
+            found = life.start(operation, plan)
             if wait:
                 found = life.wait(operation, instance_id, "online")
             noting.note(operation, instances=[instance_id])
@@ -45,6 +65,22 @@ def start(context: Context, instances: tuple[str, ...], on: str | None, wait: bo
                 output.write_json({"instance": found})
             else:
                 output.write_line(instance_id if context.quiet else f"{instance_id} is {found.state}")
+
+
+def _show_starts(context: Context, plans: list[Start]) -> None:
+    from runctl.render import output
+
+    if context.json:
+        starts = [
+            {"instance": plan.instance.id, "state": plan.instance.state, "lease_hours": plan.lease_hours}
+            for plan in plans
+        ]
+        output.write_json({"plan": starts})
+        return
+    for plan in plans:
+        verb = "renew the lease of" if plan.instance.state == "running" else "start"
+        lease = "as it is" if plan.lease_hours is None else f"{plan.lease_hours:g} hours"
+        output.write_line(f"{verb} {plan.instance.id}, lease: {lease}")
 
 
 @click.command()

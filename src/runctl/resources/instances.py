@@ -25,6 +25,7 @@ from runctl.pricing import catalog
 from runctl.providers.aws import account, disks, instances, market, shell, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
+from runctl.resources import leases
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
 from runctl.safety.protection import Request, marked
@@ -156,12 +157,37 @@ def wanted_types(request: InstanceRequest) -> list[InstanceType]:
     return types[:3]
 
 
-def start(operation: Operation, instance_id: str, *, limits: Limits) -> Instance:
-    """Start a stopped instance and wait until it runs. Raises NotFound, Conflict, CapacityError."""
-    _existing(operation, instance_id)
-    guard(operation, limits)
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What starting an instance comes to: `lease_hours` are those of its new lease, None leaves it alone."""
+
+    instance: Instance
+    lease_hours: float | None
+
+
+def plan_start(
+    operation: Operation, instance_id: str, *, limits: Limits, lease_hours: float | None = None
+) -> Start:
+    """Look whether an instance can be started, or its lease be renewed while it runs.
+
+    Raises NotFound, Conflict, ValidationError past the limits.
+    """
+    instance = _existing(operation, instance_id)
+    hours = leases.wanted(instance, lease_hours)
+    if instance.state not in {"pending", "running"}:
+        guard(operation, limits)
+    return Start(instance=instance, lease_hours=hours)
+
+
+def start(operation: Operation, plan: Start) -> Instance:
+    """Start an instance, wait until it runs, and renew its lease. Raises CapacityError, CloudError."""
+    instance_id = plan.instance.id
+    if plan.lease_hours is not None:
+        leases.note(operation, instance_id, plan.lease_hours)
     instances.start(operation.session, instance_id)
-    return wait(operation, instance_id, "running")
+    found = wait(operation, instance_id, "running")
+    if plan.lease_hours is not None:
+        leases.renew(operation, found, plan.lease_hours)
+    return found
 
 
 def wait(
@@ -296,7 +322,7 @@ def _launch(
         root_device=image.root_device,
         root_volume_gib=max(request.root_volume_gib, image.root_gib),
         profile=request.profile,
-        user_data=_user_data(request.lease_hours),
+        user_data=leases.user_data(request.lease_hours),
         tags=tags,
         subnet=request.subnet,
         security_group=request.security_group,
@@ -317,13 +343,6 @@ def _launch(
     }
 
 
-def _user_data(lease_hours: float) -> str:
-    """The lease comes before anything that can fail: the machine ends itself though nobody looks."""
-    if lease_hours <= 0:
-        return "#!/bin/sh\n"
-    return f"#!/bin/sh\nshutdown -P +{max(1, round(lease_hours * 60))}\n"
-
-
 def _tags(operation: Operation, request: InstanceRequest) -> dict[str, str]:
     now = operation.session.cloud.clock.now()
     tags = {
@@ -334,5 +353,5 @@ def _tags(operation: Operation, request: InstanceRequest) -> dict[str, str]:
         TAG_CREATED: now.strftime(_TIMESTAMP),
     }
     if request.lease_hours > 0:
-        tags[TAG_LEASE_UNTIL] = (now + timedelta(hours=request.lease_hours)).strftime(_TIMESTAMP)
+        tags[TAG_LEASE_UNTIL] = leases.tag(operation, request.lease_hours)
     return tags
