@@ -129,8 +129,14 @@ def test_training_saves_to_its_volume_before_that_is_taken_away(
     account: Account, sandbox: Any, mounted: tuple[str, str]
 ) -> None:
     instance, volume = mounted
+    tags = [{"Key": "runctl:persistent", "Value": "yes"}]  # another's hand: it is one rule for all
+    sandbox.client("ec2").create_tags(Resources=[volume], Tags=tags)
+    told = account.ok("aws", "terminate", instance, "--dry-run").data["volumes"][instance]
+    assert [one["fate"] for one in told if one["volume"] == volume] == ["detached and kept"]
+    assert [one["fate"] for one in told if one["volume"] != volume] == ["deleted"]
     assert sandbox.command(instance, TRAINING)["ResponseCode"] == 0
-    account.ok("aws", "terminate", instance, "--yes", "--force")
+    ended = account.ok("aws", "terminate", instance, "--yes", "--force").data
+    assert ended["volumes"] == told
     assert account.state(instance) == "terminated"
     assert account.volume(volume)["State"] == "available"
     files = sandbox.home / "sandbox/state/volumes" / volume / "fs"

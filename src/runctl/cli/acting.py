@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,15 +103,22 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Interrupted("Nothing was done")
 
 
-def refuse_or_show(context: Context, verdicts: list[Verdict], *, explain: bool, dry_run: bool) -> bool:
-    """Show verdicts where they were asked for; answers whether to go on.
+def refuse_or_show(
+    context: Context,
+    verdicts: list[Verdict],
+    *,
+    explain: bool,
+    dry_run: bool,
+    more: Mapping[str, Any] | None = None,
+) -> bool:
+    """Show verdicts where they were asked for, with JSON `more` beside them; answers whether to go on.
 
     Raises Protected for the first that blocks, unless it is a dry run.
     """
     from runctl.errors import Protected
 
     if explain or dry_run:
-        _show(context, verdicts, every_rule=explain)
+        _show(context, verdicts, every_rule=explain, more=more or {})
     if dry_run:
         return False
     for verdict in verdicts:
@@ -125,11 +132,11 @@ def refuse_or_show(context: Context, verdicts: list[Verdict], *, explain: bool, 
     return True
 
 
-def _show(context: Context, verdicts: list[Verdict], *, every_rule: bool) -> None:
+def _show(context: Context, verdicts: list[Verdict], *, every_rule: bool, more: Mapping[str, Any]) -> None:
     from runctl.render import output
 
     if context.json:
-        output.write_json({"verdicts": verdicts})
+        output.write_json({"verdicts": verdicts, **more})
         return
     from runctl.render.verdict import show_verdict
 

@@ -28,7 +28,8 @@ from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
 from runctl.resources import leases
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
-from runctl.safety.protection import Request, marked
+from runctl.safety.destroy import Fate, fate_of_volumes
+from runctl.safety.protection import Request
 from runctl.safety.saga import Plan, PlannedStep, result_of
 
 EQUIVALENTS = 2
@@ -66,6 +67,17 @@ class Limits(msgspec.Struct, frozen=True):
 
     warn: int = 10
     refuse: int = 50
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume of an instance that is to end: what becomes of it, and why; an unknown size is None."""
+
+    volume: str
+    name: str
+    size_gib: int | None
+    device: str
+    fate: Fate
+    reason: str
 
 
 def check(request: InstanceRequest) -> None:
@@ -209,7 +221,13 @@ def plan_terminate(operation: Operation, instance_id: str, request: Request) -> 
     """The steps of an end: persistent volumes are unmounted, detached and kept, then the instance ends."""
     instance = _existing(operation, instance_id)
     asked = msgspec.to_builtins(request)
-    kept = kept_volumes(attached(operation, instance))
+    disks_there = attached(operation, instance)
+    saved = {
+        fate.volume
+        for fate in fate_of_volumes(instance, [volume for volume, _ in disks_there])
+        if fate.fate is Fate.DETACHED_AND_KEPT
+    }
+    kept = [(volume, disk) for volume, disk in disks_there if volume.id in saved]
     steps: list[PlannedStep] = []
     for volume, attachment in kept:
         if attachment.delete_on_termination or attachment.device == instance.root_device:
@@ -263,9 +281,21 @@ def attached(operation: Operation, instance: Instance) -> list[tuple[Volume, Att
     return found
 
 
-def kept_volumes(disks: Sequence[tuple[Volume, Attachment]]) -> list[tuple[Volume, Attachment]]:
-    """Those that a termination must leave behind, whatever EC2 was told of them."""
-    return [(volume, disk) for volume, disk in disks if marked(volume.tags, TAG_PERSISTENT)]
+def fates(operation: Operation, instance_id: str) -> list[Ending]:
+    """What a termination does to each volume of an instance, by the door's own word."""
+    instance = _existing(operation, instance_id)
+    known = {volume.id: volume for volume, _ in attached(operation, instance)}
+    return [
+        Ending(
+            volume=fate.volume,
+            name=known[fate.volume].name if fate.volume in known else "",
+            size_gib=known[fate.volume].size_gib if fate.volume in known else None,
+            device=fate.device,
+            fate=fate.fate,
+            reason=fate.reason,
+        )
+        for fate in fate_of_volumes(instance, known.values())
+    ]
 
 
 def _existing(operation: Operation, instance_id: str) -> Instance:

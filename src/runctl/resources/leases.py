@@ -1,4 +1,4 @@
-"""Leases: until when a machine may live. Its own timer ends it, armed at each boot before all that can fail."""
+"""Leases: until when a machine may live. Its own timer ends it, armed at each boot before all else."""
 
 from __future__ import annotations
 

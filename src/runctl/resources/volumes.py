@@ -14,7 +14,7 @@ from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume, VolumeSpec
 from runctl.resources.operation import Operation
-from runctl.safety.protection import Request
+from runctl.safety.protection import Request, marked
 from runctl.safety.saga import Plan, PlannedStep, result_of
 
 MODIFICATION_PATIENCE = timedelta(hours=6)
@@ -158,7 +158,7 @@ def plan_restore(
             volume_type=request.volume_type or origin.volume_type,
             iops=request.iops or (origin.iops if origin.volume_type in {"io1", "io2", "gp3"} else None),
             throughput_mibs=request.throughput_mibs or origin.throughput_mibs,
-            persistent=request.persistent or origin.tags.get(TAG_PERSISTENT) == "true",
+            persistent=request.persistent or marked(origin.tags, TAG_PERSISTENT),
             encrypted=True,
         )
         tags = {key: value for key, value in origin.tags.items() if not key.startswith(("runctl:", "aws:"))}
