@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runctl.resources.instances import Limits
     from runctl.resources.operation import Operation
     from runctl.safety.protection import Request, Verdict
+    from runctl.safety.saga import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,3 +143,32 @@ def _show(context: Context, verdicts: list[Verdict], *, every_rule: bool, more: 
 
     for verdict in verdicts:
         show_verdict(verdict, every_rule=every_rule)
+
+
+def planned(function: F) -> F:
+    """`--dry-run` of a command whose work is a plan of steps; it comes as `dry_run`."""
+    return click.option("--dry-run", is_flag=True, help="Show the steps and touch nothing.")(function)
+
+
+def show_plan(context: Context, plan: Plan) -> None:
+    """The steps of an operation, each with what else is tried where there is no capacity."""
+    from runctl.render import output
+
+    if context.json:
+        output.write_json({"plan": plan})
+        return
+    for step in plan.steps:
+        ways = [str(request.get("what")) for request in step.requests if request.get("what")]
+        output.write_line(f"{step.kind}{': ' + ways[0] if ways else _about(step.requests[0])}")
+        for way in ways[1:]:
+            output.write_line(f"  else {way}")
+
+
+def _about(request: Mapping[str, Any]) -> str:
+    """What a step is about, as far as it is there before the operation."""
+    words = [request.get(key) for key in ("volume", "snapshot", "instance", "path")]
+    known = [word for word in words if isinstance(word, str)]
+    spec = request.get("spec")
+    if isinstance(spec, dict) and "volume_type" in spec:
+        known.append(f"{spec['size_gib'] or 'as many'} GiB {spec['volume_type']} in {spec['zone']}")
+    return f": {', '.join(known)}" if known else ""

@@ -9,10 +9,12 @@ import msgspec
 
 from runctl.errors import Conflict, NotFound, ValidationError
 from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_PURPOSE, TAG_USER
+from runctl.pricing import catalog
 from runctl.providers.aws import disks, instances, market, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume, VolumeSpec
+from runctl.resources import tuning
 from runctl.resources.operation import Operation
 from runctl.safety.protection import Request, marked
 from runctl.safety.saga import Plan, PlannedStep, result_of
@@ -43,6 +45,7 @@ class VolumeRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     zone: str | None = None
     purpose: str | None = None
+    machine: str | None = None
     snapshot: str | None = None
     initialization_rate_mibs: int | None = None
     project: str = ""
@@ -54,6 +57,10 @@ def spec_of(operation: Operation, request: VolumeRequest) -> VolumeSpec:
     fitting = PURPOSES.get(request.purpose or "", {})
     own_type = request.volume_type not in {None, fitting.get("volume_type")}
     fitting = {} if own_type else fitting
+    if request.machine and (request.volume_type or fitting.get("volume_type", "gp3")) == "gp3":
+        catalog.instance_type(request.machine)  # a type that is not known is refused
+        speed = tuning.gp3_for(request.machine, size_gib=request.size_gib or 1)
+        fitting = msgspec.to_builtins(speed) if speed else fitting
     spec = VolumeSpec(
         zone=request.zone or "",
         size_gib=request.size_gib,
@@ -208,8 +215,15 @@ def plan_delete(
     return operation.plan("delete-volume", volume_id, steps)
 
 
-def modify(operation: Operation, volume_id: str, **changes: Any) -> Volume:
-    """Change a volume's size, type or speed as its type allows. Raises ValidationError, CloudError."""
+class Modification(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to change of a volume; checked."""
+
+    volume: Volume
+    changes: dict[str, Any]
+
+
+def plan_modify(operation: Operation, volume_id: str, **changes: Any) -> Modification:
+    """Another size, type or speed, as the type allows. Raises NotFound, ValidationError."""
     volume = existing(operation, volume_id)
     wanted = {name: value for name, value in changes.items() if value is not None}
     if not wanted:
@@ -232,9 +246,14 @@ def modify(operation: Operation, volume_id: str, **changes: Any) -> Volume:
             ),
         )
     )
-    volumes.modify(operation.session, volume_id, **wanted)
+    return Modification(volume=volume, changes=wanted)
+
+
+def modify(operation: Operation, plan: Modification) -> Volume:
+    """Change a volume and wait until that is in force. Raises CloudError."""
+    volumes.modify(operation.session, plan.volume.id, **plan.changes)
     return volumes.wait_modified(
-        operation.session, volume_id, timeout=MODIFICATION_PATIENCE, emit=operation.emit
+        operation.session, plan.volume.id, timeout=MODIFICATION_PATIENCE, emit=operation.emit
     )
 
 
