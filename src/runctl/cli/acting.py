@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,27 +17,22 @@ if TYPE_CHECKING:
     from runctl.resources.instances import Limits
     from runctl.resources.operation import Operation
     from runctl.safety.protection import Request, Verdict
+    from runctl.safety.saga import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
-def operation(
-    context: Context, on: str | None, *, region: str | None = None, warn: bool = True
-) -> Generator[Operation]:
-    """The cloud, ledger and door of one command; unfinished operations and high costs are mentioned."""
+def operation(context: Context, on: str | None, *, region: str | None = None) -> Generator[Operation]:
+    """The cloud, ledger and door of one command."""
     from runctl.resources.operation import Operation
     from runctl.safety.destroy import Door
 
     settings = context.settings()
     session = context.session(settings, on, region=region)
     with context.ledger() as ledger:
-        mention_unfinished(context)
         door = Door(session, ledger, user_name(settings), policy=policy(context), emit=session.emit)
-        found = Operation(session=session, ledger=ledger, door=door, emit=session.emit)
-        yield found
-        if warn and not context.quiet:
-            warn_of_costs(context, found)
+        yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
 
 
 def policy(context: Context) -> Any:
@@ -50,19 +45,6 @@ def limits(context: Context) -> Limits:
 
     found = context.settings().values.protection
     return Limits(warn=found.warn_instances, refuse=found.refuse_instances)
-
-
-def mention_unfinished(context: Context) -> None:
-    """Operations of dead processes are mentioned by every command that acts."""
-    from runctl.events import Notice
-    from runctl.resources import recovery
-
-    with context.ledger() as ledger:
-        left = recovery.unfinished(ledger)
-    if left and not context.quiet:
-        names = ", ".join(record.id for record in left[:3])
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        context.emit()(Notice(text=f"left unfinished: {names}{more}; see runctl tx list", warning=True))
 
 
 def sessions(context: Context, operation: Operation, regions: str | None) -> list[Session]:
@@ -78,17 +60,6 @@ def sessions(context: Context, operation: Operation, regions: str | None) -> lis
     on = "sandbox" if operation.session.cloud.name == "sandbox" else "aws"
     settings = context.settings()
     return [context.session(settings, on, region=name) for name in names]
-
-
-def warn_of_costs(context: Context, operation: Operation) -> None:
-    """A word for each threshold that is reached, by the ledger."""
-    from runctl.events import Notice
-    from runctl.resources import costs
-
-    cloud = operation.session.cloud
-    limits = context.settings().values.thresholds
-    for warning in costs.warnings(operation.ledger, cloud.key, cloud.clock.now(), limits):
-        operation.emit(Notice(text=warning, warning=True))
 
 
 def destructive(function: F) -> F:
@@ -133,15 +104,22 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Interrupted("Nothing was done")
 
 
-def refuse_or_show(context: Context, verdicts: list[Verdict], *, explain: bool, dry_run: bool) -> bool:
-    """Show verdicts where they were asked for; answers whether to go on.
+def refuse_or_show(
+    context: Context,
+    verdicts: list[Verdict],
+    *,
+    explain: bool,
+    dry_run: bool,
+    more: Mapping[str, Any] | None = None,
+) -> bool:
+    """Show verdicts where they were asked for, with JSON `more` beside them; answers whether to go on.
 
     Raises Protected for the first that blocks, unless it is a dry run.
     """
     from runctl.errors import Protected
 
     if explain or dry_run:
-        _show(context, verdicts, every_rule=explain)
+        _show(context, verdicts, every_rule=explain, more=more or {})
     if dry_run:
         return False
     for verdict in verdicts:
@@ -155,13 +133,42 @@ def refuse_or_show(context: Context, verdicts: list[Verdict], *, explain: bool, 
     return True
 
 
-def _show(context: Context, verdicts: list[Verdict], *, every_rule: bool) -> None:
+def _show(context: Context, verdicts: list[Verdict], *, every_rule: bool, more: Mapping[str, Any]) -> None:
     from runctl.render import output
 
     if context.json:
-        output.write_json({"verdicts": verdicts})
+        output.write_json({"verdicts": verdicts, **more})
         return
     from runctl.render.verdict import show_verdict
 
     for verdict in verdicts:
         show_verdict(verdict, every_rule=every_rule)
+
+
+def planned(function: F) -> F:
+    """`--dry-run` of a command whose work is a plan of steps; it comes as `dry_run`."""
+    return click.option("--dry-run", is_flag=True, help="Show the steps and touch nothing.")(function)
+
+
+def show_plan(context: Context, plan: Plan) -> None:
+    """The steps of an operation, each with what else is tried where there is no capacity."""
+    from runctl.render import output
+
+    if context.json:
+        output.write_json({"plan": plan})
+        return
+    for step in plan.steps:
+        ways = [str(request.get("what")) for request in step.requests if request.get("what")]
+        output.write_line(f"{step.kind}{': ' + ways[0] if ways else _about(step.requests[0])}")
+        for way in ways[1:]:
+            output.write_line(f"  else {way}")
+
+
+def _about(request: Mapping[str, Any]) -> str:
+    """What a step is about, as far as it is there before the operation."""
+    words = [request.get(key) for key in ("volume", "snapshot", "instance", "path")]
+    known = [word for word in words if isinstance(word, str)]
+    spec = request.get("spec")
+    if isinstance(spec, dict) and "volume_type" in spec:
+        known.append(f"{spec['size_gib'] or 'as many'} GiB {spec['volume_type']} in {spec['zone']}")
+    return f": {', '.join(known)}" if known else ""

@@ -13,7 +13,6 @@ from runctl.config import Settings
 
 if TYPE_CHECKING:
     from runctl.resources.instances import InstanceRequest
-    from runctl.safety.saga import Plan
 
 
 @click.command()
@@ -60,7 +59,7 @@ def create(context: Context, *, on: str | None, dry_run: bool, wait: bool, **opt
     with acting.operation(context, on) as operation:
         plan = instances.plan_create(operation, request, acting.limits(context))
         if dry_run:
-            _show_plan(context, plan)
+            acting.show_plan(context, plan)
             return
         made = operation.carry_out(plan)
         instance_id = made["instance"]["id"]
@@ -121,16 +120,3 @@ def _positive(text: str) -> Decimal:
     if amount <= 0:
         raise click.UsageError("--spot-max-price must be above 0 USD an hour")
     return amount
-
-
-def _show_plan(context: Context, plan: Plan) -> None:
-    from runctl.render import output
-
-    if context.json:
-        output.write_json({"plan": plan})
-        return
-    for step in plan.steps:
-        ways = [str(request.get("what")) for request in step.requests if request.get("what")]
-        output.write_line(f"{step.kind}{': ' + ways[0] if ways else ''}")
-        for way in ways[1:]:
-            output.write_line(f"  else {way}")

@@ -11,7 +11,7 @@ from runctl.cli import acting
 from runctl.cli.options import Context, common, on_cloud
 
 if TYPE_CHECKING:
-    from runctl.resources.operation import Operation
+    from runctl.resources.instances import Ending, Start
 
 STATES = ("running", "stopped", "terminated", "online")
 
@@ -20,24 +20,43 @@ _INSTANCES = click.argument("instances", nargs=-1, required=True)
 
 @click.command()
 @_INSTANCES
+@click.option("--lease", type=click.FloatRange(0), help="Hours to live; 0 is for ever.  [default: 24]")
 @click.option("--wait", is_flag=True, help="Until its shell answers.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done and stop.")
 @on_cloud
 @common
-def start(context: Context, instances: tuple[str, ...], on: str | None, wait: bool) -> None:
-    """Start stopped instances.
+def start(
+    context: Context,
+    instances: tuple[str, ...],
+    on: str | None,
+    lease: float | None,
+    wait: bool,
+    dry_run: bool,
+) -> None:
+    """Start stopped instances, each with a new lease; of one that runs, the lease is renewed.
+
+    What runctl did not make gets a lease only where --lease says so; a job's machine is its agent's.
 
     \b
     Examples:
       runctl aws start i-0123456789abcdef0 --wait
-      runctl aws start i-0123456789abcdef0 i-0fedcba9876543210
+      runctl aws start i-0123456789abcdef0 --lease 8
     """
     from runctl.render import output
     from runctl.resources import instances as life
     from runctl.resources import noting
 
     with acting.operation(context, on) as operation:
-        for instance_id in instances:
-            found = life.start(operation, instance_id, limits=acting.limits(context))
+        limits = acting.limits(context)
+        plans = [
+            life.plan_start(operation, instance_id, limits=limits, lease_hours=lease)
+            for instance_id in instances
+        ]
+        if dry_run:
+            _show_starts(context, plans)
+            return
+        for instance_id, plan in zip(instances, plans, strict=True):
+            found = life.start(operation, plan)
             if wait:
                 found = life.wait(operation, instance_id, "online")
             noting.note(operation, instances=[instance_id])
@@ -45,6 +64,22 @@ def start(context: Context, instances: tuple[str, ...], on: str | None, wait: bo
                 output.write_json({"instance": found})
             else:
                 output.write_line(instance_id if context.quiet else f"{instance_id} is {found.state}")
+
+
+def _show_starts(context: Context, plans: list[Start]) -> None:
+    from runctl.render import output
+
+    if context.json:
+        starts = [
+            {"instance": plan.instance.id, "state": plan.instance.state, "lease_hours": plan.lease_hours}
+            for plan in plans
+        ]
+        output.write_json({"plan": starts})
+        return
+    for plan in plans:
+        verb = "renew the lease of" if plan.instance.state == "running" else "start"
+        lease = "as it is" if plan.lease_hours is None else f"{plan.lease_hours:g} hours"
+        output.write_line(f"{verb} {plan.instance.id}, lease: {lease}")
 
 
 @click.command()
@@ -109,10 +144,14 @@ def terminate(context: Context, instances: tuple[str, ...], on: str | None, **op
             operation.door.assess(Action.TERMINATE, ResourceKind.INSTANCE, instance_id, request)
             for instance_id in instances
         ]
-        for instance_id in instances:
-            _show_volumes(context, operation, instance_id)
+        fates = {instance_id: life.fates(operation, instance_id) for instance_id in instances}
+        _show_volumes(context, [ending for endings in fates.values() for ending in endings])
         if not acting.refuse_or_show(
-            context, verdicts, explain=options["explain"], dry_run=options["dry_run"]
+            context,
+            verdicts,
+            explain=options["explain"],
+            dry_run=options["dry_run"],
+            more={"volumes": fates},
         ):
             return
         acting.confirm(f"Terminate {', '.join(instances)}?", yes=options["yes"])
@@ -122,7 +161,7 @@ def terminate(context: Context, instances: tuple[str, ...], on: str | None, **op
             # Gone is what the cloud says is gone, not what it was asked for.
             life.wait(operation, instance_id, "terminated")
             noting.note(operation, instances=[instance_id], volumes=sorted(set(kept)))
-            _say(context, instance_id, "terminated")
+            _say(context, instance_id, "terminated", volumes=fates[instance_id])
 
 
 @click.command()
@@ -179,32 +218,27 @@ def _request(context: Context, options: dict[str, Any]) -> Any:
     )
 
 
-def _show_volumes(context: Context, operation: Operation, instance_id: str) -> None:
-    """What becomes of each volume, in one line each."""
-    from runctl.providers.aws import instances
+def _show_volumes(context: Context, endings: list[Ending]) -> None:
+    """What becomes of each volume, in one line each; with JSON it is a part of the answer."""
     from runctl.render import output
-    from runctl.resources import instances as life
 
-    found = instances.get(operation.session, instance_id)
-    if found is None or context.json or context.quiet:
+    if context.json or context.quiet:
         return
-    disks = life.attached(operation, found)
-    kept = {volume.id for volume, _ in life.kept_volumes(disks)}
-    for volume, disk in disks:
-        name = f" {volume.name!r}" if volume.name else ""
-        if volume.id in kept:
-            fate = "is persistent: it is detached and kept"
-        elif disk.delete_on_termination:
-            fate = "is deleted with the instance"
-        else:
-            fate = "is kept, and goes on costing"
-        output.talk(f"{volume.id}{name} ({volume.size_gib} GiB, {disk.device}) {fate}")
+    words = {
+        "detached and kept": "is detached and kept",
+        "kept": "is kept, and goes on costing",
+        "deleted": "is deleted with the instance",
+    }
+    for ending in endings:
+        name = f" {ending.name!r}" if ending.name else ""
+        size = f"{ending.size_gib} GiB, " if ending.size_gib else ""
+        output.talk(f"{ending.volume}{name} ({size}{ending.device}) {words[ending.fate]}: {ending.reason}")
 
 
-def _say(context: Context, instance_id: str, state: str) -> None:
+def _say(context: Context, instance_id: str, state: str, **more: Any) -> None:
     from runctl.render import output
 
     if context.json:
-        output.write_json({"instance": instance_id, "state": state})
+        output.write_json({"instance": instance_id, "state": state, **more})
     else:
         output.write_line(instance_id if context.quiet else f"{instance_id} is {state}")

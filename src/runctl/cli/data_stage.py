@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 @click.option("--zone", help="Of a new volume.  [default: the region's first]")
 @click.option("--name", default="", help="What to call a new volume.")
 @click.option("--persistent", is_flag=True, help="A new volume is kept whatever happens around it.")
+@click.option("--machine", metavar="TYPE", help="As fast as this instance type can read, of gp3.")
+@click.option(
+    "--initialization-rate", type=click.IntRange(100, 300), help="MiB/s, where it comes from a snapshot."
+)
 @click.option("--project", help="The project that pays.")
 @pre_warm.filling
 @on_cloud
@@ -59,7 +63,8 @@ def stage(context: Context, *, on: str | None, s3_uri: str, volume: str | None, 
             return pre_warm.fill(context, operation, dataset, target, options, warming)
         snapshot = staging_places.snapshot_with(operation, dataset)
         if snapshot is not None and not options["check"]:
-            return _restore(context, operation, dataset, snapshot, request, dry_run=options["dry_run"])
+            rate, dry_run = options["initialization_rate"], options["dry_run"]
+            return _restore(context, operation, dataset, snapshot, request, rate=rate, dry_run=dry_run)
         target = warming.new_target(operation, request)
         return pre_warm.fill(context, operation, dataset, target, options, warming)
 
@@ -71,12 +76,16 @@ def _restore(
     source: Snapshot,
     request: VolumeRequest,
     *,
+    rate: int | None,
     dry_run: bool,
 ) -> int:
+    import msgspec
+
     from runctl.render import output
     from runctl.resources import noting, staging_places
 
     snapshot = source.id
+    request = msgspec.structs.replace(request, initialization_rate_mibs=rate)
     plan = staging_places.plan_restore(operation, dataset, snapshot, request)
     if dry_run:
         if context.json:
@@ -87,8 +96,8 @@ def _restore(
     made = operation.carry_out(plan)
     noting.note(operation, volumes=[made["volume"]["id"]])
     zone = request.zone or ""
-    if not context.json and not context.quiet:
-        output.talk("its blocks come from S3 when they are first read: slow once")
+    if not context.json and not context.quiet and rate is None:
+        output.talk("its blocks come from S3 when they are first read: slow once; --initialization-rate 300")
     return pre_warm.tell(context, pre_warm.warm(dataset, source.tags), made["volume"]["id"], zone, snapshot)
 
 
@@ -104,6 +113,7 @@ def _volume_request(
         name=options["name"],
         persistent=options["persistent"],
         purpose="data",
+        machine=options["machine"],
         project=options["project"] or settings.values.project or "",
         user=user_name(settings),
     )

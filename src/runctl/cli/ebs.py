@@ -13,10 +13,12 @@ from runctl.cli.options import Context, common, on_cloud, user_name
 if TYPE_CHECKING:
     from runctl.resources.operation import Operation
     from runctl.resources.prefixes import Dataset
-    from runctl.resources.volumes import VolumeRequest
+    from runctl.resources.volumes import Modification, VolumeRequest
     from runctl.resources.warming import Target
 
 TYPES = click.Choice(["gp3", "gp2", "io1", "io2", "st1", "sc1"])
+
+SLOW_ONCE = "its blocks come from S3 when they are first read: slow once; --initialization-rate 300"
 
 
 @click.group()
@@ -48,7 +50,9 @@ ebs.add_command(filled.pre_warm)
 @click.option("--snapshot", help="With the content of this snapshot.")
 @click.option("--initialization-rate", type=click.IntRange(100, 300), help="MiB/s, from a snapshot.")
 @click.option("--pre-warm", metavar="S3_URI", help="Fill it from S3; one that cannot be filled is not kept.")
+@click.option("--machine", metavar="TYPE", help="As fast as this instance type can read, of gp3.")
 @click.option("--project", help="The project that pays.")
+@acting.planned
 @on_cloud
 @common
 def create(context: Context, *, on: str | None, pre_warm: str | None, **options: Any) -> int | None:
@@ -69,6 +73,9 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
         raise ValidationError("A volume needs a size", next="--size GIB, or --snapshot ID")
     with acting.operation(context, on) as operation:
         plan = volumes.plan_create(operation, _request(context, options))
+        if options["dry_run"]:
+            acting.show_plan(context, plan)
+            return None
         made = operation.carry_out(plan)
         volume_id = made["volume"]["id"]
         (found,) = noting.note(operation, volumes=[volume_id]).volumes
@@ -79,6 +86,9 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
     output.write_line(volume_id)
     if not context.quiet:
         from runctl.render import figures
+
+        if options["snapshot"] and not options["initialization_rate"]:
+            output.talk(SLOW_ONCE)
 
         lock = ", persistent" if options["persistent"] else ""
         output.talk(
@@ -100,7 +110,8 @@ def _create_filled(context: Context, on: str | None, s3_uri: str, options: dict[
         size = options["size"] or warming.size_for(dataset)
         return warming.new_target(operation, _request(context, {**options, "size": size}))
 
-    plain = {"delete": False, "check": False, "no_spot": False, "no_fallback": False, "dry_run": False}
+    plain = {"delete": False, "check": False, "no_spot": False, "no_fallback": False}
+    plain["dry_run"] = options["dry_run"]
     asked = {**plain, "snapshot": False, "instance_type": None, "project": options["project"]}
     return filled.run(context, on, s3_uri, asked, target)
 
@@ -144,9 +155,12 @@ def list_(context: Context, *, on: str | None, **filters: Any) -> None:
 @click.argument("volume")
 @click.argument("instance")
 @click.option("--mount", metavar="PATH", help="Mount it there; a blank volume gets a file system, once.")
+@acting.planned
 @on_cloud
 @common
-def attach(context: Context, volume: str, instance: str, on: str | None, mount: str | None) -> None:
+def attach(
+    context: Context, volume: str, instance: str, on: str | None, mount: str | None, dry_run: bool
+) -> None:
     """Attach a volume to an instance of its zone, and mount it where asked.
 
     \b
@@ -154,22 +168,31 @@ def attach(context: Context, volume: str, instance: str, on: str | None, mount: 
       runctl aws ebs attach vol-0123456789abcdef0 i-0123456789abcdef0
       runctl aws ebs attach vol-0123456789abcdef0 i-0123456789abcdef0 --mount /data
     """
-    from runctl.resources import noting, volumes
+    from runctl.resources import noting, tuning, volumes
 
     with acting.operation(context, on) as operation:
         plan = volumes.plan_attach(operation, volume, instance, mount=mount)
+        if dry_run:
+            acting.show_plan(context, plan)
+            return
         made = operation.carry_out(plan)
         noting.note(operation, volumes=[volume])
+        hint = tuning.hint(operation, volume, instance)
     at = f"mounted at {mount}" if mount else f"attached as {made['attachment']['device']}"
     device = made["attachment"]["device"]
     _say(context, volume, f"{volume} is {at} on {instance}", instance=instance, device=device, mount=mount)
+    if hint and not context.json and not context.quiet:
+        from runctl.render import output
+
+        output.talk(hint)
 
 
 @ebs.command()
 @click.argument("volume")
+@acting.planned
 @on_cloud
 @common
-def detach(context: Context, volume: str, on: str | None) -> None:
+def detach(context: Context, volume: str, on: str | None, dry_run: bool) -> None:
     """Unmount and detach a volume, and wait until it is free.
 
     \b
@@ -180,7 +203,11 @@ def detach(context: Context, volume: str, on: str | None) -> None:
     from runctl.resources import noting, volumes
 
     with acting.operation(context, on) as operation:
-        operation.carry_out(volumes.plan_detach(operation, volume))
+        plan = volumes.plan_detach(operation, volume)
+        if dry_run:
+            acting.show_plan(context, plan)
+            return
+        operation.carry_out(plan)
         noting.note(operation, volumes=[volume])
     _say(context, volume, f"{volume} is detached")
 
@@ -230,9 +257,10 @@ def delete(context: Context, volume: str, on: str | None, snapshot_first: bool, 
 @click.option("--volume-type", type=TYPES)
 @click.option("--iops", type=click.IntRange(1))
 @click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
+@click.option("--dry-run", is_flag=True, help="Check it, show what would change and touch nothing.")
 @on_cloud
 @common
-def modify(context: Context, volume: str, on: str | None, **changes: Any) -> None:
+def modify(context: Context, volume: str, on: str | None, dry_run: bool, **changes: Any) -> None:
     """Change a volume's size, type or speed while it is in use.
 
     \b
@@ -243,7 +271,7 @@ def modify(context: Context, volume: str, on: str | None, **changes: Any) -> Non
     from runctl.resources import noting, volumes
 
     with acting.operation(context, on) as operation:
-        found = volumes.modify(
+        plan = volumes.plan_modify(
             operation,
             volume,
             size_gib=changes["size"],
@@ -251,18 +279,35 @@ def modify(context: Context, volume: str, on: str | None, **changes: Any) -> Non
             iops=changes["iops"],
             throughput_mibs=changes["throughput"],
         )
+        if dry_run:
+            _show_changes(context, plan)
+            return
+        found = volumes.modify(operation, plan)
         noting.note(operation, volumes=[volume])
     speed = f", {found.iops} IOPS" if found.iops else ""
     _say(context, volume, f"{volume} is {found.size_gib} GiB {found.volume_type}{speed}", now=found)
+
+
+def _show_changes(context: Context, plan: Modification) -> None:
+    from runctl.render import output
+
+    if context.json:
+        output.write_json({"plan": plan})
+        return
+    for name, value in plan.changes.items():
+        output.write_line(f"{plan.volume.id} {name}: {getattr(plan.volume, name)} -> {value}")
 
 
 @ebs.command()
 @click.argument("volume")
 @click.option("--name", default="", help="What to call the snapshot.")
 @click.option("--description", default="by runctl", help="What it is for.")
+@acting.planned
 @on_cloud
 @common
-def snapshot(context: Context, volume: str, on: str | None, name: str, description: str) -> None:
+def snapshot(
+    context: Context, volume: str, on: str | None, name: str, description: str, dry_run: bool
+) -> None:
     """Take a snapshot and wait until it is complete.
 
     \b
@@ -276,7 +321,11 @@ def snapshot(context: Context, volume: str, on: str | None, name: str, descripti
 
     with acting.operation(context, on) as operation:
         own = msgspec.structs.replace(_own(context), name=name)
-        made = operation.carry_out(volumes.plan_snapshot(operation, volume, own, description=description))
+        plan = volumes.plan_snapshot(operation, volume, own, description=description)
+        if dry_run:
+            acting.show_plan(context, plan)
+            return
+        made = operation.carry_out(plan)
         snapshot_id = made["snapshot"]["id"]
         noting.note(operation, snapshots=[snapshot_id])
     _say(context, snapshot_id, snapshot_id, snapshot=snapshot_id)
@@ -355,6 +404,7 @@ def snapshot_delete(context: Context, snapshot: str, on: str | None, **options: 
 @click.option("--name", default="")
 @click.option("--initialization-rate", type=click.IntRange(100, 300), help="MiB/s at which it is filled.")
 @click.option("--project")
+@acting.planned
 @on_cloud
 @common
 def restore(
@@ -376,6 +426,9 @@ def restore(
     with acting.operation(context, on) as operation:
         request = _request(context, options)
         plan = volumes.plan_restore(operation, source, request, attach=attach, mount=mount)
+        if options["dry_run"]:
+            acting.show_plan(context, plan)
+            return
         made = operation.carry_out(plan)
         volume_id = made["volume"]["id"]
         taken = (made.get("snapshot") or {}).get("id")
@@ -385,9 +438,7 @@ def restore(
         if taken:
             output.talk(f"it came through {taken}, which is kept: runctl aws ebs snapshot-delete {taken}")
         if not options["initialization_rate"]:
-            output.talk(
-                "its blocks come from S3 when they are first read: slow once; --initialization-rate 300"
-            )
+            output.talk(SLOW_ONCE)
 
 
 def _say(context: Context, resource_id: str, text: str, **data: Any) -> None:
@@ -420,6 +471,7 @@ def _request(context: Context, options: dict[str, Any]) -> VolumeRequest:
         name=options["name"],
         zone=options["availability_zone"],
         purpose=options.get("purpose"),
+        machine=options.get("machine"),
         snapshot=options.get("snapshot"),
         initialization_rate_mibs=options["initialization_rate"],
         project=options["project"] or settings.values.project or "",

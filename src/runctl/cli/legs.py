@@ -34,7 +34,7 @@ def transfer(
     options = _options(how, compress=compress)
     bucket = context.settings().values.aws.bucket
     with (
-        acting.operation(context, on, warn=False) as operation,
+        acting.operation(context, on) as operation,
         shown.following(quiet=context.quiet, json=context.json) as emit,
     ):
         if dry_run:

@@ -112,8 +112,8 @@ def access(context: Context, on: str | None, endpoint: str | None) -> S3Access:
 
     settings = context.settings()
     environ = os.environ
-    if (on or settings.values.cloud) == "sandbox":
-        cloud = context.cloud("sandbox", settings)
+    cloud = context.cloud(on or settings.values.cloud, settings)
+    if cloud.name == "sandbox":
         keys = (cloud.access_key or "", cloud.secret_key or "", None)
         return S3Access(endpoint=endpoint or cloud.s3_endpoint, region=cloud.region, credentials=lambda: keys)
     aws = settings.values.aws

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -31,6 +31,7 @@ class Context(msgspec.Struct, frozen=True):
     config_file: Path | None
     profile: str | None
     region: str | None
+    _reached: dict[str, Cloud] = msgspec.field(default_factory=dict[str, "Cloud"])
 
     @property
     def json(self) -> bool:
@@ -47,13 +48,25 @@ class Context(msgspec.Struct, frozen=True):
         return Ledger.open(home())
 
     def cloud(self, name: str, settings: Settings) -> Cloud:
-        """The cloud of a job: the sandbox, or AWS as flags and settings say."""
+        """The cloud of a job: the sandbox, or AWS as flags and settings say.
+
+        Operations that were left unfinished are mentioned first; a word on high costs follows in the end.
+        """
         from runctl.clouds import aws_cloud, sandbox_cloud
 
-        if name == "sandbox":
-            return sandbox_cloud()
         aws = settings.values.aws
-        return aws_cloud(region=aws.region, profile=aws.profile)
+        found = sandbox_cloud() if name == "sandbox" else aws_cloud(region=aws.region, profile=aws.profile)
+        if not self._reached:
+            from runctl.cli import attention
+
+            attention.mention_unfinished(self)
+        self._reached[found.key] = found
+        return found
+
+    @property
+    def reached(self) -> Iterable[Cloud]:
+        """The clouds that the command has touched."""
+        return self._reached.values()
 
     def session(self, settings: Settings, on: str | None = None, *, region: str | None = None) -> Session:
         """A session with the cloud that `--on` or the setting `cloud` names."""
@@ -114,7 +127,13 @@ def without_format(function: F) -> F:
             profile=profile or before.get("profile"),
             region=region or before.get("region"),
         )
-        return function(context, *args, **kwargs)
+        try:
+            return function(context, *args, **kwargs)
+        finally:
+            if context.reached:
+                from runctl.cli import attention
+
+                attention.warn_of_costs(context)
 
     return cast(F, wrapper)
 

@@ -22,6 +22,7 @@ def filtered(function: Any) -> Any:
     for option in reversed(
         (
             click.option("--kind", type=click.Choice(["instance", "volume", "snapshot", "image", "job"])),
+            click.option("--platform", type=click.Choice(["local", "aws", "sandbox"]), help="There alone."),
             click.option("--project", help="Of this project."),
             click.option("--user", help="Of this user."),
             click.option("--state", help="In this state, such as running."),
@@ -49,16 +50,19 @@ def filtered(function: Any) -> Any:
 def list_(context: Context, on: str | None, watch: bool, export: str | None, **filters: Any) -> None:
     """List what costs money or holds data, read from the cloud now and noted in the ledger.
 
+    Of jobs those that have not ended; with --kind job, all.
+
     \b
     Examples:
       runctl resources list
       runctl resources list --kind volume --sort cost --limit 10
+      runctl resources list --platform local
       runctl resources list --regions all --export csv > resources.csv
     """
     while True:
         rows, failures, now = _rows(context, on, filters)
         if export:
-            _export(rows, export)
+            _export(rows, failures, export)
         else:
             _show(context, rows, failures, now)
         if not watch:
@@ -79,7 +83,8 @@ def export(context: Context, on: str | None, form: str, **filters: Any) -> None:
       runctl resources export --format csv > resources.csv
       runctl resources export --format html > resources.html
     """
-    _export(_rows(context, on, filters)[0], form)
+    rows, failures, _ = _rows(context, on, filters)
+    _export(rows, failures, form)
 
 
 def _rows(
@@ -99,10 +104,14 @@ def _filters(given: dict[str, Any]) -> Filters:
     return Filters(**{name: value for name, value in given.items() if name != "regions"})
 
 
-def _export(rows: list[Row], form: str) -> None:
+def _export(rows: list[Row], failures: tuple[str, ...], form: str) -> None:
+    """What could not be read is a part of JSON and HTML; a table of CSV has no place for it but stderr."""
     from runctl.render import resources as render
 
-    {"csv": render.write_csv, "html": render.write_html, "json": render.write_json}[form](rows)
+    if form == "csv":
+        render.write_csv(rows)
+    else:
+        {"html": render.write_html, "json": render.write_json}[form](rows, failures)
 
 
 def _show(context: Context, rows: list[Row], failures: tuple[str, ...], now: datetime) -> None:

@@ -27,7 +27,7 @@ def summary(context: Context, on: str | None, explain: bool, regions: str | None
     from runctl.resources import costs, inventory
 
     limits = context.settings().values.thresholds
-    with acting.operation(context, on, warn=False) as operation:
+    with acting.operation(context, on) as operation:
         if not offline:
             sessions = acting.sessions(context, operation, regions)
             seen = inventory.read(sessions, emit=operation.emit)

@@ -82,8 +82,9 @@ def show(context: Context, transaction: str) -> None:
 
 @tx.command()
 @click.argument("transaction")
+@acting.planned
 @common
-def resume(context: Context, transaction: str) -> None:
+def resume(context: Context, transaction: str, dry_run: bool) -> None:
     """Finish an operation that was left unfinished, from the step at which it stopped.
 
     \b
@@ -91,14 +92,18 @@ def resume(context: Context, transaction: str) -> None:
       runctl tx resume tx-5f0c1a
       runctl tx resume tx-5f0c1a --output json
     """
-    _recover(context, transaction, undo=False)
+    if dry_run:
+        _show_left(context, transaction, undo=False)
+    else:
+        _recover(context, transaction, undo=False)
 
 
 @tx.command()
 @click.argument("transaction")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@acting.planned
 @common
-def rollback(context: Context, transaction: str, yes: bool) -> None:
+def rollback(context: Context, transaction: str, yes: bool, dry_run: bool) -> None:
     """Undo an operation that was left unfinished, the last step first.
 
     \b
@@ -106,8 +111,25 @@ def rollback(context: Context, transaction: str, yes: bool) -> None:
       runctl tx rollback tx-5f0c1a
       runctl tx rollback tx-5f0c1a --yes
     """
+    if dry_run:
+        _show_left(context, transaction, undo=True)
+        return
     acting.confirm(f"Undo {transaction}?", yes=yes)
     _recover(context, transaction, undo=True)
+
+
+def _show_left(context: Context, reference: str, *, undo: bool) -> None:
+    """What would be done, or undone, in its order; read from the journal alone."""
+    from runctl.render import output
+    from runctl.resources import recovery
+
+    with context.ledger() as ledger:
+        left = recovery.left_of(recovery.find(ledger, reference), undo=undo)
+    if context.json:
+        output.write_json({"undo" if undo else "do": left})
+        return
+    for step in left:
+        output.write_line(f"{'undo' if undo else 'do'} {step}")
 
 
 def _recover(context: Context, reference: str, *, undo: bool) -> None:

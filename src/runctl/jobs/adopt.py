@@ -25,6 +25,7 @@ from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, inventory
 from runctl.resources.inventory import Inventory
+from runctl.storage import staging
 from runctl.storage.objects import JOBS_PREFIX, ObjectInfo
 from runctl.storage.s3 import S3Store
 
@@ -40,7 +41,10 @@ FINISHED = {
 
 
 class Staging(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job left in its bucket: objects and their bytes."""
+    """What a job left in its bucket, or a transfer (then `job` is empty): objects and their bytes.
+
+    A transfer empties its own prefix: what lies there is of one that goes on, or whose ledger is lost.
+    """
 
     job: str
     location: str
@@ -81,9 +85,12 @@ def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, em
     before = {record.id for record in ledger.resources.list(cloud=seen.cloud)}
     inventory.refresh(ledger, sessions, seen)
     failures, requests, jobs = list(seen.failures), list[SpotRequest](), list[_Job]()
+    transfers: list[Staging] = []
     for session in sessions if bucket is None else [*sessions][:1]:
         try:
-            jobs += _jobs(session, bucket or account.default_bucket(session))
+            name = bucket or account.default_bucket(session)
+            jobs += _jobs(session, name)
+            transfers += _transfers(session, name)
         except TrainctlError as error:
             _fail(failures, f"jobs of {session.region}: {error}", emit)
     for session in sessions:
@@ -98,7 +105,7 @@ def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, em
         snapshots=managed[2],
         spot_requests=tuple(requests),
         jobs=tuple(job.id for job in jobs if "spec.json" in job.objects),
-        staging=tuple(_staging(job) for job in jobs),
+        staging=(*map(_staging, jobs), *transfers),
         new=(*(one for ids in managed for one in ids if one not in before), *adopted),
         failures=tuple(failures),
     )
@@ -119,15 +126,35 @@ def _jobs(session: Session, bucket: str) -> list[_Job]:
     """Every job with an object in the bucket; none where there is no bucket."""
     if not account.bucket_exists(session, bucket):
         return []
-    found: dict[str, dict[str, ObjectInfo]] = {}
-    for info in S3Store(bucket, JOBS_PREFIX, s3_access(session)).list():
-        job, _, key = info.key.partition("/")
-        if key:
-            found.setdefault(job, {})[key] = info
     return [
         _Job(job, session, S3Store(bucket, f"{JOBS_PREFIX}/{job}", s3_access(session)), objects)
-        for job, objects in sorted(found.items())
+        for job, objects in _by_folder(session, bucket, JOBS_PREFIX)
     ]
+
+
+def _transfers(session: Session, bucket: str) -> list[Staging]:
+    """What transfers with instances staged; none where there is no bucket."""
+    if not account.bucket_exists(session, bucket):
+        return []
+    return [
+        Staging(
+            job="",
+            location=f"s3://{bucket}/{staging.FOLDER}/{name}",
+            objects=len(objects),
+            bytes=sum(info.size for info in objects.values()),
+        )
+        for name, objects in _by_folder(session, bucket, staging.FOLDER)
+    ]
+
+
+def _by_folder(session: Session, bucket: str, prefix: str) -> list[tuple[str, dict[str, ObjectInfo]]]:
+    """The objects of each folder under a prefix, by key below it."""
+    found: dict[str, dict[str, ObjectInfo]] = {}
+    for info in S3Store(bucket, prefix, s3_access(session)).list():
+        folder, _, key = info.key.partition("/")
+        if key:
+            found.setdefault(folder, {})[key] = info
+    return sorted(found.items())
 
 
 def _staging(job: _Job) -> Staging:

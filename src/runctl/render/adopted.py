@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runctl.jobs.adopt import Adopted
+from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.render import figures, output
 from runctl.resources.costs import Sums
 
@@ -26,13 +27,24 @@ def show_adopted(found: Adopted, total: Sums) -> None:
     output.write_table(("what", "found", "new", ""), rows, right=("found", "new"))
     for place in found.staging:
         output.write_line(f"{place.location}: {place.objects} objects, {figures.size(place.bytes)}")
+        if not place.job:
+            output.talk(f"[note] if no transfer goes on: aws s3 rm --recursive {place.location}", style="dim")
     for request in found.spot_requests:
         if request.instance is None:
             output.talk(
-                f"[warning] {request.id} is {request.state}: it may start a machine yet", style="yellow"
+                f"[warning] {request.id} is {request.state}: it may start a machine yet; to cancel it: "
+                f"{_cancel(request)}",
+                style="yellow",
             )
     unknown = f", and {total.unknown} at unknown prices" if total.unknown else ""
     output.talk(f"{figures.usd(total.usd_per_hour)} an hour, {figures.usd(total.usd_total)} so far{unknown}")
+
+
+def _cancel(request: SpotRequest) -> str:
+    return (
+        f"aws ec2 cancel-spot-instance-requests --region {request.region}"
+        f" --spot-instance-request-ids {request.id}"
+    )
 
 
 def _some(ids: list[str]) -> str:

@@ -55,17 +55,18 @@ def write_csv(rows: Sequence[Row]) -> None:
     output.write_bytes(text.getvalue().encode())
 
 
-def write_json(rows: Sequence[Row]) -> None:
-    output.write_json({"resources": rows})
+def write_json(rows: Sequence[Row], failures: Sequence[str]) -> None:
+    output.write_json({"resources": rows, "failures": failures})
 
 
-def write_html(rows: Sequence[Row]) -> None:
+def write_html(rows: Sequence[Row], failures: Sequence[str]) -> None:
     """One self-contained page; everything that came from a cloud is escaped."""
     heads = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in _COLUMNS)
     lines = "\n".join(
         "<tr>" + "".join(f"<td>{html.escape(_shown(getattr(row, name)))}</td>" for name in _COLUMNS) + "</tr>"
         for row in rows
     )
+    missing = "".join(f"<p>not read: {html.escape(failure)}</p>" for failure in failures)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>runctl resources</title><style>
 :root {{ color-scheme: light dark; }}
@@ -73,7 +74,7 @@ body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2rem; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8884; white-space: nowrap; }}
 th {{ position: sticky; top: 0; background: Canvas; }}
-</style></head><body><h1>Resources</h1><p>{len(rows)} resources</p>
+</style></head><body><h1>Resources</h1><p>{len(rows)} resources</p>{missing}
 <table><thead><tr>{heads}</tr></thead><tbody>
 {lines}
 </tbody></table></body></html>

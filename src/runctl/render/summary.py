@@ -9,7 +9,7 @@ from runctl.resources.costs import Account, Summary, Sums
 
 
 def show_summary(found: Summary) -> None:
-    """The whole first, then by kind, project and user; warnings last, where they are read."""
+    """The whole first, then by kind, project and user."""
     total = found.total
     output.write_line(
         f"{figures.count(found.running, 'running instance')}, "
@@ -20,8 +20,6 @@ def show_summary(found: Summary) -> None:
         rows += [(f"{title} {name}", *_cells(sums[name])) for name in sorted(sums)]
     columns = ("", "an hour", "last 24 h", "this month", "in all", "unknown")
     output.write_table(columns, rows, right=columns[1:])
-    for warning in found.warnings:
-        output.talk(f"[warning] {warning}", style="yellow")
 
 
 def show_accounts(accounts: Sequence[Account]) -> None:

@@ -10,6 +10,7 @@ from runctl.model import TAG_IMPORTANT, TAG_PERSISTENT, TAG_PROTECTED
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume
 from runctl.render import figures, output
+from runctl.safety.protection import marked
 
 LOCK = "\N{LOCK}"
 
@@ -56,7 +57,7 @@ def show_snapshots(found: Sequence[tuple[Snapshot, Decimal | None]]) -> None:
 
 def lock_of(volume: Volume) -> str:
     """A lock for volumes that are persistent or protected."""
-    return LOCK if {TAG_PERSISTENT, TAG_PROTECTED, TAG_IMPORTANT} & volume.tags.keys() else ""
+    return LOCK if marked(volume.tags, TAG_PERSISTENT, TAG_PROTECTED, TAG_IMPORTANT) else ""
 
 
 def _sum(rates: Sequence[Decimal | None]) -> None:

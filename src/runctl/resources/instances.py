@@ -22,11 +22,13 @@ from runctl.model import (
     Offer,
 )
 from runctl.pricing import catalog
-from runctl.providers.aws import account, instances, market, shell, volumes
+from runctl.providers.aws import account, disks, instances, market, shell, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
+from runctl.resources import leases
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
+from runctl.safety.destroy import Fate, fate_of_volumes
 from runctl.safety.protection import Request
 from runctl.safety.saga import Plan, PlannedStep, result_of
 
@@ -65,6 +67,17 @@ class Limits(msgspec.Struct, frozen=True):
 
     warn: int = 10
     refuse: int = 50
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume of an instance that is to end: what becomes of it, and why; an unknown size is None."""
+
+    volume: str
+    name: str
+    size_gib: int | None
+    device: str
+    fate: Fate
+    reason: str
 
 
 def check(request: InstanceRequest) -> None:
@@ -156,12 +169,37 @@ def wanted_types(request: InstanceRequest) -> list[InstanceType]:
     return types[:3]
 
 
-def start(operation: Operation, instance_id: str, *, limits: Limits) -> Instance:
-    """Start a stopped instance and wait until it runs. Raises NotFound, Conflict, CapacityError."""
-    _existing(operation, instance_id)
-    guard(operation, limits)
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What starting an instance comes to: `lease_hours` are those of its new lease, None leaves it alone."""
+
+    instance: Instance
+    lease_hours: float | None
+
+
+def plan_start(
+    operation: Operation, instance_id: str, *, limits: Limits, lease_hours: float | None = None
+) -> Start:
+    """Look whether an instance can be started, or its lease be renewed while it runs.
+
+    Raises NotFound, Conflict, ValidationError past the limits.
+    """
+    instance = _existing(operation, instance_id)
+    hours = leases.wanted(instance, lease_hours)
+    if instance.state not in {"pending", "running"}:
+        guard(operation, limits)
+    return Start(instance=instance, lease_hours=hours)
+
+
+def start(operation: Operation, plan: Start) -> Instance:
+    """Start an instance, wait until it runs, and renew its lease. Raises CapacityError, CloudError."""
+    instance_id = plan.instance.id
+    if plan.lease_hours is not None:
+        leases.note(operation, instance_id, plan.lease_hours)
     instances.start(operation.session, instance_id)
-    return wait(operation, instance_id, "running")
+    found = wait(operation, instance_id, "running")
+    if plan.lease_hours is not None:
+        leases.renew(operation, found, plan.lease_hours)
+    return found
 
 
 def wait(
@@ -181,23 +219,56 @@ def wait(
 
 def plan_terminate(operation: Operation, instance_id: str, request: Request) -> Plan:
     """The steps of an end: persistent volumes are unmounted, detached and kept, then the instance ends."""
-    session = operation.session
     instance = _existing(operation, instance_id)
-    steps: list[PlannedStep] = []
-    for volume, attachment in kept_volumes(attached(operation, instance)):
-        place = {"instance": instance_id, "volume": volume.id, "device": attachment.device}
-        if attachment.device != instance.root_device and instance.state == "running":
-            if shell.is_online(session, instance_id):
-                steps.append(_step(f"unmount-{volume.id}", "unmount", place))
-            steps.append(_step(f"detach-{volume.id}", "detach-volume", place))
-        elif attachment.device != instance.root_device:
-            steps.append(_step(f"detach-{volume.id}", "detach-volume", place))
-        else:
-            request_of = {**place, "was_deleted": attachment.delete_on_termination}
-            steps.append(_step(f"keep-{volume.id}", "keep-volume", request_of))
     asked = msgspec.to_builtins(request)
+    disks_there = attached(operation, instance)
+    saved = {
+        fate.volume
+        for fate in fate_of_volumes(instance, [volume for volume, _ in disks_there])
+        if fate.fate is Fate.DETACHED_AND_KEPT
+    }
+    kept = [(volume, disk) for volume, disk in disks_there if volume.id in saved]
+    steps: list[PlannedStep] = []
+    for volume, attachment in kept:
+        if attachment.delete_on_termination or attachment.device == instance.root_device:
+            place = {"instance": instance_id, "volume": volume.id, "device": attachment.device}
+            place["was_deleted"] = attachment.delete_on_termination
+            steps.append(_step(f"keep-{volume.id}", "keep-volume", place))
+    steps += _release(operation, instance, kept, asked)
     steps.append(_step("terminate", "terminate-instance", {"instance": instance_id, "request": asked}))
     return operation.plan("terminate-instance", instance_id, steps)
+
+
+def _release(
+    operation: Operation,
+    instance: Instance,
+    kept: Sequence[tuple[Volume, Attachment]],
+    asked: dict[str, Any],
+) -> list[PlannedStep]:
+    """Take volumes from an instance once nothing trains there any more; its agent may end the machine.
+
+    From a machine that runs and cannot be reached nothing is torn off: its end detaches them.
+    """
+    session = operation.session
+    places: list[dict[str, Any]] = [
+        {"instance": instance.id, "volume": volume.id, "device": attachment.device}
+        for volume, attachment in kept
+        if attachment.device != instance.root_device
+    ]
+    if instance.state != "running":
+        return [_step(f"detach-{place['volume']}", "detach-volume", place) for place in places]
+    if not places or not shell.is_online(session, instance.id):
+        return []
+    steps = [_step("training", "end-training", {"instance": instance.id, "request": asked})]
+    for place in places:
+        mounted = {**place, "path": disks.mounted_at(session, instance.id, place["volume"])}
+        for word, kind, request, condition in (
+            ("unmount", "unmount", mounted, "runs"),
+            ("detach", "detach-volume", place, "lives"),
+        ):
+            name, only_if = f"{word}-{place['volume']}", (result_of("training", condition),)
+            steps.append(PlannedStep(name=name, kind=kind, requests=(request,), only_if=only_if))
+    return steps
 
 
 def attached(operation: Operation, instance: Instance) -> list[tuple[Volume, Attachment]]:
@@ -210,9 +281,21 @@ def attached(operation: Operation, instance: Instance) -> list[tuple[Volume, Att
     return found
 
 
-def kept_volumes(disks: Sequence[tuple[Volume, Attachment]]) -> list[tuple[Volume, Attachment]]:
-    """Those that a termination must leave behind, whatever EC2 was told of them."""
-    return [(volume, disk) for volume, disk in disks if volume.tags.get(TAG_PERSISTENT) == "true"]
+def fates(operation: Operation, instance_id: str) -> list[Ending]:
+    """What a termination does to each volume of an instance, by the door's own word."""
+    instance = _existing(operation, instance_id)
+    known = {volume.id: volume for volume, _ in attached(operation, instance)}
+    return [
+        Ending(
+            volume=fate.volume,
+            name=known[fate.volume].name if fate.volume in known else "",
+            size_gib=known[fate.volume].size_gib if fate.volume in known else None,
+            device=fate.device,
+            fate=fate.fate,
+            reason=fate.reason,
+        )
+        for fate in fate_of_volumes(instance, known.values())
+    ]
 
 
 def _existing(operation: Operation, instance_id: str) -> Instance:
@@ -269,7 +352,7 @@ def _launch(
         root_device=image.root_device,
         root_volume_gib=max(request.root_volume_gib, image.root_gib),
         profile=request.profile,
-        user_data=_user_data(request.lease_hours),
+        user_data=leases.user_data(request.lease_hours),
         tags=tags,
         subnet=request.subnet,
         security_group=request.security_group,
@@ -290,13 +373,6 @@ def _launch(
     }
 
 
-def _user_data(lease_hours: float) -> str:
-    """The lease comes before anything that can fail: the machine ends itself though nobody looks."""
-    if lease_hours <= 0:
-        return "#!/bin/sh\n"
-    return f"#!/bin/sh\nshutdown -P +{max(1, round(lease_hours * 60))}\n"
-
-
 def _tags(operation: Operation, request: InstanceRequest) -> dict[str, str]:
     now = operation.session.cloud.clock.now()
     tags = {
@@ -307,5 +383,5 @@ def _tags(operation: Operation, request: InstanceRequest) -> dict[str, str]:
         TAG_CREATED: now.strftime(_TIMESTAMP),
     }
     if request.lease_hours > 0:
-        tags[TAG_LEASE_UNTIL] = (now + timedelta(hours=request.lease_hours)).strftime(_TIMESTAMP)
+        tags[TAG_LEASE_UNTIL] = leases.tag(operation, request.lease_hours)
     return tags

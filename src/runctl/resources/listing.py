@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
-from runctl.ledger import JobRecord
+from runctl.ledger import JobRecord, Ledger
 from runctl.model import (
     HOURS_PER_MONTH,
     TAG_IMPORTANT,
@@ -34,6 +34,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     """What to show, and in which order. None lets everything through."""
 
     kind: str | None = None
+    platform: str | None = None
     project: str | None = None
     user: str | None = None
     state: str | None = None
@@ -47,6 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
+    platform: str
     name: str
     state: str
     what: str
@@ -78,11 +80,23 @@ def rows(
         _row(by_region[resource.region], resource, so_far.get(resource.id))
         for resource in (*seen.instances, *seen.volumes, *seen.snapshots)
     ]
-    found += [_image(image) for image in seen.images]
-    if filters.kind == "job":
-        jobs = operation.ledger.jobs.list(limit=JOBS)
-        found = [_job(job) for job in jobs if job.cloud == seen.cloud]
+    found += [_image(image, seen.cloud) for image in seen.images]
+    found += _jobs(operation.ledger, seen.cloud, ended=filters.kind == "job")
     return _chosen(found, filters), seen.failures
+
+
+def _jobs(ledger: Ledger, cloud: str, *, ended: bool) -> list[Row]:
+    """The jobs of a cloud and of this machine; those that have ended only where jobs are asked for."""
+    return [
+        _job(job)
+        for job in ledger.jobs.list(limit=JOBS)
+        if (job.cloud == cloud or job.folder is not None) and (ended or not job.state.final)
+    ]
+
+
+def _platform(cloud: str) -> str:
+    """`aws` or `sandbox`, by a cloud's key."""
+    return cloud.partition(":")[0]
 
 
 def _chosen(found: list[Row], filters: Filters) -> list[Row]:
@@ -90,6 +104,7 @@ def _chosen(found: list[Row], filters: Filters) -> list[Row]:
         row
         for row in found
         if filters.kind in {None, row.kind}
+        and filters.platform in {None, row.platform}
         and filters.project in {None, row.project}
         and filters.user in {None, row.user}
         and filters.state in {None, row.state}
@@ -118,6 +133,7 @@ def _row(session: Session, resource: Instance | Volume | Snapshot, so_far: Decim
     return Row(
         id=resource.id,
         kind=kind,
+        platform=_platform(session.cloud.key),
         name=resource.name,
         state=resource.state,
         what=what,
@@ -155,10 +171,11 @@ def _shape(resource: Instance | Volume | Snapshot) -> tuple[str, str, str, datet
             return "snapshot", f"of {resource.volume}", "", resource.started
 
 
-def _image(image: MachineImage) -> Row:
+def _image(image: MachineImage, cloud: str) -> Row:
     return Row(
         id=image.id,
         kind="image",
+        platform=_platform(cloud),
         name=image.name,
         state="available",
         what=f"{len(image.snapshots)} snapshots",
@@ -180,6 +197,7 @@ def _job(job: JobRecord) -> Row:
     return Row(
         id=job.id,
         kind="job",
+        platform=_platform(job.cloud) if job.folder is None else "local",
         name=job.name,
         state=job.state,
         what=f"on {job.target}",

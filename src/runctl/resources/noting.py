@@ -19,6 +19,7 @@ from runctl.resources import costs, inventory
 from runctl.resources.inventory import Inventory
 from runctl.resources.operation import Operation
 from runctl.safety import activity
+from runctl.safety.protection import marked
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +114,7 @@ def volumes_by(
         and name in {None, volume.name}
         and state in {None, volume.state}
         and project in {None, volume.tags.get(TAG_PROJECT)}
-        and (not persistent or volume.tags.get(TAG_PERSISTENT) == "true")
+        and (not persistent or marked(volume.tags, TAG_PERSISTENT))
         and (not unattached or not volume.attachments)
     ]
     found.sort(key=lambda volume: (volume.created, volume.id))

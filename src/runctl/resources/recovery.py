@@ -44,6 +44,22 @@ def place_of(record: TransactionRecord) -> tuple[str, str] | None:
     return plan.cloud, plan.region
 
 
+def left_of(record: TransactionRecord, *, undo: bool) -> list[str]:
+    """The steps that resuming does, or that rolling back undoes, in their order.
+
+    Raises Conflict for what is under way, over, or a job's.
+    """
+    _require_abandoned(record)
+    if undo:
+        return [step.name for step in reversed(record.steps) if step.outcome not in {"failed", "undone"}]
+    done = {step.name for step in record.steps if step.outcome == "done"}
+    if record.operation == cleanup.OPERATION:
+        planned = [item.id for item in cleanup.plan_of(record).items]
+    else:
+        planned = [step.name for step in saga.plan_of(record).steps]
+    return [name for name in planned if name not in done]
+
+
 def resume(operation: Operation, record: TransactionRecord) -> None:
     """Finish it. Raises Conflict for one that is under way, over, or a job's."""
     _require_abandoned(record)

@@ -50,6 +50,7 @@ def kinds(around: Surroundings) -> Mapping[str, Kind]:
         "wait-volume": WaitVolume(around),
         "attach-volume": AttachVolume(around),
         "keep-volume": KeepVolume(around),
+        "end-training": EndTraining(around),
         "detach-volume": DetachVolume(around),
         "mount": Mount(around),
         "unmount": Unmount(around),
@@ -156,7 +157,10 @@ class WaitVolume(_Step):
 
 
 class AttachVolume(_Step):
-    """Attach a `volume` to an `instance` at the `device` that is named, or the first free one."""
+    """Attach a `volume` to an `instance` at the `device` that is named, or the first free one.
+
+    One that `was_attached` there before stays so when the operation is undone.
+    """
 
     def do(self, call: Call) -> Result:
         volume, instance_id = call.request["volume"], call.request["instance"]
@@ -181,6 +185,8 @@ class AttachVolume(_Step):
         return {"id": call.request["volume"], "instance": call.request["instance"], "device": device}
 
     def undo(self, call: Call, result: Result) -> None:
+        if call.request.get("was_attached"):
+            return
         if _device(self._session, result["id"], result["instance"]) is not None:
             volumes.detach(self._session, result["id"], result["instance"])
             volumes.wait_detached(self._session, result["id"], timeout=VOLUME_PATIENCE, emit=self._emit)
@@ -203,6 +209,25 @@ class KeepVolume(_Step):
             self._door.end_with_instance(
                 call.request["volume"], call.request["instance"], call.request["device"]
             )
+
+
+class EndTraining(_Step):
+    """Let what trains on an `instance` save and end, while its volumes are still in their places.
+
+    Its agent may end the machine, too: then nothing `lives` there, and nothing `runs`.
+    """
+
+    def do(self, call: Call) -> Result:
+        found = self._door.end_training(call.request["instance"], _asked(call))
+        if found is not None and found.state == "stopping":
+            found = instances.wait_state(
+                self._session, found.id, "stopped", timeout=BOOT_PATIENCE, emit=self._emit
+            )
+        return {
+            "id": call.request["instance"],
+            "lives": found is not None,
+            "runs": found is not None and found.state == "running",
+        }
 
 
 class DetachVolume(_Step):
@@ -233,7 +258,10 @@ class DetachVolume(_Step):
 
 
 class Mount(_Step):
-    """Mount a `volume` at a `path` of its `instance`, with a file system made if it is blank."""
+    """Mount a `volume` at a `path` of its `instance`, with a file system made if it is blank.
+
+    One that `was_mounted` there before stays so when the operation is undone.
+    """
 
     def do(self, call: Call) -> Result:
         disks.mount(self._session, call.request["instance"], call.request["volume"], call.request["path"])
@@ -243,15 +271,31 @@ class Mount(_Step):
         return {"id": call.request["volume"], "path": call.request["path"]}
 
     def undo(self, call: Call, result: Result) -> None:
-        disks.unmount(self._session, call.request["instance"], call.request["volume"])
+        if not call.request.get("was_mounted"):
+            disks.unmount(self._session, call.request["instance"], call.request["volume"])
 
 
 class Unmount(_Step):
-    """Unmount a `volume` on its `instance`; one that is not mounted is left as it is."""
+    """Unmount a `volume` on its `instance`; one that is not mounted is left as it is.
+
+    Undone by mounting it at its `path` again, which is None where it was not mounted.
+    """
 
     def do(self, call: Call) -> Result:
         disks.unmount(self._session, call.request["instance"], call.request["volume"])
         return {"id": call.request["volume"]}
+
+    def find(self, call: Call) -> Result | None:
+        # Mounted still, or not: the undoing mounts what is not.
+        return {"id": call.request["volume"]}
+
+    def undo(self, call: Call, result: Result) -> None:
+        volume, instance_id = call.request["volume"], call.request["instance"]
+        instance = instances.get(self._session, instance_id)
+        if not call.request.get("path") or instance is None or instance.state != "running":
+            return
+        if _device(self._session, volume, instance_id) is not None:
+            disks.mount(self._session, instance_id, volume, call.request["path"])
 
 
 class CreateSnapshot(_Step):

@@ -9,12 +9,14 @@ import msgspec
 
 from runctl.errors import Conflict, NotFound, ValidationError
 from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_PURPOSE, TAG_USER
-from runctl.providers.aws import instances, market, shell, snapshots, volumes
+from runctl.pricing import catalog
+from runctl.providers.aws import disks, instances, market, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume, VolumeSpec
+from runctl.resources import tuning
 from runctl.resources.operation import Operation
-from runctl.safety.protection import Request
+from runctl.safety.protection import Request, marked
 from runctl.safety.saga import Plan, PlannedStep, result_of
 
 MODIFICATION_PATIENCE = timedelta(hours=6)
@@ -43,6 +45,7 @@ class VolumeRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     zone: str | None = None
     purpose: str | None = None
+    machine: str | None = None
     snapshot: str | None = None
     initialization_rate_mibs: int | None = None
     project: str = ""
@@ -54,6 +57,10 @@ def spec_of(operation: Operation, request: VolumeRequest) -> VolumeSpec:
     fitting = PURPOSES.get(request.purpose or "", {})
     own_type = request.volume_type not in {None, fitting.get("volume_type")}
     fitting = {} if own_type else fitting
+    if request.machine and (request.volume_type or fitting.get("volume_type", "gp3")) == "gp3":
+        catalog.instance_type(request.machine)  # a type that is not known is refused
+        speed = tuning.gp3_for(request.machine, size_gib=request.size_gib or 1)
+        fitting = msgspec.to_builtins(speed) if speed else fitting
     spec = VolumeSpec(
         zone=request.zone or "",
         size_gib=request.size_gib,
@@ -98,10 +105,18 @@ def plan_attach(operation: Operation, volume_id: str, instance_id: str, *, mount
                 next=f"runctl aws ebs detach {volume_id}",
             )
     place = {"volume": volume_id, "instance": instance_id}
-    steps = [_step("attachment", "attach-volume", place)]
+    steps = [_step("attachment", "attach-volume", {**place, "was_attached": bool(volume.attachments)})]
     if mount:
+        path = disks.mount_point(mount)
         _reachable(operation, instance_id)
-        steps.append(_step("mount", "mount", {**place, "path": mount}))
+        at = disks.mounted_at(operation.session, instance_id, volume_id) if volume.attachments else None
+        if at not in {None, path}:
+            raise Conflict(
+                f"{volume_id} is mounted at {at} of {instance_id}",
+                why=f"it is not taken from there for {path}",
+                next=f"runctl aws ebs detach {volume_id}",
+            )
+        steps.append(_step("mount", "mount", {**place, "path": path, "was_mounted": at is not None}))
     return operation.plan("attach-volume", volume_id, steps)
 
 
@@ -120,7 +135,8 @@ def plan_detach(operation: Operation, volume_id: str) -> Plan:
     steps: list[PlannedStep] = []
     if instance.state == "running":
         _reachable(operation, instance.id)
-        steps.append(_step("unmount", "unmount", place))
+        at = disks.mounted_at(operation.session, instance.id, volume_id)
+        steps.append(_step("unmount", "unmount", {**place, "path": at}))
     steps.append(_step("detachment", "detach-volume", place))
     return operation.plan("detach-volume", volume_id, steps)
 
@@ -149,7 +165,7 @@ def plan_restore(
             volume_type=request.volume_type or origin.volume_type,
             iops=request.iops or (origin.iops if origin.volume_type in {"io1", "io2", "gp3"} else None),
             throughput_mibs=request.throughput_mibs or origin.throughput_mibs,
-            persistent=request.persistent or origin.tags.get(TAG_PERSISTENT) == "true",
+            persistent=request.persistent or marked(origin.tags, TAG_PERSISTENT),
             encrypted=True,
         )
         tags = {key: value for key, value in origin.tags.items() if not key.startswith(("runctl:", "aws:"))}
@@ -199,8 +215,15 @@ def plan_delete(
     return operation.plan("delete-volume", volume_id, steps)
 
 
-def modify(operation: Operation, volume_id: str, **changes: Any) -> Volume:
-    """Change a volume's size, type or speed as its type allows. Raises ValidationError, CloudError."""
+class Modification(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to change of a volume; checked."""
+
+    volume: Volume
+    changes: dict[str, Any]
+
+
+def plan_modify(operation: Operation, volume_id: str, **changes: Any) -> Modification:
+    """Another size, type or speed, as the type allows. Raises NotFound, ValidationError."""
     volume = existing(operation, volume_id)
     wanted = {name: value for name, value in changes.items() if value is not None}
     if not wanted:
@@ -223,9 +246,14 @@ def modify(operation: Operation, volume_id: str, **changes: Any) -> Volume:
             ),
         )
     )
-    volumes.modify(operation.session, volume_id, **wanted)
+    return Modification(volume=volume, changes=wanted)
+
+
+def modify(operation: Operation, plan: Modification) -> Volume:
+    """Change a volume and wait until that is in force. Raises CloudError."""
+    volumes.modify(operation.session, plan.volume.id, **plan.changes)
     return volumes.wait_modified(
-        operation.session, volume_id, timeout=MODIFICATION_PATIENCE, emit=operation.emit
+        operation.session, plan.volume.id, timeout=MODIFICATION_PATIENCE, emit=operation.emit
     )
 
 

@@ -146,6 +146,17 @@ class Door:
         _terminate(self._session, known.instance, emit=self._emit)
         return verdict
 
+    def end_training(self, instance_id: str, request: Request) -> Instance | None:
+        """Let what trains save and end, as before a termination, which is not made yet. Idempotent.
+
+        Answers the instance as it is then; None where it has ended. Raises Protected, CloudError.
+        """
+        known = facts.of_instance(self._session, self._ledger, instance_id)
+        if known is None or known.instance.state in _OVER:
+            return None
+        _, known = self._pass(Action.TERMINATE, known, request)
+        return None if known.instance.state in _OVER else known.instance
+
     def delete_volume(self, volume_id: str, request: Request) -> Verdict:
         """Delete a volume; one that is gone is fine. Raises Protected, CloudError."""
         known = facts.of_volume(self._session, self._ledger, volume_id)

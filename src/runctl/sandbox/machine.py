@@ -29,6 +29,8 @@ __all__ = ["Machine", "MachineFacts", "Role", "SpotNotice"]
 
 GRACE_CAP = 2.0
 """Real seconds that `off` waits at most for processes that were asked to end."""
+PER_BOOT = "per-boot"
+"""The machine's own place for what cloud-init keeps in /var/lib/cloud/scripts/per-boot."""
 BY_ID = "nvme-Amazon_Elastic_Block_Store_"
 
 log = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ class Machine:
     # Power
 
     def boot(self) -> None:
-        """Start isolation and metadata, plug the disks, start user data at the first boot; returns when up.
+        """Start isolation and metadata, plug the disks, start what cloud-init would; returns when up.
 
         OSError when the host refuses the isolation.
         """
@@ -126,6 +128,9 @@ class Machine:
                 raise
             self._on = True
             self.boots += 1
+        for script in sorted((self.folder / PER_BOOT).iterdir()):
+            if os.access(script, os.X_OK):
+                self._run_script(script)
         self._run_user_data()
 
     def off(self, *, grace: float) -> None:
@@ -146,7 +151,7 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _furnish(self) -> None:
-        for name in ("home", "tmp", "mounts", "dev"):
+        for name in ("home", "tmp", "mounts", "dev", PER_BOOT):
             (self.folder / name).mkdir(exist_ok=True)
         (self._state / "cache" / "pip").mkdir(parents=True, exist_ok=True)
         (self._state / "cache" / "uv").mkdir(parents=True, exist_ok=True)
@@ -180,12 +185,15 @@ class Machine:
             script.write_bytes(text)
             script.chmod(0o700)
         done.touch()
+        self._run_script(script)
+
+    def _run_script(self, script: Path) -> None:
         with (self.folder / "console.log").open("ab") as console:
             try:
                 process = self.popen([str(script)], cwd="/", stdout=console, stderr=subprocess.STDOUT)
             except ProcessLookupError:  # put off in the meantime
                 return
-        threading.Thread(target=process.wait, name=f"user-data-{self.id}", daemon=True).start()
+        threading.Thread(target=process.wait, name=f"{script.name}-{self.id}", daemon=True).start()
 
     def _power_asked(self, line: str) -> None:
         request = shims.parse(line, self._clock.now())
@@ -232,6 +240,7 @@ class Machine:
             **self._given,
             "RUNCTL_SANDBOX_MACHINE": self.id,
             "RUNCTL_DEV": str(self.folder / "dev"),
+            "RUNCTL_PER_BOOT": str(self.folder / PER_BOOT),
             **({} if self._isolation.separate else {"RUNCTL_ROOT": str(self.folder)}),
             "RUNCTL_SANDBOX_FOLDER": str(self.folder),
             "RUNCTL_SANDBOX_STATE": str(self._state),

@@ -7,18 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runctl.jobs.adopt import Adopted, adopt
 from runctl.ledger import Ledger
 from runctl.model import JobState
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.spot_requests import SpotRequest
+from runctl.render.adopted import show_adopted
 from runctl.resources import costs
 
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SCRIPT = "import time\nfor step in range(12):\n    print('step', step, flush=True)\n    time.sleep(0.5)\n"
 
 
@@ -64,9 +68,9 @@ def left_behind(sandbox_cloud: Any, ledger: Ledger) -> Any:
         cloud = session.cloud
 
         @staticmethod
-        def put(key: str, body: bytes | dict[str, Any]) -> None:
+        def put(key: str, body: bytes | dict[str, Any], *, folder: str = "jobs") -> None:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            s3.put_object(Bucket=bucket, Key=f"runctl/jobs/{key}", Body=data)
+            s3.put_object(Bucket=bucket, Key=f"runctl/{folder}/{key}", Body=data)
 
         @staticmethod
         def adopted() -> Adopted:
@@ -155,6 +159,53 @@ def test_one_torn_job_does_not_hide_the_others(left_behind: Any) -> None:
         "staged-1": 1,
         "whole-1": 1,
     }
+
+
+def test_what_a_transfer_staged_is_found_and_an_open_request_can_be_cancelled(
+    left_behind: Any, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left_behind.put("0123abcd/file", b"12345", folder="staging")
+    left_behind.put("0123abcd/uploads/1", b"1", folder="staging")
+    found = left_behind.adopted()
+    [place] = [place for place in found.staging if not place.job]
+    assert (place.location.partition("/runctl/")[2], place.objects, place.bytes) == ("staging/0123abcd", 2, 6)
+    request = SpotRequest(
+        id="sir-1", region="us-east-1", state="open", status="", created=EPOCH, instance=None, job=""
+    )
+    show_adopted(msgspec.structs.replace(found, spot_requests=(request,)), costs.Sums())
+    said = capsys.readouterr()
+    assert f"aws s3 rm --recursive {place.location}" in said.err
+    command = "aws ec2 cancel-spot-instance-requests --region us-east-1 --spot-instance-request-ids sir-1"
+    assert command in said.err
+
+
+def test_adopted_disks_cost_from_the_cloud_s_own_times(
+    left_behind: Any, sandbox_cloud: Any, ledger: Ledger
+) -> None:
+    mine = [{"Key": "runctl:managed", "Value": "true"}]
+    tags = {kind: [{"ResourceType": kind, "Tags": mine}] for kind in ("volume", "snapshot")}
+    volume = sandbox_cloud.volume(Size=100, TagSpecifications=tags["volume"])
+    ec2 = sandbox_cloud.client("ec2")
+    taken = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tags["snapshot"])
+    begun = {
+        volume: sandbox_cloud.disk(volume)["CreateTime"].astimezone(UTC),
+        taken["SnapshotId"]: taken["StartTime"].astimezone(UTC),
+    }
+    clock = sandbox_cloud.cloud().clock
+    adopting = clock.now() + timedelta(minutes=1)
+    sandbox_cloud.until(lambda: clock.now() > adopting)
+    found = left_behind.adopted()
+    assert volume in found.new
+    assert taken["SnapshotId"] in found.new
+    later = adopting + timedelta(hours=2)
+    accounts = {one.resource.id: one for one in costs.accounts(ledger, left_behind.cloud.key, later)}
+    for one, since in begun.items():
+        stretches = accounts[one].stretches
+        assert abs((stretches[0].start - since).total_seconds()) < 1
+        seconds = float(sum(stretch.seconds for stretch in stretches))
+        assert seconds == pytest.approx((later - since).total_seconds(), abs=1)
+    hours = (later - begun[volume]).total_seconds() / 3600
+    assert float(accounts[volume].sums.usd_total) == pytest.approx(100 * 0.08 / 730 * hours, rel=1e-3)
 
 
 def test_a_job_goes_on_from_a_laptop_that_never_saw_it(sandbox_cloud: Any, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ echo "runctl: ok $device"
 _MOUNTED = (
     FIND
     + r"""
-device=$(find_device) || fail no-device "no device of $volume appeared"
+device=$(find_device) || {{ echo "runctl: ok "; exit 0; }}
 at=$(findmnt -n -o TARGET --source "$device" 2>/dev/null | head -n 1)
 echo "runctl: ok ${{at#"${{RUNCTL_ROOT:-}}"}}"
 """
@@ -133,13 +133,19 @@ def mount(session: Session, instance_id: str, volume_id: str, path: str) -> None
     A file system (ext4) is made on a device that carries nothing, and on no other. Raises Conflict for a
     foreign file system, a partition table, unknown data, or a path in use; CloudError, ValidationError.
     """
+    place = shlex.quote(mount_point(path))
+    script = _MOUNT.format(volume=_id(volume_id), names=_names(session, volume_id), path=place)
+    _run(session, instance_id, script, f"mount {volume_id}")
+
+
+def mount_point(path: str) -> str:
+    """A path at which a volume can be mounted, in the one way to write it. Raises ValidationError."""
     if not path.startswith("/") or "\0" in path or "\n" in path:
         raise ValidationError(f"{path!r} is no absolute path", next="such as --mount /data")
     clean = "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
     if clean == "/" or ".." in clean.split("/"):
         raise ValidationError(f"A volume cannot be mounted at {path!r}", next="such as --mount /data")
-    script = _MOUNT.format(volume=_id(volume_id), names=_names(session, volume_id), path=shlex.quote(clean))
-    _run(session, instance_id, script, f"mount {volume_id}")
+    return clean
 
 
 def unmount(session: Session, instance_id: str, volume_id: str) -> None:

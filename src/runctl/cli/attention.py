@@ -1,0 +1,55 @@
+"""What every command that touches a cloud says beside its work, on stderr: what was left, what is dear."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runctl.clouds import home
+from runctl.errors import TrainctlError
+
+if TYPE_CHECKING:
+    from runctl.cli.options import Context
+
+
+def mention_unfinished(context: Context) -> None:
+    """Operations of dead processes, by their ids."""
+    if not _has_ledger():
+        return
+    from runctl.safety import transaction
+
+    with context.ledger() as ledger:
+        left = transaction.abandoned(ledger)
+    if left:
+        names = ", ".join(record.id for record in left[:3])
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        _say(context, f"left unfinished: {names}{more}; see runctl tx list")
+
+
+def warn_of_costs(context: Context) -> None:
+    """A word for each threshold that is reached, by the ledger; however the command ended."""
+    if not _has_ledger():
+        return
+    from runctl.resources import costs
+
+    limits = context.settings().values.thresholds
+    try:
+        with context.ledger() as ledger:
+            for cloud in context.reached:
+                for warning in costs.warnings(ledger, cloud.key, cloud.clock.now(), limits):
+                    _say(context, warning)
+    except TrainctlError as error:  # a command that has done its work has not failed
+        _say(context, f"what all costs is not known: {error.what}")
+
+
+def _has_ledger() -> bool:
+    """Where there is none, nothing was begun and nothing was spent."""
+    return (home() / "ledger.sqlite3").exists()
+
+
+def _say(context: Context, text: str) -> None:
+    """Also with --quiet, which is about stdout."""
+    import msgspec
+
+    from runctl.events import Notice
+
+    msgspec.structs.replace(context, quiet=False).emit()(Notice(text=text, warning=True))
