@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import crash_table
 import msgspec
 import pytest
 import s3_server as real_s3
@@ -220,31 +221,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item._id = type(item.id).parse(f"{item.nodeid}@{mark.args[0]}")
 
 
-LEAST_POINTS = 60
-"""Of the crash matrix, over all operations."""
+def matrix_of(session: pytest.Session) -> list[dict[str, Any]]:
+    """The rows of the crash matrix that this run told, whichever workers told them."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    return [
+        row
+        for report in (reporter.getreports("passed") if reporter else [])
+        for name, row in report.user_properties
+        if name == crash_table.PROPERTY and report.when == "call"
+    ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A whole crash matrix with too few points is a failure."""
+    if exitstatus == pytest.ExitCode.OK and crash_table.is_too_small(matrix_of(session)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The crash matrix as one table, whichever workers told its rows."""
-    rows = [
-        row
-        for report in terminalreporter.getreports("passed")
-        for name, row in report.user_properties
-        if name == "crash matrix" and report.when == "call"
-    ]
-    if not rows:
-        return
-    columns = ("never begun", "finished", "rolled-back", "ended", "ended before")
-    terminalreporter.section("crash matrix")
-    line = f"{'operation':<20}{'points':>8}" + "".join(f"{column:>14}" for column in columns)
-    terminalreporter.write_line(line)
-    total = 0
-    for row in sorted(rows, key=lambda row: row["operation"]):
-        points = sum(row.get(column, 0) for column in columns[:-1])
-        total += points
-        cells = "".join(f"{row.get(column, 0):>14}" for column in columns)
-        terminalreporter.write_line(f"{row['operation']:<20}{points:>8}{cells}")
-    terminalreporter.write_line(f"{'in all':<20}{total:>8}, at least {LEAST_POINTS} when every operation ran")
+    """The crash matrix as one table."""
+    if rows := matrix_of(terminalreporter._session):
+        terminalreporter.section("crash matrix")
+        for line in crash_table.lines(rows):
+            terminalreporter.write_line(line)
 
 
 def runctl(home: Path, *arguments: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def carried_out(world: World, name: str, at: int = 0, *, before: bool = True) ->
                 "word": world.word,
                 "instance": world.instance,
                 "volumes": world.volumes,
+                "snapshot": world.snapshot,
             }
         )
     )
@@ -139,6 +140,7 @@ def main(path: str, name: str, at: str, when: str) -> None:
         told["word"],
         told["instance"],
         told["volumes"],
+        told["snapshot"],
     )
     Dying.at, Dying.before = int(at), when == "before"
     if name == LAUNCH:

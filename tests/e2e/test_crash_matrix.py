@@ -3,79 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import crash_table
 import pytest
 from dying import carried_out
-from operations import STORIES, World
+from operations import LAUNCHES, STORIES, World, begin, require_end
 
 from runctl.errors import Conflict
 from runctl.resources import recovery
 
-LONGEST = 120
 POINTS = 2  # of each operation in every run, spread over its calls; all of them with -m slow
+OPERATIONS = len(STORIES) + len(LAUNCHES)
 
 
-def recovered(world: World, *, undo: bool) -> tuple[str, str]:
-    """What the next command does: the transaction, and its outcome."""
+def recover(world: World, *, undo: bool) -> None:
+    """What the next command does of what the dead process left."""
     operation = world.operation()
     try:
-        left = recovery.unfinished(operation.ledger)
-        known = operation.ledger.journal.newest(limit=1)
-        if not left:
-            return (known[0].id, str(known[0].outcome)) if known else ("", "never begun")
-        (record,) = left
-        try:
-            (recovery.roll_back if undo else recovery.resume)(operation, record)
-        except Conflict:
-            assert undo, "what was begun can be finished"
-            recovery.resume(operation, record)
-        return record.id, str(operation.ledger.journal.get(record.id).outcome)
+        for record in recovery.unfinished(operation.ledger):
+            try:
+                (recovery.roll_back if undo else recovery.resume)(operation, record)
+            except Conflict:
+                assert undo, "what was begun can be finished"
+                recovery.resume(operation, record)
+        assert not recovery.unfinished(operation.ledger)
     finally:
         operation.ledger.close()
 
 
 def tell(live: Any, folder: Path, name: str, at: int, *, before: bool, undo: bool) -> str | None:
     """One point of the matrix; answers the outcome, None where the operation has no such call."""
-    folder.mkdir(parents=True)
-    world = World(live, folder)
-    story = STORIES[name]
-    story.prepare(world)
-    earlier = sum(1 for _ in world_transactions(world))
+    world = begin(live, folder, name)
     was_killed, _ = carried_out(world, name, at, before=before)
     if not was_killed:
+        require_end(world, name, "finished")
         return None
-    tx, outcome = recovered(world, undo=undo)
-    if sum(1 for _ in world_transactions(world)) == earlier:
-        outcome = "never begun"
-    made = world.made(tx) if outcome != "never begun" else {}
-    point = f"{name} at call {at}, {'before' if before else 'after'} it: {outcome}, {made}"
-    if outcome == "finished":
-        live.until(lambda: story.is_done(world, world.made(tx)), LONGEST)
-    else:
-        assert outcome in {"rolled-back", "never begun", "ended"}, point
-        live.until(lambda: story.is_undone(world, world.made(tx or "none")), LONGEST)
-    assert not recovery.unfinished(world.operation().ledger), point
+    recover(world, undo=undo)
+    try:
+        require_end(world, name, outcome := world.outcome())
+    except AssertionError as error:
+        error.add_note(f"killed {'before' if before else 'after'} call {at}, then {undo=}")
+        raise
     return outcome
 
 
-def world_transactions(world: World) -> Iterator[str]:
-    operation = world.operation()
-    yield from (record.id for record in operation.ledger.journal.newest(limit=100))
-    operation.ledger.close()
-
-
 def calls_of(live: Any, folder: Path, name: str) -> int:
-    folder.mkdir(parents=True)
-    world = World(live, folder)
-    STORIES[name].prepare(world)
+    """How many calls an operation makes that nobody kills, and that ends as it should."""
+    world = begin(live, folder, name)
     _, calls = carried_out(world, name)
-    operation = world.operation()
-    made = world.made(operation.ledger.journal.newest(limit=1)[0].id)
-    operation.ledger.close()
-    live.until(lambda: STORIES[name].is_done(world, made), LONGEST)
+    require_end(world, name, world.outcome())
     return calls
 
 
@@ -110,5 +89,17 @@ def test_the_whole_matrix(
 ) -> None:
     """Every point of every operation; the table comes with the summary of the run."""
     outcomes = run_matrix(own_cloud, tmp_path / name, name)
-    record_property("crash matrix", {"operation": name, **outcomes})
+    record_property(crash_table.PROPERTY, crash_table.row(name, outcomes, of=OPERATIONS))
     assert outcomes.total() > outcomes["ended before"]
+
+
+def test_a_whole_matrix_with_too_few_points_is_a_failure() -> None:
+    rows = [
+        crash_table.row(name, Counter({"finished": 4}), of=OPERATIONS) for name in map(str, range(OPERATIONS))
+    ]
+    assert crash_table.is_too_small(rows)
+    assert not crash_table.is_too_small(rows[1:]), "not all of it was run"
+    enough = [*rows[1:], crash_table.row("0", Counter({"rolled-back": 60}), of=OPERATIONS)]
+    assert not crash_table.is_too_small(enough)
+    none = crash_table.row("0", Counter({"ended before": 60}), of=OPERATIONS)
+    assert crash_table.is_too_small([*rows[1:], none]), "who was not killed is no point"

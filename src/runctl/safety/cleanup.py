@@ -208,9 +208,9 @@ class _Sweep:
         if row is None:
             return found
         if found.outcome is not Outcome.GONE:
-            self._ledger.journal.failed(self._tx.id, row.number, f"not carried out: {found.why}")
+            self._tx.settle(row.number, None, f"not carried out: {found.why}")
             return found
-        self._ledger.journal.done(self._tx.id, row.number, b"{}")
+        self._tx.settle(row.number, b"{}")
         self._note(item)
         return self._result(item, Outcome.DONE, "before this was taken up again")
 

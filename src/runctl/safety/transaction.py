@@ -73,6 +73,14 @@ class Transaction(msgspec.Struct):
         """Whether it is unknown what became of a step."""
         return bool(self._unknown)
 
+    def settle(self, number: int, result: bytes | None, why_not: str = "") -> None:
+        """What became of an earlier process's intent, found out without its call; None for nothing."""
+        if result is None:
+            self.ledger.journal.failed(self.id, number, why_not)
+        else:
+            self.ledger.journal.done(self.id, number, result)
+        self._unknown.discard(number)
+
     def remember(self, number: int, undo: Callable[[], None]) -> None:
         """A step that an earlier process has done: a rollback undoes it, too."""
         self._undo.append((number, undo))
@@ -121,9 +129,13 @@ def begin(
 
 @contextmanager
 def resumed(ledger: Ledger, record: TransactionRecord) -> Generator[Transaction]:
-    """Go on with an abandoned operation, under the same rules as `begin`. Raises Conflict as `take_up`."""
+    """Go on with an abandoned operation, under the same rules as `begin`. Raises Conflict as `take_up`.
+
+    It does not end before it is known what became of every intent, whoever left it without an outcome.
+    """
     take_up(ledger, record)
-    with _guarded(Transaction(ledger, record.id)) as transaction:
+    unknown = {step.number for step in record.steps if step.outcome is None}
+    with _guarded(Transaction(ledger, record.id, _unknown=unknown)) as transaction:
         yield transaction
 
 

@@ -18,6 +18,17 @@ VERBS = re.compile(r"(terminate|stop|delete|deregister|cancel|release)_")
 ALSO = {"modify_instance_attribute", "reset_instance_attribute", "modify_image_attribute"}
 NAMES = (ast.Attribute, ast.Name)
 RECEIVERS = {"door", "_door", "Door"}
+STORAGE = "runctl.storage."
+STORES = re.compile("store|bucket|staging")
+ALLOWED = {
+    "runctl.storage.transfer:_delete": "`--delete` of uploads: its plan was shown, and a job's objects stay",
+    "runctl.resources.leg_run:_delete": "`--delete` of a transfer between two places, under the same plan",
+    "runctl.resources.leg_run:_remove_arrived": "its own parcels in staging, once they have arrived",
+    "runctl.resources.leg_run:_put_together": "its own parcels in staging, once they are one object",
+    "runctl.resources.sides:look": "what was staged for one reader, once it was read",
+    "runctl.resources.carrying:clear": "the staging prefix of one transfer, which nobody else has",
+}
+"""Where objects of S3 are deleted beside the door, by module and function, each with its reason."""
 
 
 @cache
@@ -100,7 +111,15 @@ def other_doors(tree: Path) -> list[str]:
     trees = modules(tree)
     allowed = wrappers(trees)
     guarded = frozenset(f"{module}.{name}" for module, names in allowed.items() for name in names)
-    return [found for module, parsed in trees.items() for found in other_doors_of(module, parsed, guarded)]
+    deleting = frozenset(deleting_methods(trees))
+    calls = [found for module, parsed in trees.items() for found in other_doors_of(module, parsed, guarded)]
+    objects = [
+        f"{module}:{line} {what}"
+        for module, parsed in trees.items()
+        for function, line, what in deletions(module, parsed, deleting)
+        if f"{module}:{function}" not in ALLOWED
+    ]
+    return calls + objects
 
 
 @cache
@@ -116,20 +135,84 @@ def other_doors_of(module: str, tree: ast.Module, guarded: frozenset[str]) -> tu
 
 
 def uses(module: str, tree: ast.Module, guarded: frozenset[str]) -> Iterator[tuple[int, str]]:
-    """Where a guarded function is used, called or handed on, or an object of a store is deleted."""
+    """Where a guarded function is used, called or handed on."""
     names = names_in(module, tree)
     harmless = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and keeps(node)}
     for node in ast.walk(tree):
         if not isinstance(node, NAMES) or not isinstance(node.ctx, ast.Load) or id(node) in harmless:
             continue
-        of_a_store = (
-            isinstance(node, ast.Attribute)
-            and node.attr in {"delete", "delete_async"}
-            and last_name(node.value) in {"store", "_store", "obstore"}
-            and not module.startswith("runctl.storage.")
-        )
-        if of_a_store or full_name(node, names) in guarded:
+        if full_name(node, names) in guarded:
             yield node.lineno, ast.unparse(node)
+
+
+# Objects of S3
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods, not those within them."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+        else:
+            yield from functions(node)
+
+
+def attributes(node: ast.AST) -> Iterator[ast.Attribute]:
+    return (one for one in ast.walk(node) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Load))
+
+
+def of_obstore(node: ast.Attribute) -> bool:
+    return last_name(node.value) == "obstore" and node.attr.startswith("delete")
+
+
+def deleting_methods(trees: dict[str, ast.Module]) -> set[str]:
+    """Names by which our own stores delete objects, those through others of them included."""
+    methods = [
+        (function.name, list(attributes(function)))
+        for module, tree in trees.items()
+        if module.startswith(STORAGE)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.ClassDef)
+        for function in functions(outer)
+    ]
+    found: set[str] = set()
+    while (
+        more := {
+            name
+            for name, used in methods
+            if any(of_obstore(one) or (last_name(one.value) == "self" and one.attr in found) for one in used)
+        }
+        - found
+    ):
+        found |= more
+    return found
+
+
+@cache
+def deletions(module: str, tree: ast.Module, deleting: frozenset[str]) -> tuple[tuple[str, int, str], ...]:
+    """Where objects are deleted: the function, the line, and how. A store's own methods are not meant.
+
+    Whatever such a method is called of is taken for a store: no type says what a name stands for.
+    """
+    if module == DOOR:
+        return ()
+    names = names_in(module, tree)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    within = {id(one): function.name for function in functions(tree) for one in attributes(function)}
+
+    def deletes(one: ast.Attribute) -> bool:
+        if of_obstore(one):
+            return True
+        of_a_store = STORES.search(last_name(one.value)) is not None
+        return one.attr in deleting and (id(one) in called or of_a_store)
+
+    return tuple(
+        (function, one.lineno, ast.unparse(one))
+        for one in attributes(tree)
+        if deletes(one)
+        and not ((function := within.get(id(one), "")) in deleting and module.startswith(STORAGE))
+        and not full_name(one, names).startswith("runctl.providers.")
+    )
 
 
 def keeps(call: ast.Call) -> bool:
@@ -170,6 +253,19 @@ def test_the_walk_knows_what_it_looks_for() -> None:
     assert "delete" in found["runctl.providers.aws.snapshots"]
 
 
+def test_each_exception_is_used_and_has_its_reason() -> None:
+    trees = modules(SOURCE)
+    deleting = frozenset(deleting_methods(trees))
+    assert {"delete", "remove", "empty"} <= deleting
+    used = {
+        f"{module}:{function}"
+        for module, tree in trees.items()
+        for function, _, _ in deletions(module, tree, deleting)
+    }
+    assert used == set(ALLOWED)
+    assert all(len(reason) > 20 for reason in ALLOWED.values())
+
+
 INSERTED = [
     ("jobs/launch.py", 'def f(s): s.call("ec2", "terminate_instances", InstanceIds=["i-1"])'),
     ("resources/volumes.py", 'def f(s): list(s.pages("s3", "delete_objects", "Deleted"))'),
@@ -188,6 +284,16 @@ INSERTED = [
     ("cli/tx.py", "import runctl.providers.aws.snapshots\nX = runctl.providers.aws.snapshots.delete"),
     ("providers/aws/volumes.py", "def f(s): delete(s, 'vol-1')"),
     ("resources/volumes.py", "def f(place): place.store.delete('key')"),
+    ("jobs/closing.py", "def f(ends): ends.side.store('root').remove(['key'])"),
+    ("resources/legs.py", "def f(staging): staging.empty()"),
+    ("resources/legs.py", "def f(bucket): return bucket.remove"),
+    ("cli/s3.py", "def _delete(plan): plan.store.remove(['key'])"),
+    ("storage/sync.py", "def f(self): self.remove(['key'])"),
+    ("storage/transfer.py", "import obstore\ndef f(client): obstore.delete_async(client, 'key')"),
+    (
+        "storage/staging.py",
+        "class T(SigningStore):\n    def purge(self): self.empty()\nclass U:\n    def f(self, t): t.purge()",
+    ),
     (
         "resources/volumes.py",
         "import runctl.providers.aws.instances as ec2\nX = ec2.set_delete_on_termination",

@@ -35,6 +35,7 @@ class World:
     die_before: bool = True
     refuse: set[str] = field(default_factory=set[str])
     full: set[str] = field(default_factory=set[str])
+    lose: set[str] = field(default_factory=set[str])
 
     def call(self, what: str) -> None:
         self.calls.append(what)
@@ -63,6 +64,8 @@ class Make:
             raise CloudError(thing, service="s", operation="o", code="No")
         self.world.things[call.token] = thing
         self.world.after()
+        if thing in self.world.lose:
+            raise CloudError(thing, service="s", operation="o", code="Lost", lost_answer=True)
         return {"id": call.token, "thing": thing}
 
     def find(self, call: Call) -> Result | None:
@@ -167,6 +170,21 @@ def test_after_a_final_step_nothing_is_undone_but_finished_later(ledger: Ledger)
     with pytest.raises(Conflict, match="cannot be rolled back"):
         saga.roll_back(ledger, record, kinds(world))
     assert set(world.things.values()) == {"a"}
+
+
+def test_what_a_lost_answer_made_is_not_forgotten_by_a_resumption_that_cannot_be(ledger: Ledger) -> None:
+    """It was ended as rolled back, and the thing that nobody had looked for stayed and cost money."""
+    world = World(lose={"b"})
+    with pytest.raises(CloudError, match="b"):
+        saga.carry_out(ledger, plan(make("a", "a"), make("b", "b")), kinds(world), emit=ignore, at=NOW)
+    (record,) = transaction.abandoned(ledger)
+    assert [step.outcome for step in record.steps] == ["undone", None]
+    with pytest.raises(Conflict, match="being rolled back"):
+        resume(ledger, record, kinds(world))
+    (record,) = transaction.abandoned(ledger)
+    saga.roll_back(ledger, record, kinds(world))
+    assert ledger.journal.get(record.id).outcome == "rolled-back"
+    assert world.things == {}
 
 
 def test_what_is_being_rolled_back_is_not_resumed(ledger: Ledger) -> None:
