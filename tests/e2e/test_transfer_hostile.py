@@ -150,10 +150,19 @@ def test_a_link_in_the_destination_leads_nobody_out(desk: Desk, tmp_path: Path) 
     (target / "link").symlink_to(outside)
     desk.put("set/link/file")
     desk.put("set/fine")
+    (target / "inner").mkdir()
+    (target / "inner/file").write_bytes(b"mine")
+    (target / "inside").symlink_to("inner")
+    (target / "single").symlink_to(outside / "none")
+    desk.put("set/inside/file")
+    desk.put("set/single")
     outcome = desk.run(desk.place, str(target))
-    assert outcome.code == 2
-    assert "link/file" in outcome.lines("failed")
+    assert outcome.code == 1
+    assert {"link/file", "inside/file", "single"} <= set(outcome.lines("left_out"))
+    assert "nothing was touched" in outcome.lines("left_out")["link/file"]
     assert not list(outside.iterdir())
+    assert (target / "single").is_symlink()
+    assert (target / "inner/file").read_bytes() == b"mine"
     assert (target / "fine").read_bytes() == b"data"
 
 

@@ -21,7 +21,7 @@ from runctl.storage.requests import Requests
 from runctl.storage.s3 import S3Store, entry_of
 
 if TYPE_CHECKING:
-    from obstore import Bytes, GetOptions
+    from obstore import Bytes, GetOptions, PutMode
 
     from runctl.agent.s3 import Bucket
 
@@ -101,12 +101,15 @@ class BulkStore(S3Store):
         if came != length:
             raise _short(key, came, length)
 
-    def send(self, key: str, data: bytes) -> str:
-        """Write one object, which S3 checks against its SHA-256; answers its ETag."""
+    def send(self, key: str, data: bytes, mode: PutMode = "overwrite") -> str:
+        """Write one object, which S3 checks against its SHA-256; answers its ETag.
+
+        Raises Conflict where the `mode` forbids it.
+        """
         import obstore
 
         with self._errors("PutObject", key):
-            answer = obstore.put(self._client(), self._path(key), data, use_multipart=False)
+            answer = obstore.put(self._client(), self._path(key), data, mode=mode, use_multipart=False)
         return (answer["e_tag"] or "").strip('"')
 
     def head(self, key: str) -> Entry:

@@ -41,6 +41,7 @@ class Walk:
         self.root = root
         self.left_out: list[LeftOut] = []
         self.partials: list[Path] = []
+        self._hidden: set[str] = set()
         self._filters = filters
         self._secrets = secrets
         self._real_root: Path | None = None
@@ -48,12 +49,23 @@ class Walk:
     def __iter__(self) -> Iterator[Entry]:
         return self._folder(os.fspath(self.root), "")
 
+    def hides(self, key: str) -> bool:
+        """Whether what was left out so far stands in the place of this key, or of a folder of it."""
+        if not self._hidden:
+            return False
+        return (
+            key in self._hidden
+            or "" in self._hidden
+            or any(key[:end] in self._hidden for end, letter in enumerate(key) if letter == "/")
+        )
+
     def _folder(self, path: str, base: str) -> Iterator[Entry]:
         try:
             with os.scandir(path) as scan:
                 found = sorted(scan, key=_order)
         except OSError as error:
-            self._leave_out(base or path, error.strerror or str(error))
+            self._hidden.add(base.rstrip("/"))
+            self.left_out.append(LeftOut(printable(base or path), _text(error)))
             return
         for item in found:
             key = base + item.name
@@ -101,6 +113,7 @@ class Walk:
         return f"it looks like credentials by {why}; to send it on purpose: --allow-secret {name}"
 
     def _leave_out(self, key: str, why: str) -> None:
+        self._hidden.add(key)
         self.left_out.append(LeftOut(printable(key), why))
 
 

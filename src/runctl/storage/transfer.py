@@ -30,6 +30,9 @@ __all__ = ["LeftOut", "TransferOptions", "TransferPlan", "TransferReport", "carr
 KEPT = "runctl s3 cleanup deletes old checkpoints, by the rules that protect them"
 
 
+IN_THE_WAY = "S3 has it, and its place here holds what no transfer carries: nothing was touched"
+
+
 class TransferOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to transfer. Patterns are gitignore's; `bandwidth` in bytes per second.
 
@@ -60,11 +63,18 @@ class TransferPlan(msgspec.Struct, kw_only=True):
     options: TransferOptions
     key: Callable[[str], str]
     path: Callable[[str], Path]
+    only_if: dict[str, Entry] | None = None
+    """The destination's entries that may be replaced, as the plan saw them; others must still be absent."""
     memory: Memory | None = None
     keeps_memory: bool = False
     """Whether the memory outlives this plan."""
     kept: int = 0
     """How many objects of jobs are not deleted, though the source does not have them."""
+
+    def may_replace(self, entry: Entry) -> None:
+        """The destination has it, and it may go while it is as it is now."""
+        if self.only_if is not None:
+            self.only_if[entry.key] = entry
 
     @property
     def size(self) -> int:
@@ -100,6 +110,8 @@ def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> T
         raise NotFound(f"There is nothing under s3://{store.bucket}/{store.prefix}")
     walk = Walk(folder, filters, secrets=None) if folder.is_dir() else None
     comparison = compare(there, walk or (), _never if options.checksum else _same_time, extra=options.delete)
+    if walk:
+        comparison.missing = held_back(comparison.missing, walk, left_out)
     return TransferPlan(
         upload=False,
         store=store,
@@ -215,7 +227,14 @@ def _download(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         raise TransferError(f"Cannot make {plan.root}", why=reason(error)) from error
     _remove_stale(plan.partials)
     downloads = Downloads(
-        plan.store, plan.root, crew, target=plan.path, verify=plan.options.verify, emit=emit
+        plan.store,
+        plan.root,
+        crew,
+        target=plan.path,
+        verify=plan.options.verify,
+        only_if=plan.only_if,
+        memory=plan.memory,
+        emit=emit,
     )
     try:
         crew.run(downloads.pieces(plan.comparison.missing, plan.comparison.doubtful))
@@ -231,6 +250,7 @@ def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         begun=plan.options.state,
         memory=plan.memory,
         key=plan.key,
+        only_if=plan.only_if,
         emit=emit,
     )
     crew.run(uploads.pieces(plan.comparison.missing, plan.comparison.doubtful))
@@ -288,6 +308,17 @@ def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator
             yield entry
         else:
             left_out.append(LeftOut(printable(entry.key), why))
+
+
+def held_back(missing: list[Entry], walk: Walk, left_out: list[LeftOut]) -> list[Entry]:
+    """The entries without those whose place here holds what the walk left out: it must not be replaced."""
+    found: list[Entry] = []
+    for entry in missing:
+        if walk.hides(entry.key):
+            left_out.append(LeftOut(printable(entry.key), IN_THE_WAY))
+        else:
+            found.append(entry)
+    return found
 
 
 def _same_time(source: Entry, destination: Entry) -> bool:
