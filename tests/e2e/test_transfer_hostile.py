@@ -108,6 +108,16 @@ def test_keys_that_cannot_be_files_are_refused_by_name(desk: Desk, tmp_path: Pat
     )
 
 
+def test_a_long_key_of_short_parts_goes_both_ways(desk: Desk, tmp_path: Path) -> None:
+    name = "/".join(["n" * 198] * 4 + ["ü" * 100])
+    assert len(f"set/{name}") + 100 == 1000  # bytes
+    desk.put(f"set/{name}", b"deep")
+    assert desk.run(desk.place, str(tmp_path / "out")).code == 0
+    assert files(tmp_path / "out") == {name: b"deep"}
+    assert desk.run(str(tmp_path / "out"), f"s3://{desk.bucket}/cpy").code == 0
+    assert desk.keys() == {f"set/{name}", f"cpy/{name}"}
+
+
 def test_an_absolute_key_is_not_taken_for_another(desk: Desk, tmp_path: Path) -> None:
     desk.put("/abs", b"the absolute one")
     desk.put("abs", b"the relative one")

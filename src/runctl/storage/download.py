@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from runctl.errors import CloudError, Conflict, TransferError
 from runctl.events import Emit, Notice
 from runctl.retry import RetryPolicy
-from runctl.storage import digests, etags
+from runctl.storage import digests, etags, spelling
 from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece
 from runctl.storage.entries import Entry
@@ -87,7 +87,10 @@ class Downloads:
 
     def pieces(self, missing: Iterable[Entry], doubtful: Iterable[Entry]) -> Iterator[Piece]:
         """What there is to do, big files first."""
+        names = None if spelling.tells_case_apart(self._root) else spelling.Spelling(self._root)
         for entry in sorted(missing, key=lambda item: -item.size):
+            if names is not None and not self._has_its_name(entry, names):
+                continue
             if entry.size > PIECE:
                 yield from self._parts(entry)
             else:
@@ -108,6 +111,14 @@ class Downloads:
             if not is_passing(error):
                 raise
             return self._policy.call(operation, work, retryable=is_passing, emit=self.emit)
+
+    def _has_its_name(self, entry: Entry, names: spelling.Spelling) -> bool:
+        try:
+            names.claim(self._target(entry.key).relative_to(self._root).as_posix())
+        except Conflict as error:
+            self.crew.fail(entry.key, error)
+            return False
+        return True
 
     def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
         try:
