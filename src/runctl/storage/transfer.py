@@ -253,7 +253,8 @@ def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         only_if=plan.only_if,
         emit=emit,
     )
-    crew.run(uploads.pieces(plan.comparison.missing, plan.comparison.doubtful))
+    todo, save = plan.comparison, plan.memory.save if plan.memory and plan.size else lambda: None
+    crew.run(uploads.pieces(todo.missing, todo.doubtful), now_and_then=save)
 
 
 def _delete(plan: TransferPlan, crew: Crew, emit: Emit) -> int:
