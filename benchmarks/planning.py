@@ -2,9 +2,9 @@
 
 A server on loopback answers ListObjectsV2 with 1,000,000 keys of 43 letters, page by page, and nothing else;
 `runctl transfer --dry-run` plans their download into an empty folder, and the sync of a folder that has none
-of them with `--delete`. Then a folder has all of them, and the sync is repeated to its end: with the memory in
-the order of the walk, and in another. Each is a process of its own; memory is the most that it held. Exits
-with 1 where that is too much.
+of them with `--delete`. Then a folder has all of them, and the sync is repeated to its end: with what it
+remembers in the order of the walk, and in another. Each is a process of its own; memory is the most that it
+held. Exits with 1 where that is too much.
 """
 
 from __future__ import annotations

@@ -345,6 +345,36 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    "number",
+    [400, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+)
+def test_many_small_files_go_both_ways(s3_server: S3Server, tmp_path: Path, number: int) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    for index in range(number):
+        path = here / f"{index // 1000:03}" / f"{index:06}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(index.to_bytes(4) * (index % 50))
+    place = f"s3://{s3_server.new_bucket()}/many"
+
+    def moved(source: str, target: str) -> int:
+        done = runctl(s3_server, tmp_path / "home", "s3", "sync", source, target, "--output", "json")
+        assert done.returncode == 0, done.stdout or done.stderr
+        report = json.loads(done.stdout)
+        assert not report["failed"]
+        assert not report["left_out"]
+        assert report["moved_files"] + report["equal_files"] == number
+        return report["moved_files"]
+
+    assert moved(str(here), place) == number
+    assert moved(place, str(back)) == number
+    assert moved(str(here), place) == 0
+    assert moved(place, str(back)) == 0
+    for index in range(number):
+        name = f"{index // 1000:03}/{index:06}.bin"
+        assert (back / name).read_bytes() == (here / name).read_bytes()
+
+
 def test_an_upload_by_another_tool_is_compared_by_content(pair: Pair) -> None:
     pair.write("a", b"same")
     pair.put("a", b"same")

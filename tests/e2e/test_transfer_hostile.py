@@ -228,6 +228,24 @@ def test_what_looks_like_credentials_stays_here_unless_it_is_named(desk: Desk) -
     assert desk.keys() >= {"set/.env", "set/sub/id_rsa"}
 
 
+def test_a_single_file_and_a_folder_of_credentials_stay_here(desk: Desk, tmp_path: Path) -> None:
+    home = tmp_path / "me" / ".aws"
+    home.mkdir(parents=True)
+    (home / "credentials").write_bytes(b"x")
+    (desk.folder / "deploy.pem").write_bytes(b"x")
+    (desk.folder / "plain").symlink_to("deploy.pem")
+    for source in (home / "credentials", desk.folder / "deploy.pem", desk.folder / "plain", home):
+        outcome = desk.run(str(source), f"s3://{desk.bucket}/set/")
+        assert outcome.code == 1
+        assert all("--allow-secret" in why for why in outcome.lines("left_out").values())
+        assert len(outcome.lines("left_out")) == 1
+    assert not desk.keys()
+    assert set(desk.run(str(desk.folder), desk.place).lines("left_out")) == {"deploy.pem", "plain"}
+    named = desk.run(str(home / "credentials"), f"{desk.place}/keys", "--allow-secret", "credentials")
+    assert named.code == 0
+    assert desk.keys() == {"set/keys"}
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"),
     reason="only root can give files away and then do without its right to read them",

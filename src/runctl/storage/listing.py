@@ -45,6 +45,7 @@ class Walk:
         self._filters = filters
         self._secrets = secrets
         self._real_root: Path | None = None
+        self._base = os.path.abspath(root) + "/"  # noqa: PTH100 (a prefix for texts)
 
     def __iter__(self) -> Iterator[Entry]:
         return self._folder(os.fspath(self.root), "")
@@ -98,19 +99,17 @@ class Walk:
             return "neither a file nor a folder"
         if item.is_symlink() and not self._is_inside(item.path):
             return f"a link out of {self.root}"
-        return no_key(key) or (self._secret(key) if self._secrets is not None else None)
+        why = no_key(key)
+        if why or self._secrets is None:
+            return why
+        return secret(self._base + key, key, self._secrets) or (
+            secret(os.path.realpath(item.path), key, self._secrets) if item.is_symlink() else None
+        )
 
     def _is_inside(self, path: str) -> bool:
         if self._real_root is None:
             self._real_root = self.root.resolve()
         return Path(path).resolve().is_relative_to(self._real_root)
-
-    def _secret(self, key: str) -> str | None:
-        why = credentials.suspicious_name(key)
-        if why is None or any(_names(pattern, key) for pattern in self._secrets or ()):
-            return None
-        name = key.rpartition("/")[2]
-        return f"it looks like credentials by {why}; to send it on purpose: --allow-secret {name}"
 
     def _leave_out(self, key: str, why: str) -> None:
         self._hidden.add(key)
@@ -128,6 +127,15 @@ def no_key(name: str) -> str | None:
     if length > LONGEST_KEY:
         return f"a name of {length} bytes: a key has at most {LONGEST_KEY}"
     return None
+
+
+def secret(path: str, key: str, allowed: Sequence[str]) -> str | None:
+    """Why the file at the absolute `path` must not be sent: it looks like credentials, and is not allowed."""
+    why = credentials.suspicious_name(path)
+    if why is None or any(_names(pattern, key) for pattern in allowed):
+        return None
+    name = key.rpartition("/")[2]
+    return f"it looks like credentials by {why}; to send it on purpose: --allow-secret {name}"
 
 
 def one_file(path: Path) -> Entry:

@@ -19,7 +19,7 @@ from runctl.storage.crew import Crew, reason
 from runctl.storage.download import Downloads
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
-from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable
+from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable, secret
 from runctl.storage.memory import Memory, memory_file
 from runctl.storage.objects import PARTIAL_PREFIX, checked_key, is_of_a_job
 from runctl.storage.upload import Uploads
@@ -173,6 +173,9 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
 def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) -> TransferPlan:
     """One file under `key`. Raises NotFound."""
     entry = msgspec.structs.replace(one_file(path), key=checked_key(key))
+    whole = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (texts)
+    why = next((why for name in whole if (why := secret(name, path.name, options.secrets))), None)
+    left_out = [LeftOut(printable(path.name), why)] if why else []
     there: list[Entry] = []
     with contextlib.suppress(NotFound):
         there = [store.head(key)]
@@ -180,8 +183,8 @@ def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) 
         upload=True,
         store=store,
         root=path.parent,
-        comparison=compare([entry], there, _never, extra=False),
-        left_out=[],
+        comparison=compare([] if left_out else [entry], there, _never, extra=False),
+        left_out=left_out,
         partials=[],
         options=options,
         key=str,
