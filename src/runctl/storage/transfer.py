@@ -126,8 +126,9 @@ def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> T
 
 
 def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions) -> TransferPlan:
-    """One object into the file `path`. Raises NotFound."""
+    """One object into the file `path`. Raises NotFound, ValidationError for options that need a folder."""
     entry = store.head(key)
+    _refuse_for_one(options)
     there: list[Entry] = []
     with contextlib.suppress(NotFound):
         there = [msgspec.structs.replace(one_file(path), key=key)]
@@ -146,6 +147,7 @@ def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions)
 
 def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> TransferPlan:
     """Every file of `folder` under the store's prefix. Raises NotFound where there is no folder."""
+    _refuse_unproven(options)
     filters = Filters(options.include, options.exclude)
     walk = Walk(folder, filters, secrets=options.secrets)
     memory = Memory(memory_file(options.state, folder, f"{store.place}"))
@@ -171,7 +173,9 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
 
 
 def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) -> TransferPlan:
-    """One file under `key`. Raises NotFound."""
+    """One file under `key`. Raises NotFound, ValidationError for options that need a folder."""
+    _refuse_for_one(options)
+    _refuse_unproven(options)
     entry = msgspec.structs.replace(one_file(path), key=checked_key(key))
     whole = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (texts)
     why = next((why for name in whole if (why := secret(name, path.name, options.secrets))), None)
@@ -289,6 +293,23 @@ def _remove_stale(partials: Iterable[Path]) -> None:
         if dot and process.isdigit() and not is_alive(int(process)):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def _refuse_for_one(options: TransferOptions) -> None:
+    given = {"--include": options.include, "--exclude": options.exclude, "--delete": options.delete}
+    if named := next((name for name, value in given.items() if value), None):
+        raise ValidationError(
+            f"{named} is for folders", why="this is a single file", next=f"leave {named} out"
+        )
+
+
+def _refuse_unproven(options: TransferOptions) -> None:
+    if not options.verify:
+        raise ValidationError(
+            "--no-verify is for downloads",
+            why="S3 itself verifies the checksum of every upload, and that costs nothing more",
+            next="leave --no-verify out",
+        )
 
 
 def _wanted(entries: Iterable[Entry], filters: Filters) -> Iterator[Entry]:

@@ -109,6 +109,12 @@ def test_the_part_sizes_of_every_usual_sender_are_tried(mib: int) -> None:
         (["raw/"], ["deep"], {"raw/a.txt"}),
         (["/top.bin", "/raw/*.txt"], [], {"top.bin", "raw/a.txt"}),
         (["**/deep/**"], [], {"raw/deep/b.bin"}),
+        ([], ["*.bin", "!top.bin"], {"a.txt", "raw/a.txt", "top.bin"}),
+        ([], ["!top.bin", "*.bin"], {"a.txt", "raw/a.txt"}),
+        ([], ["raw/", "!raw/a.txt"], {"a.txt", "top.bin"}),
+        ([], ["raw/*", "!raw/a.txt"], {"a.txt", "raw/a.txt", "top.bin"}),
+        (["raw/", "!raw/deep/"], [], {"raw/a.txt"}),
+        (["raw/", "!*.txt", "/a.txt"], [], {"raw/deep/b.bin", "a.txt"}),
     ],
 )
 def test_patterns_choose_as_git_reads_them(include: list[str], exclude: list[str], wanted: set[str]) -> None:
@@ -118,7 +124,7 @@ def test_patterns_choose_as_git_reads_them(include: list[str], exclude: list[str
     } == wanted
 
 
-@pytest.mark.parametrize("pattern", ["", "#comment", "!not", "/"])
+@pytest.mark.parametrize("pattern", ["", "#comment", "!", "!not", "/"])
 def test_a_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
     with pytest.raises(ValidationError):
         Filters([pattern])
