@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -173,6 +174,25 @@ class BulkStore(S3Store):
             if one.findtext(f"{space}Key") == path
             and datetime.fromisoformat(one.findtext(f"{space}Initiated") or "").timestamp() >= since
         ]
+
+    def ask(
+        self,
+        operation: str,
+        method: str,
+        key: str,
+        *,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+    ) -> tuple[dict[str, str], bytes]:
+        """A request that has no method of its own; answers headers and body. Raises as `part_errors` does."""
+        with self.part_errors(operation, key):
+            answer = self._bucket().ask(method, self._path(key), query=query, headers=headers, body=body)
+        return answer[1], answer[2]
+
+    def copy_source(self, key: str) -> str:
+        """How an object is named to S3 as the source of a copy."""
+        return quote(f"/{self.bucket}/{self._path(key)}", safe="/-_.~")
 
     def close(self) -> None:
         """Close the connections that wait for the next request."""

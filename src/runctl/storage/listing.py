@@ -146,6 +146,8 @@ def one_file(path: Path) -> Entry:
         raise NotFound(f"There is no {path}") from None
     except OSError as error:
         raise TransferError(f"Cannot read {path}", why=_text(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise TransferError(f"{path} is no file", why="folders go by their own name, devices not at all")
     return Entry(path.name, status.st_size, status.st_mtime_ns)
 
 

@@ -33,7 +33,7 @@ class Memory:
         self._path = path
         self._known = array(_KIND)
         self._next = 0
-        self._sorted: array[int] | None = None
+        self._sorted: list[array[int]] = []
         self._seen = array(_KIND)
         self._saved = 0
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,16 +87,26 @@ class Memory:
         with contextlib.suppress(ValueError):
             self._next = known.index(number, at, at + _AHEAD) + 1
             return True
-        if self._sorted is None:
-            self._sorted = array(_KIND, sorted(known))
-        at = bisect_left(self._sorted, number)
-        return at < len(self._sorted) and self._sorted[at] == number
+        if not self._sorted:
+            self._sorted = _by_first_byte(known)
+        alike = self._sorted[number >> 56]
+        at = bisect_left(alike, number)
+        return at < len(alike) and alike[at] == number
 
 
-def memory_file(folder: Path, source: Path, place: str) -> Path:
-    """Where the memory of this pair lies in `folder`; `place` names the prefix with its endpoint."""
-    name = blake2b(f"{source.resolve()}\0{place}".encode(), digest_size=12).hexdigest()
+def memory_file(folder: Path, source: Path | str, place: str) -> Path:
+    """Where the memory of this pair lies in `folder`; a text names a prefix with its endpoint."""
+    whole = source.resolve() if isinstance(source, Path) else source
+    name = blake2b(f"{whole}\0{place}".encode(), digest_size=12).hexdigest()
     return folder / f"{name}.known"
+
+
+def _by_first_byte(numbers: array[int]) -> list[array[int]]:
+    """The numbers sorted, piece by piece: a list of millions of Python's own would be ten times as big."""
+    found = [array(_KIND) for _ in range(256)]
+    for number in numbers:
+        found[number >> 56].append(number)
+    return [array(_KIND, sorted(alike)) for alike in found]
 
 
 def _number(text: str) -> int:
