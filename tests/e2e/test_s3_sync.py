@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from fault_proxy import FaultProxy, Seen
 from s3_server import S3Server
 
 from runctl.storage import sync, transfer
@@ -32,8 +34,8 @@ class Pair:
         self.folder = folder / "here"
         self.folder.mkdir()
         keys = Credentials(server.access_key, server.secret_key)
-        access = S3Access(endpoint=server.endpoint, region="us-east-1", credentials=lambda: keys)
-        self.store = BulkStore(self.bucket, "there", access)
+        self.access = S3Access(endpoint=server.endpoint, region="us-east-1", credentials=lambda: keys)
+        self.store = BulkStore(self.bucket, "there", self.access)
         self.options = TransferOptions(state=folder / "state", parallel=4)
         self.clock = 1_700_000_000
 
@@ -112,6 +114,111 @@ def test_what_one_side_deleted_comes_back_on_neither(pair: Pair) -> None:
         assert {item.name for item in found.left_out} == {"a", "b"}
         assert pair.here() == {"b": b"b", "c": b"c"}
         assert pair.there() == {"a": b"a", "c": b"c"}
+
+
+def test_what_is_left_out_here_is_not_fetched_over(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine").write_bytes(b"mine")
+    pair.write(".env", b"KEY=mine")
+    pair.write("real", b"r")
+    (pair.folder / "link").symlink_to(tmp_path / "mine")
+    (pair.folder / "folder").symlink_to(tmp_path / "elsewhere")
+    for name in (".env", "link", "folder/x"):
+        pair.put(name, b"theirs")
+    for _ in range(2):
+        found = pair.sync()
+        assert {".env", "link", "folder/x"} <= {item.name for item in found.left_out if "S3" in item.why}
+        assert (pair.folder / ".env").read_bytes() == b"KEY=mine"
+        assert (pair.folder / "link").is_symlink()
+        assert not list((tmp_path / "elsewhere").iterdir())
+        assert pair.there() == {
+            "real": b"r",
+            ".env": b"theirs",
+            "link": b"theirs",
+            "folder/x": b"theirs",
+        }
+
+
+BIG = 17 << 20
+"""Bytes: goes in parts, both ways."""
+
+
+@pytest.mark.parametrize("size", [3, BIG], ids=["small", "in parts"])
+def test_what_changes_after_the_plan_is_not_overwritten(pair: Pair, size: int) -> None:
+    def change_here(name: str) -> None:
+        (pair.folder / name).write_bytes(b"changed here since")
+
+    def change_there(name: str) -> None:
+        pair.put(name, b"changed there since")
+
+    pair.write("mine", b"0")
+    pair.put("theirs", b"0")
+    pair.sync()
+    pair.write("mine", b"m" * size)
+    pair.write("my new", b"n" * size)
+    pair.put("theirs", b"t" * size)
+    pair.put("their new", b"w" * size)
+    found = sync.plan(pair.folder, pair.store, pair.options)
+    change_there("mine")
+    change_there("my new")
+    change_here("theirs")
+    change_here("their new")
+    up, down = sync.carry_out_both(found)
+    assert {item.name for item in up.failed} == {"mine", "my new"}
+    assert {item.name for item in down.failed} == {"theirs", "their new"}
+    assert all("meanwhile" in item.why for item in (*up.failed, *down.failed))
+    here, there = pair.here(), pair.there()
+    assert here == {
+        "mine": b"m" * size,
+        "my new": b"n" * size,
+        "theirs": b"changed here since",
+        "their new": b"changed here since",
+    }
+    assert there == {
+        "mine": b"changed there since",
+        "my new": b"changed there since",
+        "theirs": b"t" * size,
+        "their new": b"w" * size,
+    }
+    assert "Uploads" not in pair.client.list_multipart_uploads(Bucket=pair.bucket)
+    assert {item.name for item in pair.sync().left_out} == set(here)
+
+
+def test_a_write_whose_answer_was_lost_is_no_conflict(pair: Pair) -> None:
+    lost: set[str] = set()
+
+    def script(seen: Seen) -> str:
+        ends_parts = seen.method == "POST" and "uploadId" in seen.query
+        if ((seen.method == "PUT" and seen.part == "whole") or ends_parts) and seen.key not in lost:
+            lost.add(seen.key)
+            return "lose"
+        return ""
+
+    with FaultProxy(pair.server.endpoint) as proxy:
+        access = msgspec.structs.replace(pair.access, endpoint=proxy.endpoint)
+        pair.store = BulkStore(pair.bucket, "there", access)
+        pair.write("old", b"0")
+        pair.sync()
+        pair.write("old", b"1")
+        pair.write("new", b"2")
+        pair.write("parts", b"3" * BIG)
+        proxy.script = script
+        assert not pair.sync().left_out
+        pair.store.close()
+    assert len(lost) == 3
+    assert pair.here() == pair.there()
+
+
+@pytest.mark.parametrize("name", ["plain", "unseen\u200bletter"])
+def test_what_failed_to_come_is_not_taken_for_equal(pair: Pair, name: str) -> None:
+    pair.put(name, b"theirs")
+    found = sync.plan(pair.folder, pair.store, pair.options)
+    (pair.folder / name).mkdir()
+    _, down = sync.carry_out_both(found)
+    assert len(down.failed) == 1
+    (pair.folder / name).rmdir()
+    assert not pair.sync().left_out
+    assert pair.here() == {name: b"theirs"}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -236,6 +343,36 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [400, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+)
+def test_many_small_files_go_both_ways(s3_server: S3Server, tmp_path: Path, number: int) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    for index in range(number):
+        path = here / f"{index // 1000:03}" / f"{index:06}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(index.to_bytes(4) * (index % 50))
+    place = f"s3://{s3_server.new_bucket()}/many"
+
+    def moved(source: str, target: str) -> int:
+        done = runctl(s3_server, tmp_path / "home", "s3", "sync", source, target, "--output", "json")
+        assert done.returncode == 0, done.stdout or done.stderr
+        report = json.loads(done.stdout)
+        assert not report["failed"]
+        assert not report["left_out"]
+        assert report["moved_files"] + report["equal_files"] == number
+        return report["moved_files"]
+
+    assert moved(str(here), place) == number
+    assert moved(place, str(back)) == number
+    assert moved(str(here), place) == 0
+    assert moved(place, str(back)) == 0
+    for index in range(number):
+        name = f"{index // 1000:03}/{index:06}.bin"
+        assert (back / name).read_bytes() == (here / name).read_bytes()
 
 
 def test_an_upload_by_another_tool_is_compared_by_content(pair: Pair) -> None:

@@ -108,6 +108,16 @@ def test_keys_that_cannot_be_files_are_refused_by_name(desk: Desk, tmp_path: Pat
     )
 
 
+def test_a_long_key_of_short_parts_goes_both_ways(desk: Desk, tmp_path: Path) -> None:
+    name = "/".join(["n" * 198] * 4 + ["ü" * 100])
+    assert len(f"set/{name}") + 100 == 1000  # bytes
+    desk.put(f"set/{name}", b"deep")
+    assert desk.run(desk.place, str(tmp_path / "out")).code == 0
+    assert files(tmp_path / "out") == {name: b"deep"}
+    assert desk.run(str(tmp_path / "out"), f"s3://{desk.bucket}/cpy").code == 0
+    assert desk.keys() == {f"set/{name}", f"cpy/{name}"}
+
+
 def test_an_absolute_key_is_not_taken_for_another(desk: Desk, tmp_path: Path) -> None:
     desk.put("/abs", b"the absolute one")
     desk.put("abs", b"the relative one")
@@ -150,10 +160,19 @@ def test_a_link_in_the_destination_leads_nobody_out(desk: Desk, tmp_path: Path) 
     (target / "link").symlink_to(outside)
     desk.put("set/link/file")
     desk.put("set/fine")
+    (target / "inner").mkdir()
+    (target / "inner/file").write_bytes(b"mine")
+    (target / "inside").symlink_to("inner")
+    (target / "single").symlink_to(outside / "none")
+    desk.put("set/inside/file")
+    desk.put("set/single")
     outcome = desk.run(desk.place, str(target))
-    assert outcome.code == 2
-    assert "link/file" in outcome.lines("failed")
+    assert outcome.code == 1
+    assert {"link/file", "inside/file", "single"} <= set(outcome.lines("left_out"))
+    assert "nothing was touched" in outcome.lines("left_out")["link/file"]
     assert not list(outside.iterdir())
+    assert (target / "single").is_symlink()
+    assert (target / "inner/file").read_bytes() == b"mine"
     assert (target / "fine").read_bytes() == b"data"
 
 
@@ -207,6 +226,24 @@ def test_what_looks_like_credentials_stays_here_unless_it_is_named(desk: Desk) -
     again = desk.run(str(desk.folder), desk.place, "--allow-secret", ".env", "--allow-secret", "sub/id_rsa")
     assert set(again.lines("left_out")) == set(secrets) - {".env", "sub/id_rsa"}
     assert desk.keys() >= {"set/.env", "set/sub/id_rsa"}
+
+
+def test_a_single_file_and_a_folder_of_credentials_stay_here(desk: Desk, tmp_path: Path) -> None:
+    home = tmp_path / "me" / ".aws"
+    home.mkdir(parents=True)
+    (home / "credentials").write_bytes(b"x")
+    (desk.folder / "deploy.pem").write_bytes(b"x")
+    (desk.folder / "plain").symlink_to("deploy.pem")
+    for source in (home / "credentials", desk.folder / "deploy.pem", desk.folder / "plain", home):
+        outcome = desk.run(str(source), f"s3://{desk.bucket}/set/")
+        assert outcome.code == 1
+        assert all("--allow-secret" in why for why in outcome.lines("left_out").values())
+        assert len(outcome.lines("left_out")) == 1
+    assert not desk.keys()
+    assert set(desk.run(str(desk.folder), desk.place).lines("left_out")) == {"deploy.pem", "plain"}
+    named = desk.run(str(home / "credentials"), f"{desk.place}/keys", "--allow-secret", "credentials")
+    assert named.code == 0
+    assert desk.keys() == {"set/keys"}
 
 
 @pytest.mark.skipif(

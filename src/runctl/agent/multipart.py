@@ -6,7 +6,7 @@ Each part goes with its SHA-256, which S3 verifies and keeps; the whole has the 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 
 from .failures import StoreAway
 
@@ -86,15 +86,20 @@ class Multipart:
             if root.findtext(space + "IsTruncated") != "true" or not marker:
                 return found
 
-    def complete(self, parts: List[Part]) -> str:
-        """Make the object of its parts; answers its ETag."""
+    def complete(self, parts: List[Part], condition: Optional[Dict[str, str]] = None) -> str:
+        """Make the object of its parts; answers its ETag.
+
+        `condition` is an If-Match or If-None-Match of what the key holds. Raises PreconditionFailed.
+        """
         listed = "".join(
             "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag><ChecksumSHA256>%s</ChecksumSHA256></Part>"
             % (part.number, part.etag, part.checksum)
             for part in sorted(parts)
         )
         done = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % listed).encode()
-        _, _, body = self._bucket.ask("POST", self.key, query={"uploadId": self.upload}, body=done)
+        _, _, body = self._bucket.ask(
+            "POST", self.key, query={"uploadId": self.upload}, headers=condition, body=done
+        )
         if b"<Error>" in body:  # S3 may answer 200 and then fail
             raise StoreAway(body.decode("utf-8", "replace")[:200])
         match = re.search(r"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)", body.decode())

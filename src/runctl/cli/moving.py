@@ -17,6 +17,7 @@ from runctl.errors import ExitCode, NotFound, ValidationError
 if TYPE_CHECKING:
     from runctl.storage.bulk import BulkStore
     from runctl.storage.location import S3Location
+    from runctl.storage.plans import Plan
     from runctl.storage.s3 import S3Access
     from runctl.storage.transfer import TransferOptions, TransferPlan, TransferReport
 
@@ -178,12 +179,38 @@ def upload_plan(source: Path, target: S3Location, reach: S3Access, how: Transfer
     return transfer.plan_send(source, store(target, reach, parent=True), target.key.rpartition("/")[2], how)
 
 
-def carry_out(context: Context, plan: TransferPlan, *, dry_run: bool, yes: bool) -> int:
+def copy_plan(source: S3Location, target: S3Location, reach: S3Access, how: TransferOptions) -> Plan:
+    """A prefix to a prefix; a single object to a key, or into the prefix where the target ends with `/`."""
+    from runctl.storage import copying
+
+    name = source.key.rpartition("/")[2]
+    if name:
+        into = not target.key or target.key.endswith("/")
+        key = name if into else target.key.rpartition("/")[2]
+        try:
+            return copying.plan_copy(
+                store(source, reach, parent=True), name, store(target, reach, parent=not into), key, how
+            )
+        except NotFound:
+            pass  # no object has this name: it is a prefix
+    return copying.plan_copies(store(source, reach), store(target, reach), how)
+
+
+def local_plan(source: Path, target: Path, how: TransferOptions, *, into: bool) -> Plan:
+    """A folder to a folder; a file to a file, or into a folder where `into` says so."""
+    from runctl.storage import local_copy
+
+    if source.is_dir():
+        return local_copy.plan_folder(source, target, how)
+    return local_copy.plan_file(source, target / source.name if into or target.is_dir() else target, how)
+
+
+def carry_out(context: Context, plan: Plan, *, dry_run: bool, yes: bool) -> int:
     """Show or do it; answers the exit code."""
     from runctl.cli import acting
     from runctl.render import output
     from runctl.render import transfer as shown
-    from runctl.storage import transfer
+    from runctl.storage import plans
 
     if dry_run:
         if context.json:
@@ -196,11 +223,11 @@ def carry_out(context: Context, plan: TransferPlan, *, dry_run: bool, yes: bool)
             shown.show_deletions(plan)
         acting.confirm(f"Delete {len(plan.deletions)} files that the source does not have?", yes=yes)
     with shown.following(quiet=context.quiet, json=context.json) as emit:
-        report = transfer.carry_out(plan, emit=emit)
+        report = plans.carry_out(plan, emit=emit)
     if context.json:
         output.write_json(report)
     else:
-        shown.show_report(report, upload=plan.upload, quiet=context.quiet)
+        shown.show_report(report, upload=False, quiet=context.quiet, done=plan.words.done)
     return code_of(report)
 
 

@@ -12,6 +12,7 @@ from runctl.cli.options import Context, common, on_cloud
 from runctl.errors import ValidationError
 
 if TYPE_CHECKING:
+    from runctl.storage.plans import Plan
     from runctl.storage.transfer import TransferOptions
 
 
@@ -50,10 +51,9 @@ def transfer(
       runctl transfer s3://my-bucket/data data --include '*.parquet'
       runctl transfer s3://my-bucket/run-7/best.pt .
       runctl transfer data s3://my-bucket/data --delete --dry-run
+      runctl transfer s3://my-bucket/data s3://other-bucket/data
       runctl transfer i-0123456789abcdef0:/home/ec2-user/out results
     """
-    from pathlib import Path
-
     from runctl.storage import location
 
     how = msgspec.structs.replace(how, delete=delete)
@@ -64,14 +64,16 @@ def transfer(
         return legs.transfer(context, source, target, how, on=on, compress=compress, dry_run=dry_run, yes=yes)
     if compress:
         raise ValidationError("--compress is for instances", why="objects in S3 are kept as they are")
+    plan: Plan
+    into = target.endswith("/") or target in {".", ".."}
+    if isinstance(here, location.LocalPath) and isinstance(there, location.LocalPath):
+        plan = moving.local_plan(here.path, there.path, how, into=into)
+        return moving.carry_out(context, plan, dry_run=dry_run, yes=yes)
+    reach = moving.access(context, on, endpoint_url)
     if isinstance(here, location.LocalPath) and isinstance(there, location.S3Location):
-        plan = moving.upload_plan(here.path, there, moving.access(context, on, endpoint_url), how)
+        plan = moving.upload_plan(here.path, there, reach, how)
     elif isinstance(here, location.S3Location) and isinstance(there, location.LocalPath):
-        into = target.endswith("/") or target in {".", ".."}
-        reach = moving.access(context, on, endpoint_url)
-        plan = moving.download_plan(here, Path(there.path), reach, how, into=into)
-    elif isinstance(here, location.LocalPath) and isinstance(there, location.LocalPath):
-        raise moving.refuse_pair(source, target, "both lie on this machine", f"cp -r {source} {target}")
+        plan = moving.download_plan(here, there.path, reach, how, into=into)
     else:
-        raise moving.refuse_pair(source, target, "this pair is not built", "go by way of this machine")
+        plan = moving.copy_plan(moving.prefix(source), moving.prefix(target), reach, how)
     return moving.carry_out(context, plan, dry_run=dry_run, yes=yes)

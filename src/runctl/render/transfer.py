@@ -18,8 +18,9 @@ from runctl.storage.review import AGES, Group
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from runctl.storage.plans import Plan
     from runctl.storage.sync import TwoWays
-    from runctl.storage.transfer import LeftOut, TransferPlan, TransferReport
+    from runctl.storage.transfer import LeftOut, TransferReport
 
 _SHOWN = 20
 
@@ -68,7 +69,7 @@ def _bar() -> Generator[Emit]:
         yield emit
 
 
-def plan_body(plan: TransferPlan) -> dict[str, Any]:
+def plan_body(plan: Plan) -> dict[str, Any]:
     """The plan as JSON."""
     todo = plan.comparison
     return {
@@ -80,9 +81,9 @@ def plan_body(plan: TransferPlan) -> dict[str, Any]:
     }
 
 
-def show_plan(plan: TransferPlan) -> None:
+def show_plan(plan: Plan) -> None:
     todo = plan.comparison
-    verb = "send" if plan.upload else "fetch"
+    verb = plan.words.verb
     for entry in todo.missing[:_SHOWN]:
         output.write_line(f"{verb:8} {size(entry.size):>10}  {entry.key}")
     _more(len(todo.missing))
@@ -119,18 +120,19 @@ def show_would(
     output.write_line(", ".join(parts) + "; nothing was touched")
 
 
-def show_deletions(plan: TransferPlan) -> None:
+def show_deletions(plan: Plan) -> None:
     for name in plan.deletions[:_SHOWN]:
         output.write_line(f"{'delete':8} {'':>10}  {name}")
     _more(len(plan.deletions))
 
 
-def show_report(report: TransferReport, *, upload: bool, quiet: bool) -> None:
+def show_report(report: TransferReport, *, upload: bool, quiet: bool, done: str = "") -> None:
+    """What became of it; `done` is the word for it where it is neither an upload nor a download."""
     show_left_out("left out", report.left_out)
     show_left_out("failed", report.failed)
     if quiet:
         return
-    verb = "sent" if upload else "fetched"
+    verb = done or ("sent" if upload else "fetched")
     rate = f", {size(int(report.moved_bytes / report.seconds))}/s" if report.seconds > 0.05 else ""
     parts = [f"{count(report.moved_files, 'file')} {verb} ({size(report.moved_bytes)}{rate})"]
     if report.equal_files:

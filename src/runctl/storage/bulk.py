@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -21,7 +22,7 @@ from runctl.storage.requests import Requests
 from runctl.storage.s3 import S3Store, entry_of
 
 if TYPE_CHECKING:
-    from obstore import Bytes, GetOptions
+    from obstore import Bytes, GetOptions, PutMode
 
     from runctl.agent.s3 import Bucket
 
@@ -101,12 +102,15 @@ class BulkStore(S3Store):
         if came != length:
             raise _short(key, came, length)
 
-    def send(self, key: str, data: bytes) -> str:
-        """Write one object, which S3 checks against its SHA-256; answers its ETag."""
+    def send(self, key: str, data: bytes, mode: PutMode = "overwrite") -> str:
+        """Write one object, which S3 checks against its SHA-256; answers its ETag.
+
+        Raises Conflict where the `mode` forbids it.
+        """
         import obstore
 
         with self._errors("PutObject", key):
-            answer = obstore.put(self._client(), self._path(key), data, use_multipart=False)
+            answer = obstore.put(self._client(), self._path(key), data, mode=mode, use_multipart=False)
         return (answer["e_tag"] or "").strip('"')
 
     def head(self, key: str) -> Entry:
@@ -170,6 +174,25 @@ class BulkStore(S3Store):
             if one.findtext(f"{space}Key") == path
             and datetime.fromisoformat(one.findtext(f"{space}Initiated") or "").timestamp() >= since
         ]
+
+    def ask(
+        self,
+        operation: str,
+        method: str,
+        key: str,
+        *,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+    ) -> tuple[dict[str, str], bytes]:
+        """A request that has no method of its own; answers headers and body. Raises as `part_errors` does."""
+        with self.part_errors(operation, key):
+            answer = self._bucket().ask(method, self._path(key), query=query, headers=headers, body=body)
+        return answer[1], answer[2]
+
+    def copy_source(self, key: str) -> str:
+        """How an object is named to S3 as the source of a copy."""
+        return quote(f"/{self.bucket}/{self._path(key)}", safe="/-_.~")
 
     def close(self) -> None:
         """Close the connections that wait for the next request."""

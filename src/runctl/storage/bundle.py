@@ -177,7 +177,7 @@ def _suspects(found: list[_Found]) -> list[str]:
     for item in found:
         if item.named or item.where.is_symlink():
             continue
-        why = credentials.suspicious_name(item.path)
+        why = credentials.suspicious_name(str(item.where.absolute()))
         if why is None and item.where.lstat().st_size <= credentials.READ_UP_TO:
             why = credentials.suspicious_content(_read(item))
         if why is not None:

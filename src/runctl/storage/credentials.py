@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 READ_UP_TO = 1_000_000
 """Bytes: keys and tokens live in small files; bigger ones are judged by their names alone."""
@@ -15,10 +15,17 @@ _NAMES = (
     ".envrc",
     ".netrc",
     "_netrc",
+    ".npmrc",
     ".pgpass",
     ".pypirc",
+    ".s3cfg",
+    ".boto",
+    ".vault-token",
     ".git-credentials",
     ".htpasswd",
+    "rclone.conf",
+    "*.key",
+    "*.jks",
     "*.pem",
     "*.p12",
     "*.pfx",
@@ -28,13 +35,25 @@ _NAMES = (
     "id_ecdsa*",
     "id_ed25519*",
     "credentials*.json",
+    "application_default_credentials.json",
     "client_secret*.json",
     "*service-account*.json",
     "*service_account*.json",
     "kaggle.json",
 )
-_PATHS = (".aws/credentials", ".aws/config", ".docker/config.json", ".kube/config", "huggingface/token")
+_PATHS = (
+    "/.aws/credentials",
+    "/.aws/config",
+    "/.docker/config.json",
+    "/.kube/config",
+    "/huggingface/token",
+    "/gcloud/credentials.db",
+    "/gcloud/access_tokens.db",
+    "/.streamlit/secrets.toml",
+)
 _HARMLESS = ("*.pub", ".env.example", ".env.sample", ".env.template", ".env.dist")
+_NAMED = re.compile("|".join(map(translate, _NAMES)))
+_FINE = re.compile("|".join(map(translate, _HARMLESS)))
 
 _CONTENTS = (
     ("a private key", re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")),
@@ -47,14 +66,15 @@ _AWS_SECRET = re.compile(rb"(?<![A-Za-z0-9/+])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=]
 
 
 def suspicious_name(path: str) -> str | None:
-    """Why the name of a file says that it holds credentials, None where it does not."""
+    """Why the name of a file says that it holds credentials, None where it does not.
+
+    Give the whole path where it is known: `credentials` says nothing, `.aws/credentials` all.
+    """
     lower = path.lower()
     name = lower.rpartition("/")[2]
-    if any(fnmatchcase(name, pattern) for pattern in _HARMLESS):
-        return None
-    if any(fnmatchcase(name, pattern) for pattern in _NAMES):
+    if (_NAMED.match(name) or f"/{lower}".endswith(_PATHS)) and not _FINE.match(name):
         return "its name"
-    return "its name" if any(f"/{lower}".endswith(f"/{end}") for end in _PATHS) else None
+    return None
 
 
 def suspicious_content(data: bytes) -> str | None:

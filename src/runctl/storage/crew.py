@@ -40,7 +40,7 @@ class Crew:
         self._ending = threading.Event()
         self._fatal: BaseException | None = None
 
-    def run(self, pieces: Iterator[Piece]) -> None:
+    def run(self, pieces: Iterator[Piece], *, now_and_then: Callable[[], None] = lambda: None) -> None:
         """Carry out all pieces. Raises Interrupted after a Ctrl-C, and what makes every piece fail."""
         threads = [
             threading.Thread(target=self._work, args=(pieces,), name=f"transfer-{number}", daemon=True)
@@ -53,6 +53,7 @@ class Crew:
                 while thread.is_alive():
                     thread.join(_TOLD_EVERY)
                     self._tell()
+                    now_and_then()
         except KeyboardInterrupt:
             self._end(threads)
             raise Interrupted(

@@ -8,18 +8,20 @@ import hashlib
 import itertools
 import os
 import shutil
+import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runctl.errors import CloudError, Conflict, TransferError
 from runctl.events import Emit, Notice
 from runctl.retry import RetryPolicy
-from runctl.storage import digests, etags
+from runctl.storage import digests, etags, spelling
 from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece
 from runctl.storage.entries import Entry
+from runctl.storage.memory import Memory
 from runctl.storage.objects import PARTIAL_PREFIX, inside
 from runctl.storage.partial import Header, PartialFile
 
@@ -51,7 +53,11 @@ def is_spoilt(error: CloudError) -> bool:
 
 
 class Downloads:
-    """Fetches entries of a store to where `target` says, as pieces for a crew."""
+    """Fetches entries of a store to where `target` says, as pieces for a crew.
+
+    With `only_if` a file is replaced only while it is the one that is named there, and made only where there
+    is none. `memory` is told of each file that arrived.
+    """
 
     def __init__(
         self,
@@ -61,6 +67,8 @@ class Downloads:
         *,
         target: Callable[[str], Path],
         verify: bool = True,
+        only_if: Mapping[str, Entry] | None = None,
+        memory: Memory | None = None,
         policy: RetryPolicy | None = None,
         emit: Emit,
     ) -> None:
@@ -69,6 +77,8 @@ class Downloads:
         self.crew = crew
         self._target = target
         self.verify = verify
+        self._only_if = only_if
+        self._memory = memory
         self._policy = policy or RetryPolicy(attempts=6, seconds=120.0)
         self.emit = emit
         self._folders: set[Path] = set()
@@ -77,7 +87,10 @@ class Downloads:
 
     def pieces(self, missing: Iterable[Entry], doubtful: Iterable[Entry]) -> Iterator[Piece]:
         """What there is to do, big files first."""
+        names = None if spelling.tells_case_apart(self._root) else spelling.Spelling(self._root)
         for entry in sorted(missing, key=lambda item: -item.size):
+            if names is not None and not self._has_its_name(entry, names):
+                continue
             if entry.size > PIECE:
                 yield from self._parts(entry)
             else:
@@ -99,6 +112,14 @@ class Downloads:
                 raise
             return self._policy.call(operation, work, retryable=is_passing, emit=self.emit)
 
+    def _has_its_name(self, entry: Entry, names: spelling.Spelling) -> bool:
+        try:
+            names.claim(self._target(entry.key).relative_to(self._root).as_posix())
+        except Conflict as error:
+            self.crew.fail(entry.key, error)
+            return False
+        return True
+
     def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
         try:
             work(entry)
@@ -116,10 +137,35 @@ class Downloads:
 
     def _whole(self, entry: Entry) -> None:
         path = self._place(entry.key)
-        self.retried("GetObject", lambda: self._fetch(entry.key, path))
+        self.arrived(self.retried("GetObject", lambda: self._fetch(entry.key, path)))
+
+    def arrived(self, entry: Entry) -> None:
+        """The file is what the object is."""
+        if self._memory is not None:
+            self._memory.note(entry.key, entry.size, entry.modified, entry.etag)
         self.crew.done()
 
-    def _fetch(self, key: str, path: Path) -> None:
+    def refuse_changed(self, key: str, path: Path) -> None:
+        """Raises Conflict where the file is not what it was when the transfer was planned."""
+        if self._only_if is None:
+            return
+        planned = self._only_if.get(key)
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            status = None
+        if planned is None and status is None:
+            return
+        if planned and status and stat.S_ISLNK(status.st_mode):
+            status = path.stat()
+        if (
+            planned is None
+            or status is None
+            or (planned.size, planned.modified) != (status.st_size, status.st_mtime_ns)
+        ):
+            raise Conflict(f"{key} was changed here meanwhile", next="give the command again")
+
+    def _fetch(self, key: str, path: Path) -> Entry:
         body = self._store.fetch(key)
         if self.verify and not self._is_whole(key, body.data, body.etag):
             raise Damaged(f"{key} came damaged", why="its bytes are not those that S3 has a checksum of")
@@ -131,12 +177,14 @@ class Downloads:
                 os.utime(file, ns=(body.modified, body.modified))
             finally:
                 os.close(file)
+            self.refuse_changed(key, path)
             os.replace(partial, path)  # noqa: PTH105 (thousands of them: a Path costs more than the call)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(partial)  # noqa: PTH108
             raise
         self.crew.moved(len(body.data))
+        return Entry(key, len(body.data), body.modified, body.etag)
 
     def _is_whole(self, key: str, data: object, etag: str) -> bool:
         view = memoryview(data)  # pyright: ignore[reportArgumentType]
@@ -232,13 +280,16 @@ class _Parts:
     def _end(self) -> None:
         try:
             self._prove_or_fetch_anew()
-            self.file.finish(self._entry.modified)
-            self._crew.done()
+            self.file.finish(self._entry.modified, check=self._check)
+            self._downloads.arrived(self._entry)
         except Exception as error:
             self.file.discard()
             self._crew.fail(self._entry.key, error)
         finally:
             self.when_over()
+
+    def _check(self) -> None:
+        self._downloads.refuse_changed(self._entry.key, self.file.target)
 
     def _prove_or_fetch_anew(self) -> None:
         for _ in range(_ANEW):

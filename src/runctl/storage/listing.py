@@ -41,19 +41,32 @@ class Walk:
         self.root = root
         self.left_out: list[LeftOut] = []
         self.partials: list[Path] = []
+        self._hidden: set[str] = set()
         self._filters = filters
         self._secrets = secrets
         self._real_root: Path | None = None
+        self._base = os.path.abspath(root) + "/"  # noqa: PTH100 (a prefix for texts)
 
     def __iter__(self) -> Iterator[Entry]:
         return self._folder(os.fspath(self.root), "")
+
+    def hides(self, key: str) -> bool:
+        """Whether what was left out so far stands in the place of this key, or of a folder of it."""
+        if not self._hidden:
+            return False
+        return (
+            key in self._hidden
+            or "" in self._hidden
+            or any(key[:end] in self._hidden for end, letter in enumerate(key) if letter == "/")
+        )
 
     def _folder(self, path: str, base: str) -> Iterator[Entry]:
         try:
             with os.scandir(path) as scan:
                 found = sorted(scan, key=_order)
         except OSError as error:
-            self._leave_out(base or path, error.strerror or str(error))
+            self._hidden.add(base.rstrip("/"))
+            self.left_out.append(LeftOut(printable(base or path), _text(error)))
             return
         for item in found:
             key = base + item.name
@@ -86,21 +99,20 @@ class Walk:
             return "neither a file nor a folder"
         if item.is_symlink() and not self._is_inside(item.path):
             return f"a link out of {self.root}"
-        return no_key(key) or (self._secret(key) if self._secrets is not None else None)
+        why = no_key(key)
+        if why or self._secrets is None:
+            return why
+        return secret(self._base + key, key, self._secrets) or (
+            secret(os.path.realpath(item.path), key, self._secrets) if item.is_symlink() else None
+        )
 
     def _is_inside(self, path: str) -> bool:
         if self._real_root is None:
             self._real_root = self.root.resolve()
         return Path(path).resolve().is_relative_to(self._real_root)
 
-    def _secret(self, key: str) -> str | None:
-        why = credentials.suspicious_name(key)
-        if why is None or any(_names(pattern, key) for pattern in self._secrets or ()):
-            return None
-        name = key.rpartition("/")[2]
-        return f"it looks like credentials by {why}; to send it on purpose: --allow-secret {name}"
-
     def _leave_out(self, key: str, why: str) -> None:
+        self._hidden.add(key)
         self.left_out.append(LeftOut(printable(key), why))
 
 
@@ -117,6 +129,15 @@ def no_key(name: str) -> str | None:
     return None
 
 
+def secret(path: str, key: str, allowed: Sequence[str]) -> str | None:
+    """Why the file at the absolute `path` must not be sent: it looks like credentials, and is not allowed."""
+    why = credentials.suspicious_name(path)
+    if why is None or any(_names(pattern, key) for pattern in allowed):
+        return None
+    name = key.rpartition("/")[2]
+    return f"it looks like credentials by {why}; to send it on purpose: --allow-secret {name}"
+
+
 def one_file(path: Path) -> Entry:
     """A single file as an entry with its name as key. Raises NotFound, TransferError."""
     try:
@@ -125,6 +146,8 @@ def one_file(path: Path) -> Entry:
         raise NotFound(f"There is no {path}") from None
     except OSError as error:
         raise TransferError(f"Cannot read {path}", why=_text(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise TransferError(f"{path} is no file", why="folders go by their own name, devices not at all")
     return Entry(path.name, status.st_size, status.st_mtime_ns)
 
 

@@ -7,15 +7,19 @@ remembered is compared by content: a lost memory costs time alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from array import array
+from bisect import bisect_left
 from hashlib import blake2b
 from pathlib import Path
 
 from runctl.storage.entries import Entry
 
 _KIND = "Q"
+_AHEAD = 64
+"""How many numbers may be skipped for files that changed or went."""
 
 
 class Memory:
@@ -27,23 +31,23 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: set[int] = set()
+        self._known = array(_KIND)
+        self._next = 0
+        self._sorted: list[array[int]] = []
         self._seen = array(_KIND)
         self._saved = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         data = os.pread(self._file, os.fstat(self._file).st_size, 0)
-        numbers = array(_KIND)
-        numbers.frombytes(data[: len(data) // 8 * 8])
-        self._known.update(numbers)
+        self._known.frombytes(data[: len(data) // 8 * 8])
 
     def knows_file(self, key: str, size: int, modified: int) -> bool:
         """Whether the file was like this when it equalled its object."""
-        return _number(f"F{key}\0{size}\0{modified}") in self._known
+        return self._knows(_number(f"F{key}\0{size}\0{modified}"))
 
     def knows_object(self, key: str, etag: str) -> bool:
         """Whether the object was this one when it equalled its file."""
-        return _number(f"O{key}\0{etag}") in self._known
+        return self._knows(_number(f"O{key}\0{etag}"))
 
     def note(self, key: str, size: int, modified: int, etag: str) -> None:
         """File and object are equal now."""
@@ -65,19 +69,44 @@ class Memory:
 
     def close(self, *, complete: bool) -> None:
         """`complete` says that every pair was looked at, so that all others can be forgotten."""
-        if complete and (self._saved or set(self._seen) != self._known):
+        if complete and (self._saved or self._seen != self._known):
             fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
-            fresh.write_bytes(self._seen.tobytes())
+            with fresh.open("wb") as file:
+                self._seen.tofile(file)
             fresh.replace(self._path)
         elif not complete:
             self.save()
         os.close(self._file)
 
+    def _knows(self, number: int) -> bool:
+        """Whether the number is among the known ones: mostly it is the next, for walks keep their order."""
+        known, at = self._known, self._next
+        if at < len(known) and known[at] == number:
+            self._next = at + 1
+            return True
+        with contextlib.suppress(ValueError):
+            self._next = known.index(number, at, at + _AHEAD) + 1
+            return True
+        if not self._sorted:
+            self._sorted = _by_first_byte(known)
+        alike = self._sorted[number >> 56]
+        at = bisect_left(alike, number)
+        return at < len(alike) and alike[at] == number
 
-def memory_file(folder: Path, source: Path, place: str) -> Path:
-    """Where the memory of this pair lies in `folder`; `place` names the prefix with its endpoint."""
-    name = blake2b(f"{source.resolve()}\0{place}".encode(), digest_size=12).hexdigest()
+
+def memory_file(folder: Path, source: Path | str, place: str) -> Path:
+    """Where the memory of this pair lies in `folder`; a text names a prefix with its endpoint."""
+    whole = source.resolve() if isinstance(source, Path) else source
+    name = blake2b(f"{whole}\0{place}".encode(), digest_size=12).hexdigest()
     return folder / f"{name}.known"
+
+
+def _by_first_byte(numbers: array[int]) -> list[array[int]]:
+    """The numbers sorted, piece by piece: a list of millions of Python's own would be ten times as big."""
+    found = [array(_KIND) for _ in range(256)]
+    for number in numbers:
+        found[number >> 56].append(number)
+    return [array(_KIND, sorted(alike)) for alike in found]
 
 
 def _number(text: str) -> int:

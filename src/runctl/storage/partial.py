@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import threading
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -77,10 +78,11 @@ class PartialFile:
     def data_path(self) -> Path:
         return self._data_path
 
-    def finish(self, modified: int) -> None:
-        """Give the file its name and the object's time, in nanoseconds."""
+    def finish(self, modified: int, *, check: Callable[[], None] = lambda: None) -> None:
+        """Give the file its name and the object's time, in nanoseconds; `check` may raise just before."""
         os.fsync(self.file)
         os.utime(self.file, ns=(modified, modified))
+        check()
         self._data_path.replace(self.target)
         sync(self.target.parent)
         self._record_path.unlink(missing_ok=True)

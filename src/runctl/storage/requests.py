@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 from runctl.agent.credentials import Credentials as RoleCredentials
 from runctl.agent.credentials import Keys
-from runctl.agent.failures import StoreAway, StoreRefused
-from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.agent.failures import PreconditionFailed, StoreAway, StoreRefused
+from runctl.errors import CloudError, ConfigError, Conflict, NotFound
 from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
 
@@ -73,9 +73,13 @@ class Requests:
 
     @contextmanager
     def errors(self, operation: str, key: str) -> Generator[None]:
-        """The client's errors as ours; NotFound for HTTP 404."""
+        """The client's errors as ours; NotFound for HTTP 404, Conflict for a condition that does not hold."""
         try:
             yield
+        except PreconditionFailed as error:
+            raise Conflict(
+                f"{key} was changed by somebody else", why=f"S3 answered {operation} so"
+            ) from error
         except StoreAway as error:
             raise _failed(operation, key, error, code="Unreachable") from error
         except StoreRefused as error:

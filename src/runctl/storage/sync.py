@@ -10,9 +10,10 @@ from runctl.events import Emit, ignore
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
 from runctl.storage.compare import Comparison, in_order, side_by_side
+from runctl.storage.crew import reason
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
-from runctl.storage.listing import LeftOut, Walk
+from runctl.storage.listing import LeftOut, Walk, printable
 from runctl.storage.memory import Memory, memory_file
 from runctl.storage.transfer import (
     TransferOptions,
@@ -20,6 +21,7 @@ from runctl.storage.transfer import (
     TransferReport,
     carry_out,
     fit_for_paths,
+    held_back,
 )
 
 CONFLICT = "changed on both sides: nothing was touched; transfer it by name, the way that you want it"
@@ -44,11 +46,11 @@ class TwoWays(msgspec.Struct, kw_only=True):
 
     def _lost(self) -> list[tuple[str, str]]:
         here = [
-            (one.key, "deleted here since, kept in S3: delete it there, or transfer it")
+            (printable(one.key), "deleted here since, kept in S3: delete it there, or transfer it")
             for one in self.lost_here
         ]
         there = [
-            (one.key, "deleted in S3 since, kept here: delete it here, or transfer it")
+            (printable(one.key), "deleted in S3 since, kept here: delete it here, or transfer it")
             for one in self.lost_there
         ]
         return here + there
@@ -84,6 +86,8 @@ def plan(folder: Path, store: BulkStore, options: TransferOptions) -> TwoWays:
             )
         elif there is not None:
             _alone(there, found.lost_here, down, memory, known=memory.knows_object(there.key, there.etag))
+    down.missing = held_back(down.missing, walk, left_out)
+    found.lost_here = held_back(found.lost_here, walk, left_out)
     left_out.extend(walk.left_out)
     return found
 
@@ -92,12 +96,9 @@ def carry_out_both(found: TwoWays, *, emit: Emit = ignore) -> tuple[TransferRepo
     """Fetch, then send. Raises as `transfer.carry_out`."""
     complete = False
     try:
+        for one in (found.down, found.up):
+            one.memory, one.keeps_memory = found.memory, True
         down = carry_out(found.down, emit=emit)
-        failed = {item.name for item in down.failed}
-        for entry in found.down.comparison.missing:
-            if entry.key not in failed:
-                found.memory.note(entry.key, entry.size, entry.modified, entry.etag)
-        found.up.memory, found.up.keeps_memory = found.memory, True
         up = carry_out(found.up, emit=emit)
         complete = not up.failed and not down.failed
     finally:
@@ -111,15 +112,22 @@ def _both(found: TwoWays, here: Entry, there: Entry) -> None:
     known = memory.knows_object(there.key, there.etag)
     same = file and known and here.size == there.size
     path = found.up.root / here.key
-    if same or (here.size == there.size and etags.matches(path, here.size, there.etag)):
+    try:
+        same = same or (here.size == there.size and bool(etags.matches(path, here.size, there.etag)))
+    except OSError as error:
+        found.conflicts.append(LeftOut(printable(here.key), f"cannot be compared: {reason(error)}"))
+        return
+    if same:
         memory.note(here.key, here.size, here.modified, there.etag)
         found.up.comparison.equal_files += 1
     elif file and not known:
         found.down.comparison.missing.append(there)
+        found.down.may_replace(here)
     elif known and not file:
         found.up.comparison.missing.append(here)
+        found.up.may_replace(there)
     else:
-        found.conflicts.append(LeftOut(here.key, CONFLICT))
+        found.conflicts.append(LeftOut(printable(here.key), CONFLICT))
 
 
 def _alone(entry: Entry, lost: list[Entry], onward: Comparison, memory: Memory, *, known: bool) -> None:
@@ -148,4 +156,5 @@ def _plan(
         options=options,
         key=str,
         path=lambda key: folder / key,
+        only_if={},
     )

@@ -4,89 +4,79 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from runctl.errors import NotFound, TransferError, ValidationError
-from runctl.events import Emit, Notice, ignore
+from runctl.events import Emit
 from runctl.processes import is_alive
 from runctl.storage.bulk import BulkStore
-from runctl.storage.compare import Comparison, compare, in_order
+from runctl.storage.compare import compare, in_order
 from runctl.storage.crew import Crew, reason
 from runctl.storage.download import Downloads
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
-from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable
+from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable, secret
 from runctl.storage.memory import Memory, memory_file
 from runctl.storage.objects import PARTIAL_PREFIX, checked_key, is_of_a_job
+from runctl.storage.plans import (
+    DOWN,
+    UP,
+    Plan,
+    TransferOptions,
+    TransferReport,
+    Words,
+    carry_out,
+    never,
+    refuse_for_one,
+    remove_files,
+    same_time,
+    wanted,
+)
 from runctl.storage.upload import Uploads
 
 __all__ = ["LeftOut", "TransferOptions", "TransferPlan", "TransferReport", "carry_out"]
 
 
-KEPT = "runctl s3 cleanup deletes old checkpoints, by the rules that protect them"
+IN_THE_WAY = "S3 has it, and its place here holds what no transfer carries: nothing was touched"
 
 
-class TransferOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to transfer. Patterns are gitignore's; `bandwidth` in bytes per second.
-
-    `secrets` names files that look like credentials and are to travel; `state` is the folder that remembers
-    what was equal and which uploads in parts were begun.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    parallel: int = 16
-    verify: bool = True
-    checksum: bool = False
-    delete: bool = False
-    bandwidth: int | None = None
-    secrets: tuple[str, ...] = ()
-    state: Path
-
-
-class TransferPlan(msgspec.Struct, kw_only=True):
-    """What a transfer will do, and what it leaves out. `key` and `path` map an entry to its two ends."""
+class TransferPlan(Plan, kw_only=True):
+    """A transfer between a folder and a prefix. `key` and `path` map an entry to its two ends."""
 
     upload: bool
     store: BulkStore
     root: Path
-    comparison: Comparison
-    left_out: list[LeftOut]
     partials: list[Path]
-    options: TransferOptions
     key: Callable[[str], str]
     path: Callable[[str], Path]
-    memory: Memory | None = None
-    keeps_memory: bool = False
-    """Whether the memory outlives this plan."""
-    kept: int = 0
-    """How many objects of jobs are not deleted, though the source does not have them."""
+    only_if: dict[str, Entry] | None = None
+    """The destination's entries that may be replaced, as the plan saw them; others must still be absent."""
 
     @property
-    def size(self) -> int:
-        """Bytes that go over at most: what is doubtful may turn out equal."""
-        both = (self.comparison.missing, self.comparison.doubtful)
-        return sum(entry.size for entries in both for entry in entries)
+    def words(self) -> Words:
+        return UP if self.upload else DOWN
 
     @property
-    def deletions(self) -> list[str]:
-        return [entry.key for entry in self.comparison.extra] if self.options.delete else []
+    def task(self) -> str:
+        return "upload" if self.upload else "download"
 
+    def may_replace(self, entry: Entry) -> None:
+        """The destination has it, and it may go while it is as it is now."""
+        if self.only_if is not None:
+            self.only_if[entry.key] = entry
 
-class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a transfer."""
+    def move(self, crew: Crew, emit: Emit) -> None:
+        (_upload if self.upload else _download)(self, crew, emit)
 
-    moved_files: int
-    moved_bytes: int
-    equal_files: int
-    deleted_files: int
-    left_out: tuple[LeftOut, ...]
-    failed: tuple[LeftOut, ...]
-    seconds: float
+    def remove(self, names: list[str]) -> None:
+        if self.upload:
+            for start in range(0, len(names), 1000):
+                self.store.remove([self.key(name) for name in names[start : start + 1000]])
+        else:
+            remove_files(self.root, [self.path(name) for name in names])
 
 
 def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> TransferPlan:
@@ -95,11 +85,13 @@ def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> T
         raise ValidationError(f"{folder} is a file", why="a prefix needs a folder")
     left_out: list[LeftOut] = []
     filters = Filters(options.include, options.exclude)
-    there = in_order(fit_for_paths(_wanted(store.entries(), filters), left_out))
+    there = in_order(fit_for_paths(wanted(store.entries(), filters), left_out))
     if not there and not left_out:
         raise NotFound(f"There is nothing under s3://{store.bucket}/{store.prefix}")
     walk = Walk(folder, filters, secrets=None) if folder.is_dir() else None
-    comparison = compare(there, walk or (), _never if options.checksum else _same_time, extra=options.delete)
+    comparison = compare(there, walk or (), never if options.checksum else same_time, extra=options.delete)
+    if walk:
+        comparison.missing = held_back(comparison.missing, walk, left_out)
     return TransferPlan(
         upload=False,
         store=store,
@@ -114,8 +106,9 @@ def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> T
 
 
 def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions) -> TransferPlan:
-    """One object into the file `path`. Raises NotFound."""
+    """One object into the file `path`. Raises NotFound, ValidationError for options that need a folder."""
     entry = store.head(key)
+    refuse_for_one(options)
     there: list[Entry] = []
     with contextlib.suppress(NotFound):
         there = [msgspec.structs.replace(one_file(path), key=key)]
@@ -123,7 +116,7 @@ def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions)
         upload=False,
         store=store,
         root=path.parent,
-        comparison=compare([entry], there, _never if options.checksum else _same_time, extra=False),
+        comparison=compare([entry], there, never if options.checksum else same_time, extra=False),
         left_out=[],
         partials=[],
         options=options,
@@ -134,12 +127,13 @@ def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions)
 
 def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> TransferPlan:
     """Every file of `folder` under the store's prefix. Raises NotFound where there is no folder."""
+    _refuse_unproven(options)
     filters = Filters(options.include, options.exclude)
     walk = Walk(folder, filters, secrets=options.secrets)
     memory = Memory(memory_file(options.state, folder, f"{store.place}"))
-    there = in_order(_wanted(store.entries(), filters))
+    there = in_order(wanted(store.entries(), filters))
     comparison = compare(
-        walk, there, _never if options.checksum else _remembered(memory), extra=options.delete
+        walk, there, never if options.checksum else _remembered(memory), extra=options.delete
     )
     extra = [entry for entry in comparison.extra if not is_of_a_job(f"{store.prefix}/{entry.key}")]
     kept, comparison.extra = len(comparison.extra) - len(extra), extra
@@ -159,8 +153,13 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
 
 
 def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) -> TransferPlan:
-    """One file under `key`. Raises NotFound."""
+    """One file under `key`. Raises NotFound, ValidationError for options that need a folder."""
+    refuse_for_one(options)
+    _refuse_unproven(options)
     entry = msgspec.structs.replace(one_file(path), key=checked_key(key))
+    whole = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (texts)
+    why = next((why for name in whole if (why := secret(name, path.name, options.secrets))), None)
+    left_out = [LeftOut(printable(path.name), why)] if why else []
     there: list[Entry] = []
     with contextlib.suppress(NotFound):
         there = [store.head(key)]
@@ -168,43 +167,12 @@ def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) 
         upload=True,
         store=store,
         root=path.parent,
-        comparison=compare([entry], there, _never, extra=False),
-        left_out=[],
+        comparison=compare([] if left_out else [entry], there, never, extra=False),
+        left_out=left_out,
         partials=[],
         options=options,
         key=str,
         path=lambda _: path,
-    )
-
-
-def carry_out(plan: TransferPlan, *, emit: Emit = ignore) -> TransferReport:
-    """Move what the plan says. Files that fail are in the report, and the rest goes over.
-
-    Raises Interrupted after a Ctrl-C, ConfigError or NotFound (bucket) where nothing can go over.
-    """
-    began = time.monotonic()
-    todo = plan.comparison
-    task = "upload" if plan.upload else "download"
-    workers = max(
-        1, min(plan.options.parallel, len(todo.missing) + len(todo.doubtful) + plan.size // (8 << 20))
-    )
-    crew = Crew(workers, emit=emit, task=task, total=plan.size, bandwidth=plan.options.bandwidth)
-    complete = False
-    try:
-        (_upload if plan.upload else _download)(plan, crew, emit)
-        complete = not crew.failed
-    finally:
-        if plan.memory is not None and not plan.keeps_memory:
-            plan.memory.close(complete=complete)
-    deleted = _delete(plan, crew, emit)
-    return TransferReport(
-        moved_files=crew.moved_files,
-        moved_bytes=crew.moved_bytes,
-        equal_files=todo.equal_files + crew.equal_files,
-        deleted_files=deleted,
-        left_out=tuple(plan.left_out),
-        failed=tuple(crew.failed),
-        seconds=time.monotonic() - began,
     )
 
 
@@ -215,7 +183,14 @@ def _download(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         raise TransferError(f"Cannot make {plan.root}", why=reason(error)) from error
     _remove_stale(plan.partials)
     downloads = Downloads(
-        plan.store, plan.root, crew, target=plan.path, verify=plan.options.verify, emit=emit
+        plan.store,
+        plan.root,
+        crew,
+        target=plan.path,
+        verify=plan.options.verify,
+        only_if=plan.only_if,
+        memory=plan.memory,
+        emit=emit,
     )
     try:
         crew.run(downloads.pieces(plan.comparison.missing, plan.comparison.doubtful))
@@ -231,31 +206,11 @@ def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         begun=plan.options.state,
         memory=plan.memory,
         key=plan.key,
+        only_if=plan.only_if,
         emit=emit,
     )
-    crew.run(uploads.pieces(plan.comparison.missing, plan.comparison.doubtful))
-
-
-def _delete(plan: TransferPlan, crew: Crew, emit: Emit) -> int:
-    names = plan.deletions
-    if plan.kept:
-        emit(Notice(text=f"{plan.kept} objects of jobs stay: {KEPT}", warning=True))
-    if not names:
-        return 0
-    if crew.failed or plan.left_out:
-        emit(Notice(text=f"{len(names)} files stay: nothing is deleted where something failed", warning=True))
-        return 0
-    if plan.upload:
-        for start in range(0, len(names), 1000):
-            plan.store.remove([plan.key(name) for name in names[start : start + 1000]])
-        return len(names)
-    for name in names:
-        path = plan.path(name)
-        path.unlink(missing_ok=True)
-        for folder in path.relative_to(plan.root).parents[:-1]:
-            with contextlib.suppress(OSError):  # it holds something else
-                (plan.root / folder).rmdir()
-    return len(names)
+    todo, save = plan.comparison, plan.memory.save if plan.memory and plan.size else lambda: None
+    crew.run(uploads.pieces(todo.missing, todo.doubtful), now_and_then=save)
 
 
 def _remove_stale(partials: Iterable[Path]) -> None:
@@ -267,8 +222,13 @@ def _remove_stale(partials: Iterable[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _wanted(entries: Iterable[Entry], filters: Filters) -> Iterator[Entry]:
-    return (entry for entry in entries if filters.wants(entry.key))
+def _refuse_unproven(options: TransferOptions) -> None:
+    if not options.verify:
+        raise ValidationError(
+            "--no-verify is for downloads",
+            why="S3 itself verifies the checksum of every upload, and that costs nothing more",
+            next="leave --no-verify out",
+        )
 
 
 def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator[Entry]:
@@ -290,13 +250,15 @@ def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator
             left_out.append(LeftOut(printable(entry.key), why))
 
 
-def _same_time(source: Entry, destination: Entry) -> bool:
-    """A file that we fetched has its object's time; file systems keep microseconds at least."""
-    return source.modified // 1000 == destination.modified // 1000
-
-
-def _never(source: Entry, destination: Entry) -> bool:  # noqa: ARG001 (of the kind `Equal`)
-    return False
+def held_back(missing: list[Entry], walk: Walk, left_out: list[LeftOut]) -> list[Entry]:
+    """The entries without those whose place here holds what the walk left out: it must not be replaced."""
+    found: list[Entry] = []
+    for entry in missing:
+        if walk.hides(entry.key):
+            left_out.append(LeftOut(printable(entry.key), IN_THE_WAY))
+        else:
+            found.append(entry)
+    return found
 
 
 def _remembered(memory: Memory) -> Callable[[Entry, Entry], bool]:

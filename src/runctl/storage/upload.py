@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,11 @@ import msgspec
 
 from runctl.agent.failures import SourceChanged
 from runctl.agent.multipart import Multipart, Part, part_size
-from runctl.errors import CloudError, NotFound, TransferError
+from runctl.errors import CloudError, Conflict, NotFound, TransferError
 from runctl.events import Emit, Notice
 from runctl.retry import RetryPolicy
 from runctl.storage import etags
-from runctl.storage.bulk import BulkStore
+from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece
 from runctl.storage.download import Damaged, is_passing, is_spoilt
 from runctl.storage.entries import Entry
@@ -57,7 +57,11 @@ class Changed(TransferError):
 
 
 class Uploads:
-    """Sends files to a store, as pieces for a crew. `begun` is where uploads in parts are noted."""
+    """Sends files to a store, as pieces for a crew. `begun` is where uploads in parts are noted.
+
+    With `only_if` an object is replaced only while it is the one that is named there, and made only where
+    there is none.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Uploads:
         begun: Path,
         memory: Memory | None = None,
         key: Callable[[str], str] = str,
+        only_if: Mapping[str, Entry] | None = None,
         policy: RetryPolicy | None = None,
         emit: Emit,
     ) -> None:
@@ -77,6 +82,7 @@ class Uploads:
         self.key = key
         self.source = source
         self._memory = memory
+        self._only_if = only_if
         self._begun = begun
         self._policy = policy or RetryPolicy(attempts=6, seconds=120.0)
 
@@ -121,9 +127,16 @@ class Uploads:
         etag = self.retried("PutObject", lambda: self._send(entry.key, data))
         self.arrived(msgspec.structs.replace(entry, size=state.size, modified=state.modified), etag)
 
+    def expected(self, name: str) -> str | None:
+        """The ETag that the object must have: empty for none, None where it may be any."""
+        if self._only_if is None:
+            return None
+        there = self._only_if.get(name)
+        return there.etag if there else ""
+
     def _send(self, name: str, data: bytes) -> str:
         key = self.key(name)
-        etag = self.store.send(key, data)
+        etag = self._put(name, key, data)
         if etags.parts_of(etag) == 1 and hashlib.md5(data, usedforsecurity=False).hexdigest() != etag:
             # With a key of KMS the ETag is no MD5, and looks like one: S3's own checksum tells.
             proof = self.store.proof(key, len(data), etag)
@@ -131,6 +144,19 @@ class Uploads:
                 raise Damaged(f"{name} arrived damaged", why="S3 answered with another checksum")
         self.crew.moved(len(data))
         return etag
+
+    def _put(self, name: str, key: str, data: bytes) -> str:
+        expected = self.expected(name)
+        if expected is None:
+            return self.store.send(key, data)
+        try:
+            return self.store.send(key, data, {"e_tag": f'"{expected}"'} if expected else "create")
+        except Conflict:
+            there = self.store.head(key)  # a try whose answer was lost may have written it
+            proof = self.store.proof(key, len(data), there.etag)
+            if there.size != len(data) or not _proves(proof, data):
+                raise _overtaken(name) from None
+            return there.etag
 
     def _compare(self, entry: Entry) -> None:
         """Same size, and nothing is remembered: the content tells."""
@@ -313,12 +339,20 @@ class _Parts:
         """Complete the upload. Where it is gone, its answer may have been lost: then the object is there."""
         try:
             with self._uploads.store.part_errors("CompleteMultipartUpload", self._entry.key):
-                return self._upload.complete(self._sent)
-        except NotFound:
+                return self._upload.complete(self._sent, self._condition())
+        except (NotFound, Conflict) as error:
             there = self._uploads.store.head(self._uploads.key(self._entry.key))
-            if not expected or there.etag != expected:
-                raise
-            return there.etag
+            if expected and there.etag == expected:
+                return there.etag
+            if isinstance(error, Conflict):
+                raise _overtaken(self._entry.key) from None
+            raise
+
+    def _condition(self) -> dict[str, str]:
+        there = self._uploads.expected(self._entry.key)
+        if there is None:
+            return {}
+        return {"If-Match": f'"{there}"'} if there else {"If-None-Match": "*"}
 
     def _refuse_changed(self) -> None:
         status = os.fstat(self._file)
@@ -353,6 +387,15 @@ def _read(path: Path) -> tuple[_State, bytes]:
         ) == after.st_size:
             return _State(after.st_size, after.st_mtime_ns), data
     raise Changed(f"{path.name} changed while it was read", next="give the command again when it is at rest")
+
+
+def _overtaken(name: str) -> Conflict:
+    return Conflict(f"{name} was changed in S3 meanwhile", next="give the command again")
+
+
+def _proves(proof: Proof, data: bytes) -> bool:
+    digest = {"sha256": hashlib.sha256, "md5": hashlib.md5}.get(proof.algorithm)
+    return digest is not None and digest(data).hexdigest() == proof.expected
 
 
 def _checksum(digest: Any) -> str:

@@ -11,7 +11,7 @@ from runctl.events import Emit, ignore
 from runctl.storage import transfer
 from runctl.storage.bulk import BulkStore
 from runctl.storage.filters import Filters
-from runctl.storage.listing import Walk
+from runctl.storage.listing import Walk, printable
 from runctl.storage.transfer import TransferOptions, TransferReport
 
 State = dict[str, tuple[int, int]]
@@ -55,5 +55,5 @@ class Watch:
         todo.doubtful[:] = [entry for entry in todo.doubtful if entry.key in ready]
         report = transfer.carry_out(plan, emit=emit)
         failed = {item.name for item in report.failed}
-        self._sent = {key: state for key, state in ready.items() if key not in failed}
+        self._sent = {key: state for key, state in ready.items() if printable(key) not in failed}
         return Watched(report=report, moving=len(there) - len(ready))
