@@ -2,101 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from road import MIB, SLOWLY, Command, Road, big, contents, plain, tree
 
 from runctl.agent.parcel import Slice
 from runctl.agent.sending import Sending
-from runctl.config import Protection
-from runctl.errors import ConfigError, Conflict, NotFound, TransferError, ValidationError
-from runctl.events import Event, Notice
-from runctl.ledger import Ledger
-from runctl.providers.aws.session import Session
-from runctl.resources import legs, recovery
+from runctl.errors import CloudError, ConfigError, Conflict, NotFound, TransferError, ValidationError
+from runctl.resources import carrying, legs, recovery
+from runctl.resources.leg_run import Carrier
 from runctl.resources.legs import LegOptions
-from runctl.resources.operation import Operation
-from runctl.retry import RetryPolicy
-from runctl.safety.destroy import Door
-from runctl.storage.transfer import TransferReport
 
 pytestmark = pytest.mark.xdist_group("legs")
-
-MIB = 1024 * 1024
-QUICK = RetryPolicy(attempts=12, seconds=60.0, first_wait=0.01, longest_wait=0.2)
-SLOWLY = ("--on", "sandbox", "--parallel", "1", "--bandwidth-limit", "12MiB")
-"""So that a piece of 16 MiB takes longer than a look at what has arrived."""
-
-
-@dataclass
-class Road:
-    """Two machines, a bucket of the user's, a folder, and what a transfer between them needs."""
-
-    live: Any  # tests/conftest.py: LiveSandbox
-    folder: Path
-    first: str
-    second: str
-    bucket: str
-    heard: list[Event]
-
-    def operation(self) -> Operation:
-        session = Session(self.live.cloud(), policy=QUICK)
-        ledger = Ledger.open(self.folder / "ledger")
-        door = Door(session, ledger, "legs", policy=Protection(), emit=self.heard.append)
-        return Operation(session=session, ledger=ledger, door=door, emit=self.heard.append)
-
-    def go(self, source: object, target: object, **options: Any) -> TransferReport:
-        operation = self.operation()
-        try:
-            return legs.transfer(operation, str(source), str(target), LegOptions(**options))
-        finally:
-            operation.ledger.close()
-            assert self.staged() == []
-
-    def said(self) -> str:
-        return "\n".join(event.text for event in self.heard if isinstance(event, Notice))
-
-    def inside(self, machine: str, path: str = "") -> Path:
-        """A folder of a machine, which has the same name outside."""
-        return (self.live.home / "sandbox/state/machines" / machine / "home" / path).resolve()
-
-    def at(self, machine: str, path: str) -> str:
-        return f"{machine}:{self.inside(machine, path)}"
-
-    def staged(self) -> list[str]:
-        s3 = self.live.client("s3")
-        return [
-            item["Key"]
-            for bucket in s3.list_buckets()["Buckets"]
-            for item in s3.list_objects_v2(Bucket=bucket["Name"], Prefix="runctl/staging/").get(
-                "Contents", []
-            )
-        ]
-
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        s3 = self.live.client("s3")
-        found = s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
-        return {
-            item["Key"].removeprefix(prefix): s3.get_object(Bucket=self.bucket, Key=item["Key"])[
-                "Body"
-            ].read()
-            for item in found
-        }
-
-    def workers(self, machine: str) -> list[str]:
-        """What works for a transfer on a machine."""
-        found = self.live.command(machine, "cat $HOME/.runctl/carry/*.lock 2>/dev/null; true")
-        return found["StandardOutputContent"].split()
 
 
 @pytest.fixture(scope="module")
@@ -112,35 +39,7 @@ def machines(sandbox_cloud: Any) -> Iterator[tuple[str, str]]:
 def road(sandbox: Any, machines: tuple[str, str], tmp_path: Path) -> Road:
     bucket = sandbox.name("mine")
     sandbox.client("s3").create_bucket(Bucket=bucket)
-    return Road(sandbox, tmp_path, *machines, bucket, [])
-
-
-def tree(folder: Path) -> Path:
-    """Small files, an empty one, a program, names that shells fear, one file in parts."""
-    (folder / "deep/er").mkdir(parents=True)
-    for number in range(40):
-        (folder / f"deep/{number}.txt").write_bytes(b"%d\n" % number * number)
-    (folder / "deep/er/empty").write_bytes(b"")
-    (folder / "run.sh").write_bytes(b"#!/bin/sh\n")
-    (folder / "run.sh").chmod(0o755)
-    (folder / "a b'c\"d $(x) ß漢.txt").write_bytes(b"x")
-    (folder / "-rf").write_bytes(b"y")
-    (folder / "big").write_bytes(os.urandom(20 * MIB + 7))
-    for path in folder.rglob("*"):
-        os.utime(path, ns=(0, 1_600_000_000_123_456_789))
-    return folder
-
-
-def contents(folder: Path) -> dict[str, tuple[bytes, int, bool]]:
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns, os.access(path, os.X_OK))
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def plain(folder: Path) -> dict[str, bytes]:
-    return {name: found[0] for name, found in contents(folder).items()}
+    return Road(sandbox, tmp_path, *machines, bucket)
 
 
 def test_a_folder_goes_round_by_every_pair_of_places(road: Road, tmp_path: Path) -> None:
@@ -230,6 +129,90 @@ def test_hostile_names_stay_where_they_are(road: Road, tmp_path: Path) -> None:
     assert (inside / "good").read_bytes() == b"good"
 
 
+def test_hostile_keys_are_refused_by_name_and_the_rest_arrives(road: Road) -> None:
+    name, s3 = road.live.name("keys"), road.live.client("s3")
+    good = {"plain": b"1", "empty": b"", "deep/er": b"2", "a b'$(x)": b"3", "Same": b"4", "same": b"5"}
+    bad = ("../up", "a/../../out", "tab\there", "n" * 300, "double//slash", ".runctl-partial-" + "0" * 32)
+    for key, data in (*good.items(), *((key, b"bad") for key in bad), ("mark/", b"")):
+        s3.put_object(Bucket=road.bucket, Key=f"{name}/{key}", Body=data)
+    s3.put_object(Bucket=road.bucket, Key=f"{name}/deep", Body=b"a file and a folder")
+    report = road.go(f"s3://{road.bucket}/{name}", road.at(road.first, name))
+    assert sorted(item.name for item in report.left_out) == sorted(bad)
+    assert [item.name for item in report.failed] in (["deep"], ["deep/er"])
+    arrived = plain(road.inside(road.first, name))
+    assert arrived.items() >= {key: good[key] for key in good if key != "deep/er"}.items()
+    assert len(arrived) == len(good), "and one of deep and deep/er"
+    assert not (road.inside(road.first) / "up").exists()
+
+
+def test_what_is_no_file_stays_on_the_machine(road: Road, tmp_path: Path) -> None:
+    name = road.live.name("odd")
+    inside = road.inside(road.first, name)
+    (inside / "loop").mkdir(parents=True)
+    (inside / "loop/again").symlink_to(inside)
+    (inside / "good").write_bytes(b"good")
+    os.mkfifo(inside / "pipe")
+    listener = socket.socket(socket.AF_UNIX)
+    before = Path.cwd()
+    os.chdir(inside)  # a socket's name may have 108 letters
+    listener.bind("socket")
+    os.chdir(before)
+    report = road.go(road.at(road.first, name), tmp_path / "target")
+    listener.close()
+    assert {item.name for item in report.left_out} == {"loop/again", "pipe", "socket"}
+    assert plain(tmp_path / "target") == {"good": b"good"}
+
+
+def test_a_full_or_read_only_disk_of_a_machine_costs_the_files_that_do_not_fit(
+    road: Road, tmp_path: Path
+) -> None:
+    """On a file system of its own, which nobody sees from outside the machine."""
+    name = road.live.name("full")
+    there = road.inside(road.first, name)
+    mount = road.live.command(road.first, f"mkdir -p {there} && mount -t tmpfs -o size=8m tmpfs {there}")
+    if mount["Status"] != "Success":
+        pytest.skip(f"this host mounts nothing: {mount['StandardErrorContent']}")
+    try:
+        source = tmp_path / "source"
+        source.mkdir()
+        (source / "big").write_bytes(os.urandom(20 * MIB))
+        (source / "medium").write_bytes(os.urandom(10 * MIB))
+        for number in range(5):
+            (source / f"{number}").write_bytes(b"%d" % number)
+        report = road.go(source, road.at(road.first, name), parallel=1)
+        assert [(item.name, item.why) for item in report.failed] == [
+            ("big", "No space left on device"),
+            ("medium", "No space left on device"),
+        ]
+        found = road.live.command(road.first, f"cd {there} && ls -A && cat ? && mount -o remount,ro {there}")
+        assert found["StandardOutputContent"].split() == ["0", "1", "2", "3", "4", "01234"]
+        (source / "6").write_bytes(b"6")
+        report = road.go(source, road.at(road.first, name))
+        assert {(item.name, item.why) for item in report.failed} == {
+            (item, "Read-only file system") for item in ("6", "big", "medium")
+        }
+    finally:
+        road.live.command(road.first, f"umount {there}")
+
+
+def test_what_failed_and_could_not_be_undone_does_not_stand_in_the_way(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, name = tmp_path / "source", road.live.name("again")
+    source.mkdir()
+    (source / "file").write_bytes(b"x")
+
+    def away(*_: Any, **__: Any) -> None:
+        raise CloudError("S3 is away", service="s3", operation="ListObjects", code="Unreachable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Carrier, "run", away)
+        patched.setattr(carrying, "clear", away)
+        with pytest.raises(CloudError):
+            road.go(source, road.at(road.first, name))
+    assert road.go(source, road.at(road.first, name)).moved_files == 1
+
+
 @pytest.mark.slow
 def test_many_small_files_need_few_commands(road: Road, tmp_path: Path) -> None:
     source, name = tmp_path / "source", road.live.name("many")
@@ -283,58 +266,12 @@ def test_a_file_that_changes_on_the_way_starts_anew(
     assert [path.name for path in inside.iterdir()] == ["grows"], "nothing of the first state is left"
 
 
-@dataclass
-class Command:
-    """The command as a process of its own, with the road's ledger."""
-
-    road: Road
-    home: Path
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "runctl", *arguments],
-            env={**os.environ, "RUNCTL_HOME": str(self.home)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=90)
-        assert process.returncode == code, err.decode()
-        return out.decode(), err.decode()
-
-    def killed_in_the_middle(self, source: object, target: object, partial: Path) -> None:
-        """A big file on its way; SIGKILL once a piece has arrived, and before the last has."""
-        process = self.start("transfer", str(source), str(target), *SLOWLY)
-
-        def pieces() -> int:
-            records = list(partial.glob(".runctl-partial-*.parts")) if partial.is_dir() else []
-            return max((record.read_bytes().count(b"\n") - 1 for record in records), default=0)
-
-        try:
-            self.road.live.until(lambda: pieces() >= 1 or process.poll() is not None, 60)
-            assert process.poll() is None, process.communicate()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-
 @pytest.fixture
 def command(road: Road, tmp_path: Path) -> Command:
     home = tmp_path / "home"
     home.mkdir()
     (home / "sandbox").symlink_to(road.live.home / "sandbox", target_is_directory=True)
     return Command(road, home)
-
-
-def big(path: Path) -> Path:
-    path.mkdir()
-    (path / "big").write_bytes(os.urandom(50 * MIB))
-    return path
 
 
 def test_a_killed_command_is_gone_on_with(command: Command, road: Road, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from .failures import StoreAway, StoreRefused
 from .parcel import TornParcel, packers
 from .presigned import Courier, Expired, Stopped
 from .receiving import Receiving, SourceAway
-from .report import Report
+from .report import Report, sealed
 from .sending import Sending
 from .tree import listing
 
 FAILED = 1
 _KILL_AFTER = 10.0
+_TRIES = 5
 _STOPPED = ".stopped"
 _REMEMBERED = 7 * 86400.0
 
@@ -37,10 +38,7 @@ def carry(home: str) -> int:
     courier = Courier(stopping)
     url, _, digest = sys.stdin.readline().strip().partition(" ")
     try:
-        packed = courier.get(url)
-        if hashlib.sha256(packed).hexdigest() != digest:
-            raise StoreRefused("the spec is not what was sent: its checksum differs")
-        spec: Dict[str, Any] = json.loads(gzip.decompress(packed))
+        spec = _spec(courier, url, digest)
         with _take(os.path.join(_folder(home), "%s-%s.lock" % (spec["transfer"], spec["role"]))) as mine:
             try:
                 said = _alone(home, spec, courier, stopping)
@@ -79,7 +77,7 @@ def perform(
     if spec["role"] == "list":
         found = listing(root(str(spec["path"])), spec.get("only"), bool(spec.get("checksum")))
         answer = {**found._asdict(), "packers": packers()}
-        courier.put(str(spec["answer"]), gzip.compress(json.dumps(answer).encode(), 3))
+        courier.put(str(spec["answer"]), sealed(answer))
         return "done"
     spec = {**spec, "root": root(str(spec["root"]))}
     if report is None:
@@ -87,7 +85,7 @@ def perform(
         speaking = Courier()  # the last word must come through even when all else was told to stop
 
         def publish(told: Dict[str, Any]) -> None:
-            speaking.put(url, json.dumps(told).encode())
+            speaking.put(url, sealed(told))
 
         report = Report(publish)
     report.start()
@@ -107,6 +105,15 @@ def perform(
     finally:
         report.end(state, why)
     return state
+
+
+def _spec(courier: Courier, url: str, digest: str) -> Dict[str, Any]:
+    for _ in range(_TRIES):
+        packed = courier.get(url)
+        if hashlib.sha256(packed).hexdigest() == digest:
+            spec: Dict[str, Any] = json.loads(gzip.decompress(packed))
+            return spec
+    raise StoreRefused("the spec is not what was sent: its checksum differs")
 
 
 def _on_this_machine(path: str) -> str:

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Set
 
 from .failures import PreconditionFailed
+from .growing import Growing, finish, sync, unlink
 from .parcel import Opened, Slice, TornParcel, unseal
 from .presigned import Courier, Missing, Pace, Stopped
+from .proof import Proof, proves
 from .report import Report
 from .tree import (
     PARTIAL,
     PARTS,
     Refused,
-    give_to_owner_of,
-    make_folders,
     name_fault,
     partial_name,
-    partial_of,
     place,
 )
 
 PATIENCE = 900.0  # seconds without any parcel
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
-_DIFFERENT = 5
+_TRIES = 5
+CHANGED, DAMAGED = "changed", "damaged"
+"""Why a file did not arrive that may do so when it is sent anew."""
+
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
@@ -53,19 +54,19 @@ class Receiving:
         self._report = report
         self._stopping = stopping
         self._folders: Dict[str, str] = {}
-        self._big: Dict[int, _Growing] = {}
+        self._big: Dict[int, Growing] = {}
         self._lock = threading.Lock()
         self._failed: Dict[int, str] = {}
         self._heard = time.monotonic()
         self._done = {int(number): pieces for number, pieces in spec.get("done") or []}
+        self._proofs = {int(number): Proof(*proof) for number, *proof in spec.get("proofs") or []}
         self._left = self._pieces_of_files()
         umask = os.umask(0o022)
         os.umask(umask)
         self._rights = (0o666 & ~umask, 0o777 & ~umask)
 
     def run(self) -> None:
-        """Raises what ends the whole: StoreAway, StoreRefused, Stopped, SourceAway, OSError (disk full)."""
-        make_folders(self._root)
+        """Raises what ends the whole: StoreAway, StoreRefused, Stopped, SourceAway."""
         for key in self._spec.get("stale") or []:
             self._drop(str(key))
         try:
@@ -104,6 +105,9 @@ class Receiving:
     def _fetch(self, number: int) -> None:
         parcel = self._parcels[number]
         planned = [Slice(*item) for item in parcel["slices"]]
+        if all(item.file in self._failed for item in planned):
+            self._report.parcel(number, 0)  # of files that cannot be written nothing more is fetched
+            return
         opened = self._raw(parcel, planned[0]) if parcel.get("raw") else self._await(parcel["url"], planned)
         for file, why in opened.faults.items():
             self._give_up(file, why)
@@ -121,39 +125,38 @@ class Receiving:
             except Refused as error:
                 self._give_up(item.file, str(error))
             except OSError as error:
-                if is_full(error):
-                    raise
                 self._give_up(item.file, str(error.strerror or error))
         for folder in folders:
-            _sync(folder)
+            sync(folder)
         for item, _, _ in opened.slices:
             if self._is_whole(item) and item.file not in self._failed:
                 self._report.file(item.file)
         self._report.parcel(number, moved)
 
     def _raw(self, parcel: Dict[str, Any], item: Slice) -> Opened:
-        """A piece of somebody's own object: its size and ETag are all that is known of it.
+        """A piece of somebody's own object: of the size and ETag that were listed, whole ones proven at once.
 
-        The ETag of a whole object is its MD5, unless S3 encrypts it with keys of KMS: where they differ, the
-        same bytes must come twice.
+        Without a proof of S3's the ETag may be the MD5. With keys of KMS it only looks so: where they differ,
+        the same bytes must come twice.
         """
-        span = None if self._is_whole(item) else (item.offset, item.length)
+        whole = self._is_whole(item)
         etag = str(parcel.get("etag") or "")
-        proof: Set[str] = {etag} if span is None and _MD5.fullmatch(etag) else set()
-        while True:
+        proof = self._proofs.get(item.file) if whole else None
+        likely = whole and proof is None and _MD5.fullmatch(etag) is not None
+        came: Set[str] = {etag} if likely else set()
+        for _ in range(_TRIES):
             self._pace.take(item.length)
             try:
-                data = self._courier.get(parcel["url"], span, etag)
+                data = self._courier.get(parcel["url"], None if whole else (item.offset, item.length), etag)
             except (Missing, PreconditionFailed):
-                return Opened([], {item.file: "changed"})
+                return Opened([], {item.file: CHANGED})
             if len(data) != item.length:
-                return Opened([], {item.file: "changed"})
-            digest = hashlib.new("md5", data).hexdigest() if proof else ""  # noqa: S324 (S3's own)
-            if not proof or digest in proof:
+                return Opened([], {item.file: CHANGED})
+            digest = hashlib.new("md5", data).hexdigest() if likely else ""  # noqa: S324 (S3's own)
+            if proves(proof, memoryview(data)) if proof else not likely or digest in came:
                 return Opened([(item, memoryview(data), "")], {})
-            proof.add(digest)
-            if len(proof) > _DIFFERENT:
-                raise TornParcel("an object came different each time")
+            came.add(digest)
+        return Opened([], {item.file: DAMAGED})
 
     def _await(self, url: str, planned: List[Slice]) -> Opened:
         look = _FIRST_LOOK
@@ -175,8 +178,8 @@ class Receiving:
                 return unseal(data, planned)
             except TornParcel:
                 torn += 1
-                if torn == 3:
-                    raise
+                if torn == _TRIES:
+                    return Opened([], dict.fromkeys((item.file for item in planned), DAMAGED))
 
     def _is_whole(self, item: Slice) -> bool:
         return item.length == self._files[item.file][1]
@@ -190,32 +193,42 @@ class Receiving:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
-            _finish(temporary, target, about, self._rights)
+            finish(temporary, target, about, self._rights)
         except BaseException:
-            _unlink(temporary)
+            unlink(temporary)
             raise
 
     def _grow(self, target: str, item: Slice, data: memoryview, checksum: str) -> None:
         with self._lock:
+            if item.file in self._failed:
+                return
             if item.file not in self._big:
-                done = self._done.get(item.file, [])
-                self._big[item.file] = _Growing(target, self._files[item.file], done, self._rights)
+                self._big[item.file] = self._growing(item.file, target)
             growing = self._big[item.file]
-        if item.file in self._failed:
-            return
         if growing.add(item, data, checksum):
-            growing.finish()
-            self._report.file(item.file)
+            self._end(item.file, growing)
+
+    def _growing(self, file: int, target: str) -> Growing:
+        return Growing(
+            target, self._files[file], self._done.get(file, []), self._rights, self._proofs.get(file)
+        )
+
+    def _end(self, file: int, growing: Growing) -> None:
+        """Every piece of it is there."""
+        if growing.finish():
+            self._report.file(file)
+        else:
+            self._give_up(file, DAMAGED)
 
     def _finish_what_was_there(self) -> None:
         """Files of which every piece had come before, and only the name was missing."""
         for file in self._done:
             if file not in self._left:
                 try:
-                    about = self._files[file]
-                    target = place(self._root, about[0], self._folders)
-                    _Growing(target, about, self._done[file], self._rights).finish()
-                    self._report.file(file)
+                    target = place(self._root, self._files[file][0], self._folders)
+                    with self._lock:
+                        growing = self._big[file] = self._growing(file, target)
+                    self._end(file, growing)
                 except (Refused, OSError) as error:
                     self._give_up(file, str(error))
 
@@ -232,7 +245,7 @@ class Receiving:
         name = os.path.basename(key)
         if name.startswith(PARTIAL) and not name_fault(key.replace(PARTIAL, "")):
             for path in (key, key + PARTS):
-                _unlink(os.path.join(self._root, path))
+                unlink(os.path.join(self._root, path))
 
     def _delete(self, key: str) -> None:
         try:
@@ -246,116 +259,3 @@ class Receiving:
             pass
         except (Refused, OSError):
             pass  # what is still there is in the next listing
-
-
-class _Growing:
-    """A file that comes in pieces, in any order. What has come is on the disk before it is noted."""
-
-    def __init__(self, target: str, about: Any, done: List[Any], rights: Tuple[int, int]) -> None:
-        folder = os.path.dirname(target)
-        name = partial_name(about[0], about[1], about[2])
-        self._target, self._about, self._rights = target, about, rights
-        self._path = os.path.join(folder, name)
-        self._lock = threading.Lock()
-        self._dropped = False
-        self._have = sum(int(piece[1]) for piece in done)
-        if done:
-            known = {piece for found in partial_of(folder, name + PARTS) for piece in found.done}
-            if not {(int(piece[0]), int(piece[1])) for piece in done} <= known:
-                raise OSError("what had come of it is gone")
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | (0 if done else os.O_TRUNC), 0o600)
-        self._notes: Optional[Any] = open(self._path + PARTS, "ab" if done else "wb")  # noqa: SIM115
-        if not done:
-            told = {"name": os.path.basename(about[0]), "size": about[1], "modified": about[2]}
-            self._note(json.dumps(told))
-        elif not _ends_in_line(self._path + PARTS):
-            self._note("")
-
-    def add(self, item: Slice, data: memoryview, checksum: str) -> bool:
-        """Write a piece; True for the last."""
-        with self._lock:
-            if self._dropped:
-                return False
-        at = item.offset
-        while data:
-            count = os.pwrite(self._file, data, at)
-            at, data = at + count, data[count:]
-        os.fsync(self._file)
-        with self._lock:
-            if self._dropped:
-                return False
-            self._note(json.dumps([item.offset, item.length, checksum]))
-            self._have += item.length
-            return self._have == self._about[1]
-
-    def finish(self) -> None:
-        """Raises OSError where a piece is missing."""
-        with self._lock:
-            size = os.fstat(self._file).st_size
-            if size != self._about[1] or self._have != size:
-                raise OSError("%d of its %d bytes are there" % (self._have, self._about[1]))
-            self._close()
-            _finish(self._path, self._target, self._about, self._rights)
-            _unlink(self._path + PARTS)
-            _sync(os.path.dirname(self._target))
-
-    def leave(self) -> None:
-        """Keep what has come for the next time."""
-        with self._lock:
-            self._dropped = True
-            self._close()
-
-    def drop(self) -> None:
-        """Keep nothing of it."""
-        with self._lock:
-            self._dropped = True
-            self._close()
-            _unlink(self._path)
-            _unlink(self._path + PARTS)
-
-    def _note(self, line: str) -> None:
-        if self._notes is not None:
-            self._notes.write(line.encode() + b"\n")
-            self._notes.flush()
-            os.fsync(self._notes.fileno())
-
-    def _close(self) -> None:
-        if self._notes is not None:
-            self._notes.close()
-            os.close(self._file)
-            self._notes = None
-
-
-def is_full(error: OSError) -> bool:
-    """Whether nothing more can be written here at all."""
-    import errno
-
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def _finish(temporary: str, target: str, about: Any, rights: Tuple[int, int]) -> None:
-    """Rights, time, owner, name."""
-    os.chmod(temporary, rights[1] if about[3] else rights[0])
-    give_to_owner_of(os.path.dirname(target), temporary)
-    os.utime(temporary, ns=(about[2], about[2]))
-    os.replace(temporary, target)
-
-
-def _ends_in_line(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read()[-1:] == b"\n"
-
-
-def _sync(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

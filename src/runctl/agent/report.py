@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 EVERY = 1.0
+
+
+class TornWord(Exception):
+    """What came is not what was said."""
+
+
+def sealed(told: Any) -> bytes:
+    """Something that is said through an object, with what proves that it came as it was said."""
+    body = gzip.compress(json.dumps(told).encode(), 3)
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def unsealed(data: bytes) -> Any:
+    """Raises TornWord."""
+    digest, _, body = data.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise TornWord("its checksum is wrong")
+    return json.loads(gzip.decompress(body))
 
 
 class Report:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
+from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError, TransferError
 from runctl.events import Emit, Notice
 from runctl.providers.aws import account
 from runctl.providers.aws.session import Session
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from runctl.resources.leg_plan import LegOptions
     from runctl.resources.leg_run import Ends, LegReport
     from runctl.resources.sides import InstanceSide, LocalSide, S3Side
+
+_TRIES = 8
+"""How often a record may come torn."""
 
 
 class TransferStopped(TrainctlError):
@@ -152,6 +155,7 @@ def kinds(
 def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: bool) -> None:
     """Empty the staging prefix; with `working`, machines that may still write to it are told to end first."""
     from runctl.resources.machine_side import MachineSide
+    from runctl.resources.sides import word_of
 
     staging = SigningStore(request["bucket"], request["prefix"], access_of(session))
     if working:
@@ -161,7 +165,8 @@ def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: boo
                 MachineSide(session, place.instance, staging, transfer_id(request), emit).stop(for_good=True)
     try:
         for record in staging.list(UPLOADS.rstrip("/")):
-            told = msgspec.json.decode(staging.read(record.key), type=dict[str, str])
+            if (told := word_of(staging, record.key, tries=_TRIES)) is None:
+                raise TransferError(f"The record {record.key} came torn each time", next="runctl tx resume")
             abort(session, told["bucket"], told["key"], told["upload"])
         staging.empty()
     except NotFound:

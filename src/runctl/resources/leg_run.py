@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -10,16 +9,17 @@ from typing import Any
 
 import msgspec
 
+from runctl.agent.receiving import CHANGED, DAMAGED
 from runctl.errors import Interrupted, TransferError
 from runctl.events import Emit, Notice, Progress
 from runctl.providers.aws.session import Session
-from runctl.providers.aws.uploads import compose
-from runctl.resources import leg_plan
-from runctl.resources.leg_plan import LegOptions, LegPlan, Pair, Parcel, Side
+from runctl.resources import leg_plan, object_proofs
+from runctl.resources.composing import Composer
+from runctl.resources.leg_plan import LegOptions, LegPlan, Parcel, Side
 from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, names, numbers
 from runctl.storage.listing import LeftOut
 from runctl.storage.objects import is_of_a_job
-from runctl.storage.staging import UPLOADS, SigningStore
+from runctl.storage.staging import SigningStore
 
 PASSES = 4
 """How often what changed on its way is sent anew, before it is given up."""
@@ -30,7 +30,12 @@ _MOST_MEMORY = 384 * leg_plan.MIB
 _COPIES = 3
 """Of a parcel, in its sender: as read, as packed, as sent."""
 
-CHANGED = "changed"
+_ANEW = {
+    CHANGED: ("changed while it was sent", "it changed each time that it was sent"),
+    DAMAGED: ("came damaged", "it came damaged each time"),
+}
+"""Why a file is sent once more: in a notice, and when it is given up."""
+_NAMED = 5
 
 
 class Ends(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,14 +117,14 @@ class Carrier:
                 self._require_progress(before)
                 continue
             passes += 1
-            changed = [key for key, why in self._report.failed.items() if why == CHANGED]
-            if not changed:
+            again = {key: _ANEW[why] for key, why in self._report.failed.items() if why in _ANEW}
+            if not again:
                 break
             if passes == PASSES:
-                self._report.failed.update(dict.fromkeys(changed, "it changed each time that it was sent"))
+                self._report.failed.update({key: why for key, (_, why) in again.items()})
                 break
-            for key in changed:
-                self._emit(Notice(text=f"{key} changed while it was sent: it starts anew", warning=True))
+            for key, (said, _) in again.items():
+                self._emit(Notice(text=f"{key} {said}: it starts anew", warning=True))
                 del self._report.failed[key]
         self._report.seconds = time.monotonic() - begun
         return self._report
@@ -250,8 +255,11 @@ class Carrier:
     def _receive_spec(self, round_: Round) -> dict[str, Any]:
         ends, pairs = self._ends, round_.plan.pairs
         parcels: list[dict[str, Any]] = []
+        proofs: list[object_proofs.Row] = []
         if isinstance(ends.source, S3Side):
             store = ends.source.store(round_.source_root)
+            proofs, unproven = object_proofs.ask(store, [pair.source for pair in pairs])
+            self._tell_unproven([pairs[number].target for number in unproven])
             urls = store.sign("GET", [pair.source.key for pair in pairs])
             for parcel in round_.parcels:
                 number = parcel.slices[0][0]
@@ -268,10 +276,17 @@ class Carrier:
         return {
             **self._spec("receive", round_.destination_root, [pair.target for pair in pairs], round_),
             "parcels": parcels,
+            "proofs": proofs,
             "done": [(number, pair.done) for number, pair in enumerate(pairs) if pair.done],
             "stale": plan.stale,
             "delete": plan.delete if safe else (),
         }
+
+    def _tell_unproven(self, names: Sequence[str]) -> None:
+        if names:
+            some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
+            why = "S3 keeps no checksum of it that can be computed there"
+            self._emit(Notice(text=f"size and state alone are proven of {some}: {why}", warning=True))
 
     def _spec(self, role: str, root: str, keys: Sequence[str], round_: Round) -> dict[str, Any]:
         pairs = round_.plan.pairs
@@ -353,6 +368,7 @@ class Carrier:
         """What came in parts is put together; what came whole has its name already."""
         assert isinstance(self._ends.destination, S3Side)  # noqa: S101 (asked before)
         store = self._ends.destination.store(round_.destination_root)
+        composer = Composer(self._ends.session, self._ends.staging, self._tell_unproven)
         failed = {number for number, _ in sent.faults}
         parts: dict[int, list[Parcel]] = {}
         for parcel in round_.parcels:
@@ -361,25 +377,12 @@ class Carrier:
             if number in failed:
                 continue
             pair = round_.plan.pairs[number]
-            if not (len(parcels) == 1 and leg_plan.is_whole(parcels[0], round_.plan.pairs)):
-                self._put_together(store, pair, parcels)
-            self._report.moved.add(pair.source.key)
-
-    def _put_together(self, store: SigningStore, pair: Pair, parcels: list[Parcel]) -> None:
-        staging, session = self._ends.staging, self._ends.session
-        record = f"{UPLOADS}{secrets.token_hex(8)}"
-        key = f"{store.prefix}/{pair.target}" if store.prefix else pair.target
-
-        def note(upload: str) -> None:
-            told = {"bucket": store.bucket, "key": key, "upload": upload}
-            staging.write(record, msgspec.json.encode(told))
-
-        ordered = sorted(parcels, key=lambda parcel: parcel.slices[0][1])
-        staged = [(staging.bucket, f"{staging.prefix}/{parcel.name}") for parcel in ordered]
-        compose(session, store.bucket, key, staged, begun=note)
-        if (size := store.info(pair.target).size) != pair.source.size:
-            raise TransferError(f"{key} did not arrive whole", why=f"{size} of {pair.source.size} bytes did")
-        staging.remove([record, *(parcel.name for parcel in parcels)])
+            try:
+                if not (len(parcels) == 1 and leg_plan.is_whole(parcels[0], round_.plan.pairs)):
+                    composer.put_together(store, pair, parcels)
+                self._report.moved.add(pair.source.key)
+            except TransferError as error:
+                self._report.failed[pair.source.key] = f"{error}: {error.why}"
 
     def _delete(self, round_: Round, state: str) -> None:
         delete = round_.plan.delete

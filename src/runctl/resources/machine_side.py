@@ -33,14 +33,18 @@ folder="$HOME/.runctl/carry"
   {{ echo "runctl: error failed no folder $folder"; exit 1; }}
 agent="$folder/agent-{short}.py"
 command -v python3 >/dev/null || {{ echo "runctl: error failed there is no python3"; exit 1; }}
-if ! echo "{sha256}  $agent" | sha256sum -c - >/dev/null 2>&1; then
+whole() {{ echo "{sha256}  $1" | sha256sum -c - >/dev/null 2>&1; }}
+for wait in 0.2 0.5 1 2 4 last; do
+  whole "$agent" && break
   part="$agent.$$"
   if command -v curl >/dev/null; then curl -fsS --retry 5 --max-time 60 -o "$part" {url}
   else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' {url} "$part"
   fi
-  echo "{sha256}  $part" | sha256sum -c - >/dev/null 2>&1 && mv "$part" "$agent" ||
-    {{ rm -f "$part"; echo "runctl: error failed the agent could not be fetched"; exit 1; }}
-fi
+  whole "$part" && mv "$part" "$agent" && break
+  rm -f "$part"
+  [ "$wait" = last ] && {{ echo "runctl: error failed the agent could not be fetched"; exit 1; }}
+  sleep "$wait"
+done
 """
 _CARRY = """printf '%s %s\\n' {spec_url} {spec_sha256} | python3 "$agent" carry\n"""
 _STOP = """\

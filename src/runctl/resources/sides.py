@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +13,7 @@ import msgspec
 from runctl.agent import parcel, tree
 from runctl.agent.carry import perform
 from runctl.agent.presigned import Courier
-from runctl.agent.report import Report
+from runctl.agent.report import Report, TornWord, unsealed
 from runctl.errors import Interrupted, NotFound, TransferError, ValidationError
 from runctl.resources.leg_plan import Partial, Side, SideFile
 from runctl.resources.machine_side import MachineSide
@@ -27,6 +25,7 @@ SILENCE = 60.0
 
 LOST = 600.0
 _FIRST_LOOK, _LONGEST_LOOK = 0.1, 1.0
+_LAST_TRIES = 8
 
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +44,19 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[tuple[int, str], ...] = ()
     files: tuple[tuple[int, int], ...] = ()
     deleted: tuple[str, ...] = ()
+
+
+def word_of(staging: SigningStore, key: str, *, tries: int = 1) -> Any | None:
+    """What was said through an object; None where nothing was, or where it came torn each time."""
+    for _ in range(tries):
+        data = staging.read_if_exists(key)
+        if data is None:
+            return None
+        try:
+            return unsealed(data)
+        except TornWord:
+            continue
+    return None
 
 
 def numbers(runs: Iterable[tuple[int, int]]) -> set[int]:
@@ -118,7 +130,7 @@ class InstanceSide:
         task = self.machine.start(spec, name)
         wait, looked = _FIRST_LOOK, time.monotonic()
         # The answer is there before SSM tells that the command has ended.
-        while (found := self._staging.read_if_exists(name)) is None:
+        while (found := word_of(self._staging, name)) is None:
             if task.is_over and self._staging.read_if_exists(name) is None:
                 raise task.failure or TransferError(f"{self} was not listed")
             if self._stopping.wait(wait):
@@ -128,7 +140,7 @@ class InstanceSide:
                 looked = time.monotonic()
                 self.machine.require_life()
         self._staging.remove([name, f"spec-{name}"])
-        return side_of(json.loads(gzip.decompress(found)))
+        return side_of(found)
 
     def work(self, spec: dict[str, Any], name: str) -> Worker:
         return _MachineWorker(self.machine, self._staging, spec, name)
@@ -258,9 +270,10 @@ class _MachineWorker:
         over = self._task.is_over
         if self._task.failure is not None:
             raise self._task.failure
-        found = self._staging.read_if_exists(self._status)
+        # Nobody comes back for the last word.
+        found = word_of(self._staging, self._status, tries=_LAST_TRIES if over else 1)
         if found is not None:
-            told = msgspec.json.decode(found, type=Worked)
+            told = msgspec.convert(found, Worked)
             if told.beat != self._told.beat:
                 self._heard = time.monotonic()
             self._told = told

@@ -128,10 +128,12 @@ class BulkStore(S3Store):
             with self._errors("DeleteObjects", keys[0]):
                 obstore.delete(self._client(), [self._path(key) for key in keys])
 
-    def proof(self, key: str, size: int, etag: str) -> Proof:
-        """What S3 keeps of an object to check it by: a checksum of its own first, then its ETag."""
+    def proof(
+        self, key: str, size: int, etag: str, algorithms: Sequence[str] = ("sha256", *digests.CRCS)
+    ) -> Proof:
+        """What S3 keeps of an object to check it by: a checksum by one of `algorithms`, then its ETag."""
         headers = self._head(key)
-        checksum = digests.of_headers(headers)
+        checksum = digests.of_headers(headers, algorithms)
         if checksum is None:
             return self._by_etag(key, size, etag) if is_md5(headers) else Proof("", "")
         if not checksum.parts:

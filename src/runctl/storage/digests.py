@@ -42,9 +42,9 @@ def length(algorithm: str) -> int:
     return _CRC_BYTES.get(algorithm) or hashlib.new(algorithm, usedforsecurity=False).digest_size
 
 
-def of_headers(headers: Mapping[str, str]) -> Checksum | None:
-    """The checksum among an answer's headers, where there is one that can be computed here."""
-    for algorithm in ("sha256", *CRCS):
+def of_headers(headers: Mapping[str, str], algorithms: Iterable[str] = ("sha256", *CRCS)) -> Checksum | None:
+    """The checksum among an answer's headers, where there is one by an algorithm that can be computed."""
+    for algorithm in algorithms:
         value, _, parts = headers.get(f"x-amz-checksum-{algorithm}", "").partition("-")
         if value:
             return Checksum(algorithm, value, int(parts) if parts.isdigit() else 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent import archive, parcel, receiving, tree
+from runctl.agent import archive, growing, parcel, tree
 from runctl.agent.carry import perform
 from runctl.agent.parcel import Slice, TornParcel, seal, unseal
 from runctl.agent.presigned import Missing, Pace
@@ -228,16 +231,99 @@ def test_only_what_a_dead_transfer_of_ours_forgot_is_thrown_away(tmp_path: Path)
     assert found.files == []
 
 
-def test_a_full_disk_ends_the_whole(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bag, files = Bag(), about(source)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_file_for_which_there_is_no_room_is_named_and_the_rest_arrives(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    bag, files, there = Bag(), about(source), tmp_path / "there"
     side("send", source, files, bag)
 
     def full(*_: Any) -> int:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(receiving.os, "pwrite", full)
+    monkeypatch.setattr(growing.os, "pwrite", full)
+    word = side("receive", there, files, bag)
+    assert word["state"] == "done"
+    assert word["faults"] == [([file[0] for file in files].index("big"), os.strerror(number))]
+    assert sorted(contents(there)) == ["a/b/ß 漢.txt", "a/empty", "run.sh"]
+
+
+def test_a_file_is_given_up_while_its_other_pieces_are_written(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor must stay its own until the last writer has left: numbers are given out again."""
+    bag, files, there = Bag(), about(source), tmp_path / "there"
+    side("send", source, files, bag)
+    write, begun, names = os.pwrite, threading.Event(), list[str]()
+
+    def one_fails(file: int, data: Any, at: int) -> int:
+        if at == 0:
+            assert begun.wait(10)
+            raise OSError(errno.ENOSPC, "full")
+        begun.set()
+        while any(there.glob(f"{tree.PARTIAL}*")):
+            pass
+        names.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        return write(file, data, at)
+
+    monkeypatch.setattr(growing.os, "pwrite", one_fails)
+    word = side("receive", there, files, bag)
+    assert len(word["faults"]) == 1
+    assert names
+    assert all(tree.PARTIAL in name for name in names)
+    assert not any(there.glob(f"{tree.PARTIAL}*"))
+
+
+def proof_of(data: bytes, kind: str) -> list[Any]:
+    """What S3 keeps of an object: of the whole, or of parts of 1,500 bytes."""
+    parts = [data[at : at + 1500] for at in range(0, len(data), 1500)]
+    sha = b"".join(hashlib.sha256(part).digest() for part in parts)
+    crc = b"".join(zlib.crc32(part).to_bytes(4, "big") for part in parts)
+    md5 = b"".join(hashlib.md5(part).digest() for part in parts)
+
+    def of_parts(digest: bytes) -> str:
+        return f"{base64.b64encode(digest).decode()}-{len(parts)}"
+
+    return {
+        "sha256": ["sha256", hashlib.sha256(data).hexdigest(), 0],
+        "sha256 of parts": ["sha256", of_parts(hashlib.sha256(sha).digest()), 1500],
+        "crc32": ["crc32", f"{zlib.crc32(data):08x}", 0],
+        "crc32 of parts": ["crc32", of_parts(zlib.crc32(crc).to_bytes(4, "big")), 1500],
+        "md5": ["md5", hashlib.md5(data).hexdigest(), 0],
+        "md5 of parts": ["md5", f"{hashlib.md5(md5).hexdigest()}-{len(parts)}", 1500],
+    }[kind]
+
+
+PROOFS = ("sha256", "sha256 of parts", "crc32", "crc32 of parts", "md5", "md5 of parts")
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+@pytest.mark.parametrize("size", [900, 4321])
+def test_an_object_arrives_as_s3_keeps_it_or_not_at_all(tmp_path: Path, kind: str, size: int) -> None:
+    good = os.urandom(size)
+    files, proof = [["file", size, 0, False]], proof_of(good, kind)
+    pieces = [
+        {"url": "object", "slices": [[0, at, min(PIECE, size - at)]], "raw": True, "etag": "kms"}
+        for at in range(0, size, PIECE)
+    ]
+    for name, data in (("good", good), ("bad", good[:-1] + bytes([good[-1] ^ 1]))):
+        bag = Bag()
+        bag.objects["object"] = data
+        word = side("receive", tmp_path / name, files, bag, parcels=pieces, proofs=[[0, *proof]])
+        assert word["state"] == "done"
+        assert word["faults"] == ([] if name == "good" else [(0, "damaged")])
+    assert contents(tmp_path / "good")["file"][0] == good
+    assert not contents(tmp_path / "bad")
+
+
+def test_a_parcel_that_comes_torn_each_time_costs_its_own_files_alone(source: Path, tmp_path: Path) -> None:
+    bag, files = Bag(), about(source)
+    side("send", source, files, bag)
+    bag.objects["small"] = bag.objects["small"][:-1]
     word = side("receive", tmp_path / "there", files, bag)
-    assert (word["state"], "No space" in word["why"]) == ("failed", True)
+    assert word["state"] == "done"
+    assert {why for _, why in word["faults"]} == {"damaged"}
+    assert list(contents(tmp_path / "there")) == ["big"]
 
 
 def test_deletions_wait_for_success_and_stay_inside(source: Path, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ def compose(
     parts: Sequence[tuple[str, str]],
     *,
     begun: Callable[[str], None],
-) -> str:
+) -> tuple[str, list[str]]:
     """Make `key` of whole objects (bucket, key) in order, each of 5 MiB at least but for the last.
 
-    `begun` is told the upload's id before anything is copied. Answers the ETag. Raises CloudError, NotFound;
+    `begun` is told the upload's id before anything is copied. Answers the ETag, and those of the copied
+    parts. Raises CloudError, NotFound;
     then the upload was aborted, as far as S3 answers.
     """
     upload = session.call("s3", "create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
@@ -54,7 +55,7 @@ def compose(
     except BaseException:
         abort(session, bucket, key, upload)
         raise
-    return str(answer["ETag"]).strip('"')
+    return str(answer["ETag"]).strip('"'), [str(part["ETag"]).strip('"') for part in copied]
 
 
 def abort(session: Session, bucket: str, key: str, upload: str) -> None:

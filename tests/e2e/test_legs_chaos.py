@@ -1,0 +1,161 @@
+"""Files to and from machines through a network that damages, cuts, lies and refuses: right, or reported."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fault_proxy import FaultProxy, Faults, Seen
+from road import MIB, Road, plain
+from s3_server import S3Server
+
+from runctl.agent.tree import PARTIAL
+from runctl.errors import TrainctlError
+from runctl.storage.staging import FOLDER
+
+pytestmark = pytest.mark.xdist_group("legs")
+
+BIG = 18 * MIB + 7
+
+
+@pytest.fixture(scope="module")
+def machine(sandbox_cloud: Any) -> Iterator[str]:
+    found = sandbox_cloud.running()
+    yield found
+    sandbox_cloud.client("ec2").terminate_instances(InstanceIds=[found])
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def road(sandbox: Any, machine: str, s3_server: S3Server, proxy: FaultProxy, tmp_path: Path) -> Road:
+    """The sandbox's machines with a real S3 server, and the proxy before it."""
+    cloud = msgspec.structs.replace(
+        sandbox.cloud(),
+        s3_endpoint=proxy.endpoint,
+        access_key=s3_server.access_key,
+        secret_key=s3_server.secret_key,
+    )
+    bucket, s3 = s3_server.new_bucket(), s3_server.client()
+    return Road(sandbox, tmp_path, machine, machine, bucket, cloud=cloud, s3=s3, through=bucket)
+
+
+def _made(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def _files(seed: int) -> dict[str, bytes]:
+    chance = random.Random(seed)
+    small = {f"{number % 3}/{number}": chance.randbytes(chance.randint(0, 3000)) for number in range(12)}
+    return {**small, "medium": chance.randbytes(2 * MIB), "big": chance.randbytes(BIG)}
+
+
+def _bytes_of_objects(seen: Seen) -> bool:
+    return seen.method == "GET" and seen.moves and not seen.key.startswith("runctl/")
+
+
+@pytest.mark.parametrize("threshold", [8 * MIB, pytest.param(2 * BIG, marks=pytest.mark.slow)])
+def test_a_flipped_byte_of_a_big_object_never_arrives(road: Road, proxy: FaultProxy, threshold: int) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    data, name = os.urandom(BIG), road.live.name("flipped")
+    path = _made(road.folder / name, {"big": data}) / "big"
+    config = TransferConfig(multipart_threshold=threshold, multipart_chunksize=8 * MIB)
+    road.s3.upload_file(str(path), road.bucket, f"{name}/big", Config=config)
+    flips = [2]
+
+    def flip(seen: Seen) -> str:
+        if not _bytes_of_objects(seen) or not flips[0]:
+            return ""
+        flips[0] -= 1
+        return "flip_down"
+
+    proxy.script = flip
+    there = road.inside(road.first, name)
+    assert road.go(f"s3://{road.bucket}/{name}", road.at(road.first, name)).failed == ()
+    assert flips == [0]
+    assert "big came damaged: it starts anew" in road.said()
+    assert plain(there) == {"big": data}
+    proxy.script = lambda seen: "flip_down" if _bytes_of_objects(seen) else ""
+    again = road.go(f"s3://{road.bucket}/{name}", road.at(road.first, f"{name}-never"))
+    assert [(item.name, item.why) for item in again.failed] == [("big", "it came damaged each time")]
+    assert not list(road.inside(road.first, f"{name}-never").iterdir())
+
+
+def test_what_s3_puts_together_wrongly_is_reported_and_removed(
+    sandbox: Any, machine: str, tmp_path: Path
+) -> None:
+    """As if a piece were changed in the prefix before it is copied."""
+    bucket, name = sandbox.name("mine"), sandbox.name("composed")
+    sandbox.client("s3").create_bucket(Bucket=bucket)
+    with FaultProxy(sandbox.record.s3_endpoint) as proxy:
+        cloud = msgspec.structs.replace(sandbox.cloud(), s3_endpoint=proxy.endpoint)
+        road = Road(sandbox, tmp_path, machine, machine, bucket, cloud=cloud, through=bucket)
+        _made(road.inside(machine, name), {"big": os.urandom(BIG), "small": b"small"})
+
+        def meddle(seen: Seen) -> None:
+            if seen.method == "PUT" and "partNumber" in seen.query:
+                for key in road.staged():
+                    if road.s3.head_object(Bucket=bucket, Key=key)["ContentLength"] == 16 * MIB:
+                        road.s3.put_object(Bucket=bucket, Key=key, Body=os.urandom(16 * MIB))
+
+        proxy.before = meddle
+        report = road.go(road.at(machine, name), f"s3://{bucket}/{name}")
+    assert [item.name for item in report.failed] == ["big"]
+    assert "not put together rightly" in report.failed[0].why
+    assert road.objects(f"{name}/") == {"small": b"small"}
+
+
+@pytest.mark.parametrize("way", ["up", "down", "from-s3", "to-s3"])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))])
+def test_every_file_is_right_or_reported(road: Road, proxy: FaultProxy, seed: int, way: str) -> None:
+    """And the same command on a good day finishes it, and leaves nothing behind."""
+    files, name = _files(seed), road.live.name(way)
+    there, bucket = road.at(road.first, name), f"s3://{road.bucket}/{name}"
+    if way == "up":
+        source, target = str(_made(road.folder / "source", files)), there
+    elif way == "down":
+        _made(road.inside(road.first, name), files)
+        source, target = there, str(road.folder / "target")
+    elif way == "to-s3":
+        _made(road.inside(road.first, name), files)
+        source, target = there, bucket
+    else:
+        for key, data in files.items():
+            road.s3.put_object(Bucket=road.bucket, Key=f"{name}/{key}", Body=data)
+        source, target = bucket, there
+
+    def arrived() -> dict[str, bytes]:
+        if way == "to-s3":
+            return road.objects(f"{name}/")
+        folder = Path(target) if way == "down" else road.inside(road.first, name)
+        return plain(folder) if folder.is_dir() else {}
+
+    proxy.seed, proxy.faults = seed, Faults.mixture(seed)
+    missing: set[str] = set(files)
+    try:
+        report = road.go(source, target, empty=False)
+        missing = {item.name for item in (*report.failed, *report.left_out)}
+    except TrainctlError:
+        pass  # reported as a whole
+    for key, data in arrived().items():
+        if not key.rpartition("/")[2].startswith(PARTIAL):
+            assert data == files[key], key
+    assert set(files) - set(arrived()) <= missing
+    proxy.faults = Faults()
+    assert road.go(source, target).failed == ()
+    assert arrived() == files, "and no temporary file is left"
+    assert not [key for key in road.staged() if key.startswith(FOLDER)]
+    assert road.workers(road.first) == []
