@@ -10,6 +10,8 @@ from typing import Any, Dict, List
 from . import clock
 from .files import read_json, to_json, write_atomically
 
+RESERVE_BYTES = 64 * 1024
+
 
 class Attempt:
     """The spec, the state and the events of one attempt. Thread-safe."""
@@ -71,6 +73,20 @@ class Attempt:
     @property
     def log(self) -> str:
         return self.path("output.log")
+
+    def keep_reserve(self) -> None:
+        """Hold some of the disk, so that its end can be told where the script fills the rest."""
+        try:
+            write_atomically(self.path("reserve"), b"." * RESERVE_BYTES, durable=False)
+        except OSError as error:
+            self._disk_trouble = "the disk is full: %s" % error
+
+    def spend_reserve(self) -> None:
+        """Nobody else writes any more: what is held is for the last words."""
+        try:
+            os.unlink(self.path("reserve"))
+        except OSError:
+            pass
 
     def update(self, **changes: Any) -> None:
         """Change the state and write it. A full disk is told of in the state and harms nothing else."""

@@ -79,6 +79,7 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._hear)
         become_subreaper()
+        self._attempt.keep_reserve()
         self._attempt.beat()
         threading.Thread(target=self._keep_beating, name="beat", daemon=True).start()
         self._mirror.start()
@@ -318,6 +319,7 @@ class Run:
                 return
 
     def _finish(self, cause: str, message: str, code: Optional[int]) -> int:
+        self._attempt.spend_reserve()
         if self._store.mirrors and code is not None:
             self._patiently(self._send_outputs)
         self._attempt.update(phase="ended", cause=cause, message=message, exit_code=code, ended=clock.now())

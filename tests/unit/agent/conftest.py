@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,6 +50,7 @@ class FakeBucket:
         self.objects: dict[str, bytes] = {}
         self.order: list[str] = []  # keys in the order of their writing
         self.away = False
+        self.hanging = threading.Event()  # requests are taken and never answered
         self.faults: list[tuple[int, bytes]] = []  # answers for the next requests
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.aborted: list[str] = []
@@ -68,12 +70,21 @@ class FakeBucket:
             return json.loads(self.objects[key]) if key in self.objects else None
 
     def close(self) -> None:
+        self.hanging.clear()
         self.server.shutdown()
         self.server.server_close()
 
 
 def etag(data: bytes) -> str:
     return '"' + hashlib.md5(data).hexdigest() + '"'
+
+
+def hangs(hanging: threading.Event) -> bool:
+    """Wait for as long as it hangs; whether it did."""
+    did = hanging.is_set()
+    while hanging.is_set():
+        time.sleep(0.05)
+    return did
 
 
 class _BucketServer(ThreadingHTTPServer):
@@ -110,7 +121,7 @@ class _BucketHandler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         name, _, key = unquote(parts.path).lstrip("/").partition("/")
         assert name == "bucket"
-        if self.server.bucket.away:
+        if self.server.bucket.away or hangs(self.server.bucket.hanging):
             self.close_connection = True
             self.connection.close()
             return
@@ -228,6 +239,7 @@ class FakeMetadata:
     def __init__(self) -> None:
         self.items = {"instance-id": "i-1", "placement/availability-zone": "us-east-1a"}
         self.away = False
+        self.hanging = threading.Event()
         self.token = 0
         self.asked: list[str] = []
         self.server = _MetadataServer(("127.0.0.1", 0), _MetadataHandler)
@@ -243,6 +255,7 @@ class FakeMetadata:
         self.items["spot/instance-action"] = json.dumps({"action": "terminate", "time": stamp})
 
     def close(self) -> None:
+        self.hanging.clear()
         self.server.shutdown()
         self.server.server_close()
 
@@ -264,7 +277,7 @@ class _MetadataHandler(BaseHTTPRequestHandler):
         self.wfile.write(body.encode())
 
     def do_PUT(self) -> None:
-        if self.server.service.away:
+        if self.server.service.away or hangs(self.server.service.hanging):
             return
         assert self.path == "/latest/api/token"
         assert self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
@@ -272,7 +285,7 @@ class _MetadataHandler(BaseHTTPRequestHandler):
         self.answer(200, f"token-{self.server.service.token}")
 
     def do_GET(self) -> None:
-        if self.server.service.away:
+        if self.server.service.away or hangs(self.server.service.hanging):
             return
         item = self.path.removeprefix("/latest/meta-data/")
         self.server.service.asked.append(item)
@@ -414,6 +427,21 @@ def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("agent") / "agent.py"
     path.write_bytes(archive.build())
     return path
+
+
+@pytest.fixture
+def impatient(machine: Machine, agent_file: Path) -> Machine:
+    """The agent gives up on a request to S3 after 1 s, not 30 s: its clock runs faster."""
+    made = machine.root / "impatient.py"
+    with zipfile.ZipFile(agent_file) as before, zipfile.ZipFile(made, "w") as after:
+        for name in before.namelist():
+            text = before.read(name).decode()
+            if name.endswith("/s3.py"):
+                assert "\nTIMEOUT = 30.0\n" in text
+                text = text.replace("\nTIMEOUT = 30.0\n", "\nTIMEOUT = 1.0\n")
+            after.writestr(name, text)
+    machine.agent = made
+    return machine
 
 
 @pytest.fixture

@@ -373,32 +373,75 @@ def test_a_killed_agent_is_followed_by_one_that_resumes_from_a_whole_checkpoint(
     assert state["checkpoints_skipped"] == []
 
 
-def test_a_full_disk_neither_ends_the_agent_nor_the_script(machine):
+# Saves step 1, waits until that is safe, fills the disk to its last byte, fails to save step 2, and goes on.
+FILLS_THE_DISK = """
+    import os, pathlib, subprocess, time, zipfile
+    folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+    root = pathlib.Path("ROOT")
+    came = os.environ.get("RUNCTL_RESUME_FROM")
+    if came:
+        print("resumed at", zipfile.ZipFile(came).read("step").decode(), flush=True)
+        raise SystemExit
+    def save(step):
+        with zipfile.ZipFile(folder / f"step-{step:04}.pt", "w") as file:
+            file.writestr("step", str(step))
+            file.writestr("weights", os.urandom(50_000))
+    save(1)
+    print("step 1", flush=True)
+    while not (root / "safe").exists():
+        time.sleep(0.02)
+    with open(root / "job" / "filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(b"x" * 4096)
+        except OSError:
+            pass
+    subprocess.Popen(["setsid", "sleep", "300"])
+    try:
+        save(2)
+    except OSError:
+        pass
+    (root / "full").touch()
+    while not (root / "go").exists():
+        time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def small_disk(machine):
+    """The job's folder on a disk of its own of 1 MB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     machine.job.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", machine.job], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", machine.job], check=False)
     if mounted.returncode != 0:
         pytest.skip("no mount is allowed here")
-    try:
-        machine.speed(10)
-        attempt = machine.attempt(
-            f"""
-            import os, pathlib, time
-            try:
-                pathlib.Path({str(machine.job / "filler")!r}).write_bytes(b"x" * 2_000_000)
-            except OSError:
-                pass
-            pathlib.Path({str(machine.root / "full")!r}).touch()
-            time.sleep(1)
-            pathlib.Path({str(machine.root / "alive")!r}).touch()
-            """
-        ).start()
-        assert attempt.process.wait(20) == 0
-        assert (machine.root / "alive").exists()
-        (machine.job / "filler").unlink()
-    finally:
-        subprocess.run(["umount", "-l", machine.job], check=True)
+    yield machine.job
+    subprocess.run(["umount", "-l", machine.job], check=True)
+
+
+def test_a_full_disk_ends_nothing_and_hides_neither_the_end_nor_what_was_safe(
+    machine, small_disk, still_living, wait_until
+):
+    machine.speed(20)
+    script = FILLS_THE_DISK.replace("ROOT", str(machine.root))
+    attempt = machine.attempt(script).start()
+    wait_until(lambda: (attempt.state.get("committed") or {}).get("step") == 1)
+    (machine.root / "safe").touch()
+    wait_until((machine.root / "full").exists)
+    assert attempt.process.poll() is None
+    (machine.root / "go").touch()
+
+    state = attempt.end()
+    assert (state["phase"], state["cause"], state["exit_code"]) == ("ended", "finished", 0)
+    assert state["committed"]["step"] == 1
+    assert (attempt.folder / "exit").read_text() == "0"
+    assert attempt.process.returncode == 0
+    assert still_living(str(machine.root)) == []
+    (small_disk / "filler").unlink()
+    second = machine.attempt(script, 2)
+    assert second.run()["resumed_step"] == 1
+    assert second.log == "resumed at 1\n"
 
 
 def test_writing_less_than_a_state_is_a_trouble_that_the_state_tells(machine, monkeypatch):

@@ -131,15 +131,36 @@ def test_two_notices_and_signals_in_a_row_disturb_nothing(machine, bucket, metad
     attempt.prints("step 5")
     metadata.notice(machine.now() + 120)
     attempt.prints("heard")
-    metadata.notice(machine.now() + 119)
+    metadata.notice(machine.now() + 100)
     for _ in range(5):
         attempt.process.terminate()
         time.sleep(0.05)
     attempt.stop()
     state = attempt.end()
     assert state["cause"] == "notice"
+    assert attempt.events.count("notice") == 2
     assert attempt.log.count("heard") == 1
     assert verify(bucket)[-1]["step"] == int(attempt.log.split()[-1])
+
+
+def test_a_second_notice_with_a_nearer_end_counts(machine, bucket, metadata, wait_until):
+    """First a recommendation, then an hour, then a minute: what does not listen is cut off in time."""
+    machine.speed(20)
+    script = trains().replace("stop.append(1)", "None")
+    attempt = machine.attempt(script, store=STORE, machine=SPOT).start()
+    attempt.prints("step 15")
+    metadata.items["events/recommendations/rebalance"] = json.dumps({"noticeTime": "2026-01-01T00:00:00Z"})
+    wait_until(lambda: "rebalance-recommended" in attempt.events)
+    metadata.notice(machine.now() + 3600)
+    wait_until(lambda: attempt.state["phase"] == "ending")
+    first = attempt.state["notice_at"]
+    deadline = machine.now() + 60
+    metadata.notice(deadline)
+    state = attempt.end()
+    assert (state["cause"], state["exit_code"], state["notice_at"]) == ("notice", 137, first)
+    assert state["ended"] < deadline
+    assert attempt.events.count("notice") == 2
+    assert verify(bucket)[-1]["step"] >= 10
 
 
 def test_a_notice_during_a_stop_shortens_the_grace(machine, bucket, metadata):
@@ -175,14 +196,18 @@ def test_a_rebalance_recommendation_is_noted_and_ends_nothing(machine, bucket, m
     assert attempt.events.count("rebalance-recommended") == 1
 
 
+@pytest.mark.parametrize("manner", ["closes", "hangs"])
 def test_a_metadata_service_that_goes_away_and_forgets_its_tokens_is_asked_again(
-    machine, bucket, metadata, wait_until
+    machine, bucket, metadata, wait_until, manner
 ):
     machine.speed(20)
-    metadata.away = True
+    metadata.away = manner == "closes"
+    if manner == "hangs":
+        metadata.hanging.set()
     attempt = machine.attempt(trains(), store=STORE, machine=SPOT).start()
     attempt.prints("step 10")
     metadata.away = False
+    metadata.hanging.clear()
     wait_until(lambda: attempt.state.get("instance_id") == "i-1")
     metadata.token += 1  # the agent's token is worth nothing now
     metadata.notice(machine.now() + 120)
@@ -204,6 +229,28 @@ def test_a_store_that_is_away_for_a_minute_loses_nothing(machine, bucket, cause,
     state = attempt.end()
     assert state["cause"] == cause
     assert verify(bucket)[-1]["step"] == int(attempt.log.split()[-1])
+    assert log_of(bucket).decode() == attempt.log
+    assert bucket.json(f"{PREFIX}/attempt-1/state.json")["phase"] == "ended"
+
+
+def test_a_store_that_hangs_for_a_minute_of_the_notice_loses_nothing(impatient, bucket, metadata, wait_until):
+    """Requests are taken and never answered: the agent lives on, gives up on them, and is in time."""
+    impatient.speed(16)
+    attempt = impatient.attempt(trains(), store=STORE, machine=SPOT, lease_seconds=900).start()
+    wait_until(lambda: verify(bucket))
+    bucket.hanging.set()
+    deadline = impatient.now() + 120
+    metadata.notice(deadline)
+    attempt.prints("saved")
+    heard = attempt.state["heartbeat"]
+    wait_until(lambda: impatient.now() > deadline - 60)
+    wait_until(lambda: attempt.state["heartbeat"] > heard)
+    assert attempt.process.poll() is None
+    bucket.hanging.clear()
+    state = attempt.end()
+    assert (state["cause"], state["phase"]) == ("notice", "ended")
+    assert state["ended"] < deadline
+    assert verify(bucket)[-1]["step"] == int(attempt.log.split()[-1]) == state["committed"]["step"]
     assert log_of(bucket).decode() == attempt.log
     assert bucket.json(f"{PREFIX}/attempt-1/state.json")["phase"] == "ended"
 
