@@ -296,6 +296,8 @@ def aws_settings(settings: Settings) -> AwsSettings:
         image=aws.image,
         root_volume_gib=aws.root_volume_gib,
         lease_minutes=aws.lease_minutes,
+        warn_instances=settings.values.protection.warn_instances,
+        refuse_instances=settings.values.protection.refuse_instances,
     )
 
 

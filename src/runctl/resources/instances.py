@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from runctl.errors import NotFound, ValidationError
-from runctl.events import Notice
 from runctl.model import (
     TAG_CREATED,
     TAG_LEASE_UNTIL,
@@ -25,6 +24,7 @@ from runctl.pricing import catalog
 from runctl.providers.aws import account, instances, market, shell, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
+from runctl.resources.instance_limits import Limits, guard
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
 from runctl.safety.protection import Request
@@ -60,13 +60,6 @@ class InstanceRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """From how many running instances on to warn and to refuse."""
-
-    warn: int = 10
-    refuse: int = 50
-
-
 def check(request: InstanceRequest) -> None:
     """Raises ValidationError for what cannot be asked for, before any call."""
     if not request.instance_type and not request.gpus:
@@ -87,7 +80,7 @@ def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) 
     """The steps of a new instance, its data volume attached. Raises ValidationError, ConfigError."""
     check(request)
     session = operation.session
-    guard(operation, limits)
+    guard(session, limits, emit=operation.emit)
     types = wanted_types(request)
     found = offers(
         session,
@@ -116,24 +109,6 @@ def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) 
     return operation.plan("create-instance", subject, steps)
 
 
-def guard(operation: Operation, limits: Limits, *, more: int = 1) -> None:
-    """Refuse to go past a number of running instances. Raises ValidationError."""
-    running = [
-        instance
-        for instance in instances.listing(operation.session)
-        if instance.state in {"pending", "running"} and instance.tags.get(TAG_MANAGED) == "true"
-    ]
-    count = len(running) + more
-    if count > limits.refuse:
-        raise ValidationError(
-            f"{len(running)} instances run already: the limit is {limits.refuse}",
-            why="a loop that creates instances is dearer than a refusal",
-            next="runctl resources list, or runctl config set protection.refuse_instances NUMBER",
-        )
-    if count > limits.warn:
-        operation.emit(Notice(text=f"{count} instances will run", warning=True))
-
-
 def wanted_types(request: InstanceRequest) -> list[InstanceType]:
     """The named type and what may stand in for it, or the cheapest that have the GPUs and memory.
 
@@ -159,7 +134,7 @@ def wanted_types(request: InstanceRequest) -> list[InstanceType]:
 def start(operation: Operation, instance_id: str, *, limits: Limits) -> Instance:
     """Start a stopped instance and wait until it runs. Raises NotFound, Conflict, CapacityError."""
     _existing(operation, instance_id)
-    guard(operation, limits)
+    guard(operation.session, limits, emit=operation.emit)
     instances.start(operation.session, instance_id)
     return wait(operation, instance_id, "running")
 

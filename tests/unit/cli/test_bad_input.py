@@ -87,6 +87,17 @@ def test_machines_without_a_role_for_ssm(run: Run, project: Path, sandbox_up: An
     assert run("jobs", "list", "--quiet").stdout == ""
 
 
+def test_a_loop_of_jobs_is_refused_like_one_of_instances(run: Run, project: Path, sandbox_up: Any) -> None:
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "runctl:managed", "Value": "true"}]}]
+    machine = sandbox_up.launch(TagSpecifications=tags)
+    try:
+        done = run(*ON_SANDBOX, "g5.xlarge", RUNCTL_PROTECTION_REFUSE_INSTANCES="1")
+        check(done, 1, "instances run already: the limit is 1", "protection.refuse_instances")
+        assert run("jobs", "list", "--quiet").stdout == ""
+    finally:
+        sandbox_up.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
 @pytest.mark.parametrize("budget", ["0", "-1"])
 def test_a_budget_of_nothing(run: Run, project: Path, budget: str) -> None:
     check(run("train", "train.py", f"--budget={budget}"), 5, "budget")

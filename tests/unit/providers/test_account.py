@@ -16,11 +16,8 @@ from runctl.providers.aws.session import Session
 def test_a_role_needs_rights_for_ssm_and_who_may_not_look_is_believed(
     sandbox_cloud: Any, operation: str
 ) -> None:
-    iam, name, session = (
-        sandbox_cloud.client("iam"),
-        sandbox_cloud.name("bare"),
-        Session(sandbox_cloud.cloud()),
-    )
+    iam, name = sandbox_cloud.client("iam"), sandbox_cloud.name("bare")
+    session = Session(sandbox_cloud.cloud())
     iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName=name)
     iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
