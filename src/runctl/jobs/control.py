@@ -40,10 +40,12 @@ def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> No
     while not _is_asked(ledger, place, job, emit):
         waited = time.monotonic() - begun
         if waited > PATIENCE:
+            attempt = machine_of(ledger, ledger.jobs.get(job))
+            hard = f", or runctl aws terminate {attempt.instance_id}" if attempt else ""
             raise Conflict(
                 f"Job {job} could not be asked to stop",
                 why="its machine does not answer yet; no further attempt will be made",
-                next=f"runctl jobs stop {job}, in a moment",
+                next=f"runctl jobs stop {job}, in a moment{hard}",
             )
         emit(Progress(task=f"waiting for the machine of {job}", done=waited, total=None, unit="s"))
         time.sleep(POLL_SECONDS)
