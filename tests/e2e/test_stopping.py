@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from decimal import Decimal
@@ -15,6 +16,7 @@ WALK = ("--steps", str(STEPS), "--interruptions", "1")
 LOCAL = ("train", "walk.py", "--", *WALK, "--seconds", "0.05")
 INTERRUPTED = 130
 LIMIT = 5
+INSTANCE_TYPE = "g5.xlarge"
 DEAR = "p4d.24xlarge"
 
 
@@ -32,6 +34,7 @@ def local_result(lab: Any) -> bytes:
 def test_a_local_job_is_stopped_followed_and_resumed(lab: Any) -> None:
     command = at_work(lab, lab.start(*LOCAL))
     log = lab.start("jobs", "logs", "last", "-f")
+    assert "asked to save" in lab.run("jobs", "stop", "last", "--dry-run").stderr
     lab.run("jobs", "stop", "last")
     lab.finish(command, INTERRUPTED)
     lab.finish(log)
@@ -63,6 +66,10 @@ def test_a_machine_is_ended_by_jobs_stop_and_the_outputs_of_the_rest_come_home(l
     lab.finish(command, INTERRUPTED)
     assert (lab.report()["state"], lab.live()) == ("stopped", [])
     assert_corrupt_commits_are_refused(lab)
+    planned = json.loads(lab.run("jobs", "resume", "last", "--dry-run", "-o", "json").stdout)
+    assert planned["plan"]["offers"][0]["instance_type"] == INSTANCE_TYPE
+    assert planned["resume_from"] == newest_commit(lab)[1].split("/")[-2]
+    assert (lab.report()["state"], len(lab.machines())) == ("stopped", 1)
     lab.run("jobs", "resume", "last")
     first, second = lab.report()["attempts"]
     assert second["resumed_step"] == first["last_step"] >= 3
@@ -70,13 +77,17 @@ def test_a_machine_is_ended_by_jobs_stop_and_the_outputs_of_the_rest_come_home(l
     assert [lab.live(), lab.volumes(), lab.most_at_once()] == [[], [], 1]
 
 
+def newest_commit(lab: Any) -> tuple[str, str]:
+    """Bucket and key of the newest checkpoint's file."""
+    bucket, _, prefix = lab.report()["store"].removeprefix("s3://").partition("/")
+    found = lab.cloud.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/checkpoints/")
+    return bucket, max(item["Key"] for item in found["Contents"] if item["Key"].endswith(".zip"))
+
+
 def assert_corrupt_commits_are_refused(lab: Any) -> None:
     """The newest commit in the bucket, with one byte changed, and as it was afterwards."""
-    bucket, _, prefix = lab.report()["store"].removeprefix("s3://").partition("/")
-    s3 = lab.cloud.client("s3")
-    found = s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/checkpoints/")["Contents"]
-    key = max(item["Key"] for item in found if item["Key"].endswith(".zip"))
-    name = key.split("/")[-2]
+    bucket, key = newest_commit(lab)
+    s3, name = lab.cloud.client("s3"), key.split("/")[-2]
     data = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     s3.put_object(Bucket=bucket, Key=key, Body=data[:-1] + bytes([data[-1] ^ 1]))
     refused = lab.run("jobs", "resume", "last", "--from", name, code=1)
@@ -115,6 +126,60 @@ def test_a_spent_budget_ends_the_machine(lab: Any) -> None:
     assert abs(Decimal(report["cost"]) - Decimal("0.15")) < Decimal("0.10")
     lab.run("jobs", "resume", "last", code=LIMIT)
     assert len(lab.machines()) == 1
+
+
+OWN_WAYS = """
+import os, signal, sys, time, zipfile
+from pathlib import Path
+
+folder = Path("kept")
+folder.mkdir(exist_ok=True)
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+step, begun = 0, sys.argv[sys.argv.index("--go-on-from") + 1] if "--go-on-from" in sys.argv else ""
+if begun:
+    with zipfile.ZipFile(begun) as archive:
+        step = int(archive.read("step"))
+while step < 10:
+    time.sleep(0.05)
+    step += 1
+    with zipfile.ZipFile(folder / "new.tmp", "w") as archive:
+        archive.writestr("step", str(step))
+    (folder / "new.tmp").rename(folder / f"step-{step:02}.zip")
+    print(f"step {step}/10", flush=True)
+    while step == 5 and not begun and not stop:
+        time.sleep(0.05)
+    if stop:
+        sys.exit(143)
+Path(os.environ["RUNCTL_OUTPUT_DIR"]).mkdir(parents=True, exist_ok=True)
+Path(os.environ["RUNCTL_OUTPUT_DIR"], "result.txt").write_text(f"{step} from {Path(begun).name}")
+"""
+THEIR_NAMES = ("--checkpoints", "kept", "--resume-arg", "--go-on-from")
+
+
+def test_a_script_with_its_own_folder_and_flag_goes_on_where_it_was(lab: Any) -> None:
+    (lab.project / "own.py").write_text(OWN_WAYS)
+    command = lab.start("train", "own.py", *THEIR_NAMES, "--output", "results")
+    lab.stepped(5)
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+    lab.run("jobs", "resume", "last")
+    assert (lab.project / "results" / "result.txt").read_text() == "10 from step-05.zip"
+
+
+@pytest.mark.slow
+def test_it_does_so_on_another_machine_with_its_outputs_in_a_bucket(lab: Any) -> None:
+    (lab.project / "own.py").write_text(OWN_WAYS)
+    s3, bucket = lab.cloud.client("s3"), lab.cloud.name("results")
+    s3.create_bucket(Bucket=bucket)
+    options = (*THEIR_NAMES, "--output", f"s3://{bucket}/here")
+    command = lab.train(script="own.py", options=options)
+    lab.stepped(5)
+    lab.interrupt(lab.first_machine())
+    lab.finish(command)
+    found = s3.get_object(Bucket=bucket, Key="here/result.txt")["Body"].read()
+    assert found == b"10 from step-05.zip"
+    assert lab.report()["steps_lost"] == 0
 
 
 def without_capacity(lab: Any) -> Any:

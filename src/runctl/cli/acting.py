@@ -14,7 +14,7 @@ from runctl.errors import Interrupted, ValidationError
 
 if TYPE_CHECKING:
     from runctl.providers.aws.session import Session
-    from runctl.resources.instances import Limits
+    from runctl.resources.instance_limits import Limits
     from runctl.resources.operation import Operation
     from runctl.safety.protection import Request, Verdict
     from runctl.safety.saga import Plan
@@ -41,7 +41,7 @@ def policy(context: Context) -> Any:
 
 
 def limits(context: Context) -> Limits:
-    from runctl.resources.instances import Limits
+    from runctl.resources.instance_limits import Limits
 
     found = context.settings().values.protection
     return Limits(warn=found.warn_instances, refuse=found.refuse_instances)

@@ -116,20 +116,24 @@ def wait(context: Context, job: str) -> int:
 
 @jobs.command()
 @job_argument
+@click.option("--dry-run", is_flag=True, help="Say what would be done and stop.")
 @common
-def stop(context: Context, job: str) -> None:
+def stop(context: Context, job: str, dry_run: bool) -> None:
     """Let a job save, upload and end; it can be resumed.
 
     \b
     Examples:
       runctl jobs stop last
-      runctl jobs stop digits-7f3a2c
+      runctl jobs stop digits-7f3a2c --dry-run
     """
     from runctl.jobs import control
     from runctl.jobs.supervise import Supervisor
 
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
+        if dry_run:
+            running.show_stop_plan(context, control.plan_stop(ledger, record.id))
+            return
         place = running.place_of_job(context, context.settings(), record)
         emit = running.follower(context)
         control.stop(ledger, place, record.id, emit=emit)
@@ -148,6 +152,7 @@ def stop(context: Context, job: str) -> None:
 @click.option("--budget", help="A new budget in USD, over all attempts.")
 @click.option("--max-hours", type=float, help="A new limit in hours, over all attempts.")
 @click.option("--detach", is_flag=True, help="Leave the job alone once it is launched.")
+@click.option("--dry-run", is_flag=True, help="Show from where and on what it would go on, and stop.")
 @common
 def resume(
     context: Context,
@@ -156,12 +161,13 @@ def resume(
     budget: str | None,
     max_hours: float | None,
     detach: bool,
+    dry_run: bool,
 ) -> int:
     """Take up a job again that failed, was stopped or ran over its budget.
 
     \b
     Examples:
-      runctl jobs resume last
+      runctl jobs resume last --dry-run
       runctl jobs resume digits-7f3a2c --from 000012-epoch-00007.npz
     """
     from runctl.jobs import checkpoints, start
@@ -172,15 +178,13 @@ def resume(
         place = running.place_of_job(context, context.settings(), record)
         if checkpoint is not None:
             checkpoint = checkpoints.verify(place, checkpoint)
-        start.reopen(
-            ledger,
-            record,
-            now=place.clock.now(),
-            resume_from=checkpoint,
-            budget=amount,
-            max_hours=max_hours,
-            cause="resumed",
+        now = place.clock.now()
+        spec = start.resumed(
+            ledger, record, now=now, resume_from=checkpoint, budget=amount, max_hours=max_hours
         )
-        emit = running.follower(context)
+        if dry_run:
+            return running.show_resumption(context, place, record.id, spec)
+        start.reopen(ledger, record, spec, now=now, cause="resumed")
         running.tell_id(context, record.id, detach=detach)
+        emit = running.follower(context)
         return running.follow(context, ledger, place, ledger.jobs.get(record.id), emit, detach=detach)

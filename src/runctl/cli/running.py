@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from runctl.clouds import Cloud
+    from runctl.jobs.control import StopPlan
     from runctl.jobs.place import AwsSettings, Place
     from runctl.jobs.plan import Plan
     from runctl.jobs.script import Script
@@ -210,10 +211,12 @@ def follow(
 
             output.write_json({"job": summary(final)})
         return 0
-    return conclude(context, ledger, place, final)
+    return conclude(context, ledger, place, final, emit)
 
 
-def conclude(context: Context, ledger: Ledger, place: Place, job: JobRecord) -> int:
+def conclude(
+    context: Context, ledger: Ledger, place: Place, job: JobRecord, emit: Callable[[Event], None]
+) -> int:
     """Bring outputs home, show the report, and answer the exit code of a job that has ended."""
     from runctl.jobs import outputs
     from runctl.jobs.report import report
@@ -221,7 +224,7 @@ def conclude(context: Context, ledger: Ledger, place: Place, job: JobRecord) -> 
 
     spec = decode(job.spec)
     if job.state is JobState.SUCCEEDED:
-        outputs.deliver(place, spec, job)
+        outputs.deliver(place, spec, job, emit=emit)
     found = report(ledger, job, place.clock.now())
     if context.json:
         from runctl.render import output
@@ -255,6 +258,32 @@ def show_plan(context: Context, plan: Plan, *, as_data: bool) -> None:
         show(plan)
 
 
+def show_resumption(context: Context, place: Place, job: JobId, spec: JobSpec) -> int:
+    """From where and on what a job would go on; the exit code."""
+    from runctl.jobs import checkpoints
+    from runctl.jobs.plan import make_plan
+    from runctl.render import output
+
+    plan = make_plan(job, spec, place, emit=follower(context))
+    known = checkpoints.commits(place)
+    start = spec.resume_from or (known[-1] if known else None)
+    if context.json:
+        output.write_json({"plan": plan, "resume_from": start})
+    else:
+        show_plan(context, plan, as_data=True)
+        output.talk(f"  resume    from {start or 'the beginning: no checkpoint was committed'}")
+    return 0
+
+
+def show_stop_plan(context: Context, plan: StopPlan) -> None:
+    from runctl.render import output
+
+    if context.json:
+        output.write_json({"stop": plan})
+    else:
+        output.talk(f"job {plan.job} is {plan.state}: {plan.what}")
+
+
 def aws_settings(settings: Settings) -> AwsSettings:
     from runctl.jobs.place import AwsSettings
 
@@ -267,6 +296,8 @@ def aws_settings(settings: Settings) -> AwsSettings:
         image=aws.image,
         root_volume_gib=aws.root_volume_gib,
         lease_minutes=aws.lease_minutes,
+        warn_instances=settings.values.protection.warn_instances,
+        refuse_instances=settings.values.protection.refuse_instances,
     )
 
 

@@ -72,6 +72,9 @@ def request(settings: Settings, options: dict[str, Any]) -> running.Request:
     _refuse_unused(options["on"] or defaults.on, options)
     budget = options["budget"]
     places = [place for place in options["outputs"] if place not in FORMATS]
+    usual = defaults.output
+    if usual and (options["on"] or defaults.on) == "local" and usual.startswith("s3://"):
+        usual = None  # it was set for machines
     return running.Request(
         script=options["script"],
         arguments=options["arguments"],
@@ -81,7 +84,7 @@ def request(settings: Settings, options: dict[str, Any]) -> running.Request:
         spot=defaults.spot if options["spot"] is None else options["spot"],
         fallback=not options["no_fallback"],
         data=options["data"],
-        output=places[-1] if places else defaults.output,
+        output=places[-1] if places else usual,
         checkpoints=options["checkpoints"] or defaults.checkpoints,
         resume_arg=options["resume_arg"],
         max_attempts=defaults.max_attempts if options["max_attempts"] is None else options["max_attempts"],

@@ -33,21 +33,57 @@ def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> No
     waiting takes too long, CloudError where the machine cannot be told.
     """
     record = ledger.jobs.get(job)
-    if record.state.final:
-        raise ValidationError(f"Job {job} is {record.state} already", next=f"runctl jobs show {job}")
+    _must_go_on(record)
     wish = msgspec.structs.replace(decode(record.spec), stop_asked=True)
     ledger.jobs.replace_spec(job, encode(wish))
     begun = time.monotonic()
     while not _is_asked(ledger, place, job, emit):
         waited = time.monotonic() - begun
         if waited > PATIENCE:
+            attempt = machine_of(ledger, ledger.jobs.get(job))
+            hard = f", or runctl aws terminate {attempt.instance_id}" if attempt else ""
             raise Conflict(
                 f"Job {job} could not be asked to stop",
                 why="its machine does not answer yet; no further attempt will be made",
-                next=f"runctl jobs stop {job}, in a moment",
+                next=f"runctl jobs stop {job}, in a moment{hard}",
             )
         emit(Progress(task=f"waiting for the machine of {job}", done=waited, total=None, unit="s"))
         time.sleep(POLL_SECONDS)
+
+
+class StopPlan(msgspec.Struct, frozen=True):
+    """What `stop` would do now; `machine` is None where there is none to ask."""
+
+    job: JobId
+    state: JobState
+    machine: str | None
+    what: str
+
+
+def plan_stop(ledger: Ledger, job: JobId) -> StopPlan:
+    """Reads the ledger alone. Raises ValidationError for a job that has ended."""
+    record = ledger.jobs.get(job)
+    _must_go_on(record)
+    attempt = machine_of(ledger, record)
+    machine = attempt.instance_id if attempt else None
+    spec = decode(record.spec)
+    if machine is None and is_launching(ledger, job):
+        what = "its machine is being launched: it is waited for, and its agent asked to end"
+    elif machine is None:
+        what = "it has no machine, and just ends"
+    elif record.state is JobState.ENDING:
+        what = "its agent ends already; no further attempt is made"
+    else:
+        stays = (
+            "; the machine stays" if spec.keep or spec.instance or spec.is_local else ", and its machine ends"
+        )
+        what = f"its agent is asked to save, upload and end{stays}"
+    return StopPlan(job=job, state=record.state, machine=machine, what=what)
+
+
+def _must_go_on(job: JobRecord) -> None:
+    if job.state.final:
+        raise ValidationError(f"Job {job.id} is {job.state} already", next=f"runctl jobs show {job.id}")
 
 
 def machine_of(ledger: Ledger, job: JobRecord) -> AttemptRecord | None:

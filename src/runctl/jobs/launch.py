@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runctl.errors import CapacityError, CloudError, Conflict
-from runctl.events import Emit, Event, Notice
+from runctl.events import Emit, Event, Notice, Progress
 from runctl.jobs import accounting, limits
 from runctl.jobs.place import Place, RootDisk, root_disk, s3_access
 from runctl.jobs.spec import JobSpec
@@ -58,6 +58,7 @@ def send_code(place: Place, plan: BundlePlan | None, emit: Emit) -> dict[str, st
     checksum_key = f"runctl/bundles/{plan.digest}.sha256"
     known = shared.read_if_exists(checksum_key)
     if known is None or not shared.exists(key):  # a bucket's lifecycle may have removed it
+        emit(Progress(task="sending the code", done=0, total=plan.total_bytes, unit="B"))
         checksum = bundle.send(plan, shared, key)
         shared.write(checksum_key, checksum.encode())
         emit(Notice(text=f"sent the code: {len(plan.files)} files, {plan.total_bytes} bytes"))

@@ -38,6 +38,8 @@ class AwsSettings(msgspec.Struct, frozen=True):
     image: str | None = None
     root_volume_gib: int = 30
     lease_minutes: int = 15
+    warn_instances: int = 10
+    refuse_instances: int = 50
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -130,6 +132,17 @@ def root_disk(place: Place, instance_type: str) -> RootDisk:
     )
     gib = max(settings.root_volume_gib, image.root_gib)
     return RootDisk(image, gib, catalog.volume_rate("gp3", size_gib=gib, region=place.session.region))
+
+
+def guard(place: Place, spec: JobSpec, *, emit: Emit) -> None:
+    """Warn and refuse where too many instances run to launch one more. Raises ValidationError."""
+    if place.session is None or spec.instance:
+        return
+    from runctl.resources import instance_limits
+
+    settings = place.settings
+    limits = instance_limits.Limits(warn=settings.warn_instances, refuse=settings.refuse_instances)
+    instance_limits.guard(place.session, limits, emit=emit)
 
 
 def offers(place: Place, spec: JobSpec, *, avoid: Collection[str] = (), emit: Emit = ignore) -> list[Offer]:

@@ -9,7 +9,7 @@ import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
-from runctl.jobs.place import Place, near_data, offers, root_disk
+from runctl.jobs.place import Place, guard, near_data, offers, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.model import JobId, Market, Offer, Price
 
@@ -58,6 +58,7 @@ def make_plan(
     job: JobId, spec: JobSpec, place: Place, *, code_files: int = 0, code_bytes: int = 0, emit: Emit = ignore
 ) -> Plan:
     """Find offers and check what an account must have, before anything is made. Raises as its parts do."""
+    guard(place, spec, emit=emit)
     found = offers(place, spec, emit=emit)
     warnings: list[str] = []
     new_bucket = False

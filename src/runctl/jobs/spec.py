@@ -10,7 +10,7 @@ import msgspec
 
 from runctl.errors import BudgetExceeded, ValidationError
 from runctl.model import JobId
-from runctl.storage.location import InstancePath, parse
+from runctl.storage.location import InstancePath, LocalPath, parse
 
 _NAME = re.compile(r"[^a-z0-9]+")
 _LOCAL = "local"
@@ -106,12 +106,22 @@ def check(spec: JobSpec) -> JobSpec:
             why=f"--on {spec.on} needs an instance type or a number of GPUs",
             next="--instance-type g5.xlarge or --gpus 1",
         )
+    _check_locations(spec)
+    return spec
+
+
+def _check_locations(spec: JobSpec) -> None:
     for place in (spec.data, spec.output):
         if place is not None and isinstance(parse(place), InstancePath):
             raise ValidationError(
                 f"{place} lies on an instance", why="--data and --output take local paths and s3:// locations"
             )
-    return spec
+    if spec.is_local and spec.output is not None and not isinstance(parse(spec.output), LocalPath):
+        raise ValidationError(
+            f"A local run cannot write to {spec.output}",
+            why="its script writes into a folder of this machine",
+            next=f"--output FOLDER, then: runctl transfer FOLDER {spec.output}",
+        )
 
 
 def new_job_id(name: str) -> JobId:

@@ -13,7 +13,7 @@ import msgspec
 
 from runctl.clouds import Cloud
 from runctl.errors import BudgetExceeded, Conflict, NotFound, TrainctlError, ValidationError
-from runctl.events import Emit, ignore
+from runctl.events import Emit, Progress, ignore
 from runctl.jobs import limits, state
 from runctl.jobs import spec as specs
 from runctl.jobs.launch import send_code
@@ -142,7 +142,7 @@ def stage(
             f"The code of job {job.id} was not sent", why=f"{spec.root} is not here", next="runctl train"
         )
     sent = send_code(place, code or bundle.plan(Path(spec.root)), emit)
-    spec = _with_data_in_store(place, spec)
+    spec = _with_data_in_store(place, spec, emit)
     ledger.jobs.replace_spec(job.id, specs.encode(spec))
     place.store.write("spec.json", specs.encode(spec))
     place.store.write(_STAGED, msgspec.json.encode(sent))
@@ -155,17 +155,16 @@ def _give_up(ledger: Ledger, place: Place, job: JobRecord, to: JobState, cause: 
         )
 
 
-def reopen(
+def resumed(
     ledger: Ledger,
     job: JobRecord,
     *,
     now: datetime,
     resume_from: str | None,
-    cause: str,
     budget: Decimal | None = None,
     max_hours: float | None = None,
-) -> None:
-    """Take up a job again that ended short of success, with new limits over all its attempts where given.
+) -> JobSpec:
+    """The spec with which a job goes on that ended short of success; new limits are over all its attempts.
 
     Raises ValidationError for one that did not, BudgetExceeded where its limits leave nothing.
     """
@@ -195,26 +194,35 @@ def reopen(
             why=limit.cause,
             next=f"runctl jobs resume {job.id} {limit.option}",
         )
+    return spec
+
+
+def reopen(ledger: Ledger, job: JobRecord, spec: JobSpec, *, now: datetime, cause: str) -> None:
+    """Take up a job again with what `resumed` answered. Raises Conflict where another process did."""
     ledger.jobs.replace_spec(job.id, specs.encode(spec))
     ledger.jobs.transition(
         job.id,
         JobState.RECOVERING,
         allowed_from=state.may_come_from(JobState.RECOVERING) & {job.state},
         at=now,
-        attempt=attempts,
+        attempt=len(ledger.jobs.attempts(job.id)),
         cause=cause,
     )
 
 
-def _with_data_in_store(place: Place, spec: JobSpec) -> JobSpec:
+def _with_data_in_store(place: Place, spec: JobSpec, emit: Emit) -> JobSpec:
     """Local data of a remote job goes to its prefix; the machine reads it from there."""
     if spec.data is None or isinstance(location := parse(spec.data), S3Location):
         return spec
     assert isinstance(location, LocalPath)  # noqa: S101 (`check` refused instances)
     from runctl.storage.store import upload_folder
 
+    task = "sending the data"
     if location.path.is_dir():
-        upload_folder(location.path, place.store, "data/")
+        upload_folder(location.path, place.store, "data/", task=task, emit=emit)
     else:
+        size = location.path.stat().st_size
+        emit(Progress(task=task, done=0, total=size, unit="B"))
         place.store.upload(location.path, f"data/{location.path.name}")
+        emit(Progress(task=task, done=size, total=size, unit="B"))
     return msgspec.structs.replace(spec, data=f"s3://{place.bucket}/{place.prefix}/data/")

@@ -21,7 +21,7 @@ from runctl.jobs.attempt import AgentState
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
 from runctl.jobs.launch import Launcher, attempt_of
-from runctl.jobs.place import Place, offers
+from runctl.jobs.place import Place, guard, offers
 from runctl.jobs.spec import decode
 from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -176,6 +176,7 @@ class Supervisor:
         try:
             if (machine := launcher.recover(attempt)) is not None:
                 return machine
+            guard(self._place, spec, emit=self._emit)
             found = offers(self._place, spec, avoid=self._lost_zones(attempts), emit=self._emit)
             # A budget cannot count what has no price.
             return launcher.launch(attempt, [one for one in found if one.price or spec.budget is None])

@@ -68,6 +68,10 @@ class TextFollower:
         if time.monotonic() - self._last_status < _PROGRESS_SECONDS:
             return
         self._last_status = time.monotonic()
+        if event.unit == "B":
+            total = f" of {figures.size(round(event.total))}" if event.total is not None else ""
+            self._say(f"[waiting] {event.task}: {figures.size(round(event.done))}{total}", style="dim")
+            return
         whole = f" of {event.total:g}" if event.total is not None else ""
         self._say(f"[waiting] {event.task}: {event.done:.0f}{whole} {event.unit}".rstrip(), style="dim")
 

@@ -24,7 +24,8 @@ def show_plan(plan: Plan) -> None:
     if spec.is_local:
         lines.append(f"  machine   this one, in {spec.root}")
     else:
-        lines.append(f"  code      {plan.code_files} files, {figures.size(plan.code_bytes)}")
+        if plan.code_files:
+            lines.append(f"  code      {plan.code_files} files, {figures.size(plan.code_bytes)}")
         new = " (will be created)" if plan.bucket_is_new else ""
         lines.append(f"  bucket    {plan.bucket}{new}")
         lines.append("  offers    type          market     zone         USD/h     price from")

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from runctl.errors import NotFound, ValidationError
-from runctl.events import Notice
 from runctl.model import (
     TAG_CREATED,
     TAG_LEASE_UNTIL,
@@ -26,6 +25,7 @@ from runctl.providers.aws import account, disks, instances, market, shell, volum
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Attachment, Volume, VolumeSpec
 from runctl.resources import leases
+from runctl.resources.instance_limits import Limits, guard
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
 from runctl.safety.destroy import Fate, fate_of_volumes
@@ -62,13 +62,6 @@ class InstanceRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """From how many running instances on to warn and to refuse."""
-
-    warn: int = 10
-    refuse: int = 50
-
-
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """A volume of an instance that is to end: what becomes of it, and why; an unknown size is None."""
 
@@ -100,7 +93,7 @@ def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) 
     """The steps of a new instance, its data volume attached. Raises ValidationError, ConfigError."""
     check(request)
     session = operation.session
-    guard(operation, limits)
+    guard(session, limits, emit=operation.emit)
     types = wanted_types(request)
     found = offers(
         session,
@@ -127,24 +120,6 @@ def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) 
     if request.data_volume_gib is not None:
         steps += _data_volume(request, tags)
     return operation.plan("create-instance", subject, steps)
-
-
-def guard(operation: Operation, limits: Limits, *, more: int = 1) -> None:
-    """Refuse to go past a number of running instances. Raises ValidationError."""
-    running = [
-        instance
-        for instance in instances.listing(operation.session)
-        if instance.state in {"pending", "running"} and instance.tags.get(TAG_MANAGED) == "true"
-    ]
-    count = len(running) + more
-    if count > limits.refuse:
-        raise ValidationError(
-            f"{len(running)} instances run already: the limit is {limits.refuse}",
-            why="a loop that creates instances is dearer than a refusal",
-            next="runctl resources list, or runctl config set protection.refuse_instances NUMBER",
-        )
-    if count > limits.warn:
-        operation.emit(Notice(text=f"{count} instances will run", warning=True))
 
 
 def wanted_types(request: InstanceRequest) -> list[InstanceType]:
@@ -186,7 +161,7 @@ def plan_start(
     instance = _existing(operation, instance_id)
     hours = leases.wanted(instance, lease_hours)
     if instance.state not in {"pending", "running"}:
-        guard(operation, limits)
+        guard(operation.session, limits, emit=operation.emit)
     return Start(instance=instance, lease_hours=hours)
 
 

@@ -23,7 +23,7 @@ from runctl.resources import filler_launch, fillers
 from runctl.resources import volumes as own_volumes
 from runctl.resources.fillers import Estimate, Work
 from runctl.resources.filling import dataset_tag
-from runctl.resources.instances import Limits, guard
+from runctl.resources.instance_limits import Limits, guard
 from runctl.resources.operation import Operation
 from runctl.resources.prefixes import Dataset
 from runctl.resources.volumes import VolumeRequest
@@ -170,7 +170,7 @@ def plan(
         middle, ways = _on_given(operation, dataset, target, request, instance), ()
         stagings = ["copy-1"]
     else:
-        guard(operation, limits)
+        guard(operation.session, limits, emit=operation.emit)
         if request.profile:
             account.require_profile(operation.session, request.profile)
         ways = tuple(filler_launch.ways(operation, target, request, work))

@@ -21,6 +21,12 @@ MOST_INSTANCES = 50
 _centers: list[CommandCenter] = []
 
 
+def _service_setting(self: Any) -> Any:
+    """No setting was ever changed: no default role manages instances."""
+    setting = {"SettingId": self._get_param("SettingId"), "SettingValue": "$None", "Status": "Default"}
+    return ActionResult({"ServiceSetting": setting})
+
+
 def install(sandbox: SandboxCloud) -> None:
     """Let SSM serve this cloud's machines."""
     _centers[:] = [
@@ -250,6 +256,7 @@ for _name, _function in {
     "list_command_invocations": _list_command_invocations,
     "list_commands": _list_commands,
     "cancel_command": _cancel_command,
+    "get_service_setting": _service_setting,
     "describe_instance_information": _describe_instance_information,
 }.items():
     setattr(SimpleSystemManagerResponse, _name, _function)

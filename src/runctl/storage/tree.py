@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from runctl.errors import NotFound, ValidationError
+from runctl.events import Emit, Progress, ignore
 from runctl.storage.objects import PARTIAL_PREFIX, ObjectInfo, Store, checked_prefix, inside
 
 T = TypeVar("T")
 TRANSFERS_AT_ONCE = 16
+_TELL_SECONDS = 0.5
 
 
 class Transferred(msgspec.Struct, frozen=True):
@@ -24,8 +27,10 @@ class Transferred(msgspec.Struct, frozen=True):
     size: int
 
 
-def download_prefix(store: Store, prefix: str, folder: Path) -> Transferred:
-    """Fetch every object under `prefix` into `folder`.
+def download_prefix(
+    store: Store, prefix: str, folder: Path, *, task: str = "download", emit: Emit = ignore
+) -> Transferred:
+    """Fetch every object under `prefix` into `folder`, and tell how far `task` is.
 
     Nothing is fetched when one key would leave the folder (ValidationError). Raises as `Store.download`.
     """
@@ -36,12 +41,18 @@ def download_prefix(store: Store, prefix: str, folder: Path) -> Transferred:
         for item in objects
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    _each(lambda pair: store.download(*pair), targets)
-    return Transferred(files=len(objects), size=sum(item.size for item in objects))
+    size = _each(
+        lambda pair: store.download(*pair), targets, [item.size for item in objects], task=task, emit=emit
+    )
+    return Transferred(files=len(objects), size=size)
 
 
-def upload_folder(folder: Path, store: Store, prefix: str) -> Transferred:
-    """Send every file in `folder` to a key under `prefix`; links are followed only inside the folder.
+def upload_folder(
+    folder: Path, store: Store, prefix: str, *, task: str = "upload", emit: Emit = ignore
+) -> Transferred:
+    """Send every file in `folder` to a key under `prefix`, and tell how far `task` is.
+
+    Links are followed only inside the folder.
 
     Raises NotFound where there is no folder, ValidationError for a link out of it, else as `Store.upload`.
     """
@@ -60,8 +71,8 @@ def upload_folder(folder: Path, store: Store, prefix: str) -> Transferred:
         (path, "/".join(part for part in (inner, path.relative_to(folder).as_posix()) if part))
         for path in files
     ]
-    size = sum(path.stat().st_size for path in files)
-    _each(lambda pair: store.upload(*pair), pairs)
+    sizes = [path.stat().st_size for path in files]
+    size = _each(lambda pair: store.upload(*pair), pairs, sizes, task=task, emit=emit)
     return Transferred(files=len(files), size=size)
 
 
@@ -76,13 +87,21 @@ def _without_folder_marks(objects: list[ObjectInfo]) -> list[ObjectInfo]:
     return [item for item in objects if item.size or item.key not in folders]
 
 
-def _each(transfer: Callable[[T], None], items: Iterable[T]) -> None:
-    """Transfer all; the first failure ends what has not begun and is raised."""
+def _each(
+    transfer: Callable[[T], None], items: Sequence[T], sizes: Sequence[int], *, task: str, emit: Emit
+) -> int:
+    """Transfer all and answer their bytes; the first failure ends what has not begun and is raised."""
+    done, total, told = 0, sum(sizes), time.monotonic()
     with ThreadPoolExecutor(TRANSFERS_AT_ONCE, thread_name_prefix="transfer") as pool:
-        running = [pool.submit(transfer, item) for item in items]
+        running = {pool.submit(transfer, item): size for item, size in zip(items, sizes, strict=True)}
         try:
-            for one in running:
+            for one in as_completed(running):
                 one.result()
+                done += running[one]
+                if done == total or time.monotonic() - told > _TELL_SECONDS:
+                    told = time.monotonic()
+                    emit(Progress(task=task, done=done, total=total, unit="B"))
+            return total
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from runctl.cli.train import train
-from runctl.errors import ValidationError
+from runctl.cli import main
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -88,6 +87,17 @@ def test_machines_without_a_role_for_ssm(run: Run, project: Path, sandbox_up: An
     assert run("jobs", "list", "--quiet").stdout == ""
 
 
+def test_a_loop_of_jobs_is_refused_like_one_of_instances(run: Run, project: Path, sandbox_up: Any) -> None:
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "runctl:managed", "Value": "true"}]}]
+    machine = sandbox_up.launch(TagSpecifications=tags)
+    try:
+        done = run(*ON_SANDBOX, "g5.xlarge", RUNCTL_PROTECTION_REFUSE_INSTANCES="1")
+        check(done, 1, "instances run already: the limit is 1", "protection.refuse_instances")
+        assert run("jobs", "list", "--quiet").stdout == ""
+    finally:
+        sandbox_up.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
 @pytest.mark.parametrize("budget", ["0", "-1"])
 def test_a_budget_of_nothing(run: Run, project: Path, budget: str) -> None:
     check(run("train", "train.py", f"--budget={budget}"), 5, "budget")
@@ -114,13 +124,23 @@ def test_a_place_that_is_none(run: Run, project: Path) -> None:
     "flag", [["--spot"], ["--instance-type", "g5.xlarge"], ["--gpus", "1"], ["--no-fallback"], ["--keep"]]
 )
 @pytest.mark.parametrize("place", ["local", "i-0123456789abcdef0"])
-def test_a_flag_that_the_place_has_no_use_for(project: Path, place: str, flag: list[str]) -> None:
-    options = ["--on", place] if place != "local" else []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project)
-        with pytest.raises(ValidationError) as refused:
-            train.main(["train.py", *options, *flag], standalone_mode=False)
-    assert str(refused.value).startswith(f"{flag[0]}: of no use on ")
+def test_a_flag_that_the_place_has_no_use_for(
+    project: Path,
+    place: str,
+    flag: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(project)
+    assert main.run(["train", "train.py", "--on", place, *flag]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {flag[0]}: of no use on ")
+
+
+def test_a_local_run_does_not_write_to_a_bucket(run: Run, project: Path) -> None:
+    done = run("train", "train.py", "--output", "s3://bucket/results")
+    check(done, 1, "s3://bucket/results", "runctl transfer")
+    (project / ".runctl.toml").write_text('[train]\noutput = "s3://bucket/results"\n')
+    assert run("train", "train.py", "--dry-run").returncode == 0
 
 
 def test_settings_of_machines_do_not_disturb_a_local_run(run: Run, project: Path) -> None:

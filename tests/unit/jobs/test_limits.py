@@ -65,15 +65,9 @@ def ended(tmp_path: Path) -> Iterator[Ended]:
 
 
 def reopen(ledger: Ledger, *, budget: Decimal | None = None, max_hours: float | None = None) -> None:
-    start.reopen(
-        ledger,
-        ledger.jobs.get(JOB),
-        now=after(9),
-        resume_from=None,
-        cause="resumed",
-        budget=budget,
-        max_hours=max_hours,
-    )
+    job = ledger.jobs.get(JOB)
+    spec = start.resumed(ledger, job, now=after(9), resume_from=None, budget=budget, max_hours=max_hours)
+    start.reopen(ledger, job, spec, now=after(9), cause="resumed")
 
 
 @pytest.mark.parametrize("hours", [1.999, 2.1])

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
+from runctl.errors import ValidationError
 from runctl.events import Event, Notice
 from runctl.model import JobState
 
@@ -41,6 +43,18 @@ def test_a_stop_that_the_agent_heard_of_leaves_no_machine_either(attempted: Call
     assert "recovering" in [event.state for event in attempt.ledger.jobs.events(attempt.job)]
     assert attempt.live.state(attempt.machine) in GONE
     assert bill_ends(attempt)
+
+
+def test_a_relaunch_is_guarded_like_every_launch(attempted: Callable[..., Any]) -> None:
+    attempt = attempted(max_attempts=2)
+    settings = msgspec.structs.replace(attempt.place.settings, refuse_instances=0)
+    attempt.place = msgspec.structs.replace(attempt.place, settings=settings)
+    attempt.place.store.write("bundle.json", b"null")
+    attempt.agent("ended", cause="shutdown")
+    stop(attempt)
+    with pytest.raises(ValidationError, match="instances run already: the limit is 0"):
+        attempt.supervise()
+    assert attempt.ledger.jobs.get(attempt.job).state is JobState.FAILED
 
 
 def bill_ends(attempt: Any) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from runctl.errors import NotFound, TransferError, ValidationError
+from runctl.events import Event, Progress
+from runctl.storage import tree
 from runctl.storage.store import (
     FolderStore,
     S3Access,
@@ -28,6 +30,23 @@ def store(request, tmp_path: Path, access: S3Access, new_bucket: Callable[[], st
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_how_far_it_is_is_told_to_the_last_byte(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "_TELL_SECONDS", -1.0)
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(1, 5):
+        (source / f"f{number}").write_bytes(b"x" * number)
+    told: list[Event] = []
+    upload_folder(source, store, "", task="up", emit=told.append)
+    download_prefix(store, "", tmp_path / "target", task="down", emit=told.append)
+    seen = [(event.task, event.done) for event in told if isinstance(event, Progress) and event.total == 10]
+    assert len(seen) == 8
+    assert seen[3] == ("up", 10)
+    assert seen[7] == ("down", 10)
 
 
 def test_a_folder_goes_up_and_comes_down_the_same(store: Store, tmp_path: Path) -> None:

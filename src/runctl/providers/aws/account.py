@@ -7,6 +7,11 @@ from typing import Any
 from runctl.errors import CloudError, ConfigError, NotFound
 from runctl.providers.aws.session import Session
 
+_SSM_NEEDS = "ssm:UpdateInstanceInformation"
+"""Without this a machine never shows itself to SSM; AmazonSSMManagedInstanceCore has it."""
+_DEFAULT_ROLE = "/ssm/managed-instance/default-ec2-instance-management-role"
+_NONE = "$None"
+
 
 def default_bucket(session: Session) -> str:
     """The bucket that jobs use when none is configured: one an account and region."""
@@ -82,13 +87,37 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
 
 
 def require_profile(session: Session, profile: str) -> None:
-    """The machines' role must be there before anything is launched. Raises ConfigError else."""
+    """The machines' role must be there, with rights for SSM, before anything is launched.
+
+    Raises ConfigError else; whoever may not look at rights is believed.
+    """
     try:
         answer = session.call("iam", "get_instance_profile", InstanceProfileName=profile)
     except NotFound as error:
         raise _no_role(profile, "the account has no instance profile of this name") from error
-    if not answer["InstanceProfile"]["Roles"]:
+    roles = answer["InstanceProfile"]["Roles"]
+    if not roles:
         raise _no_role(profile, "the instance profile holds no role")
+    if _lacks(session, roles[0]["Arn"], _SSM_NEEDS) and not _has_default_role(session):
+        raise _no_role(profile, f"its role {roles[0]['RoleName']} may not call {_SSM_NEEDS}")
+
+
+def _lacks(session: Session, role: str, action: str) -> bool:
+    """Whether it is certain that a role's own policies do not allow an action."""
+    try:
+        answer = session.call("iam", "simulate_principal_policy", PolicySourceArn=role, ActionNames=[action])
+    except (CloudError, NotFound):
+        return False
+    return any(row["EvalDecision"] != "allowed" for row in answer["EvaluationResults"])
+
+
+def _has_default_role(session: Session) -> bool:
+    """Whether SSM manages every instance of the account by a role of its own; unknown counts as yes."""
+    try:
+        answer = session.call("ssm", "get_service_setting", SettingId=_DEFAULT_ROLE)
+    except (CloudError, NotFound):
+        return True
+    return answer["ServiceSetting"].get("SettingValue", _NONE) != _NONE
 
 
 def _no_role(profile: str, why: str) -> ConfigError:
