@@ -59,18 +59,18 @@ def asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "aws ebs list",
         "aws ebs list --quiet",
-        "aws ebs list --output json",
+        pytest.param("aws ebs list --output json", marks=pytest.mark.slow),
         f"aws terminate {NOBODY} --yes",
         f"aws monitor {NOBODY}",
         f"aws train {NOBODY} -- true",
         "jobs logs digits-1",
-        "jobs wait digits-1",
-        "jobs show digits-1",
+        pytest.param("jobs wait digits-1", marks=pytest.mark.slow),
+        pytest.param("jobs show digits-1", marks=pytest.mark.slow),
         "resources summary",
         "s3 list s3://attention",
         f"transfer {NOBODY}:/data here",
         "train --on sandbox --instance-type m7i.large --dry-run -- true",
-        "data plan s3://attention/set",
+        pytest.param("data plan s3://attention/set", marks=pytest.mark.slow),
     ],
 )
 def test_a_command_that_touches_the_cloud_warns(words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,7 @@ def test_a_volume_is_what_it_is_for(command: Command, sandbox: Any) -> None:
     command("aws", "ebs", "delete", made["id"], "--yes", "--force")
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_what_changes_volumes_changes_nothing(command: Command, sandbox: Any) -> None:
     machine = sandbox.running(InstanceType="m7i.large")
     zone = sandbox.instance(machine)["Placement"]["AvailabilityZone"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from classics import Account, on_sandbox
+from inside import Inside
 
 pytestmark = pytest.mark.xdist_group("leases")
 
@@ -18,7 +19,7 @@ ITSELF = "Client.InstanceInitiatedShutdown"
 @pytest.fixture
 def account(sandbox: Any, tmp_path: Path) -> Iterator[Account]:
     with on_sandbox(sandbox, tmp_path) as found:
-        yield found
+        yield Inside.of(found)
 
 
 def lease(live: Any, instance: str) -> str:
@@ -56,6 +57,7 @@ def test_l3_a_machine_that_is_started_again_ends_by_its_lease(account: Account, 
     assert found["StateReason"]["Code"] == ITSELF
 
 
+@pytest.mark.slow
 def test_a_lease_without_end_is_lifted(account: Account, sandbox: Any) -> None:
     instance = account.create_instance("--lease", "0.5")
     account.ok("aws", "start", instance, "--lease", "0")

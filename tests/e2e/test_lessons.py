@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from classics import Account, on_sandbox
 from dying import carried_out
+from inside import Inside
 from operations import STORIES, World
 from test_crash_matrix import recovered
 
@@ -116,6 +117,24 @@ def test_l3_the_lease_is_armed_before_anything_can_fail(account: Account) -> Non
     account.until(lambda: account.state(instance) in {"stopping", "stopped"})
 
 
+def test_l3_a_machine_whose_maker_dies_at_a_later_step_ends_itself(account: Account, own_cloud: Any) -> None:
+    own_cloud.control.add_fault("ec2", "latency", operation="CreateVolume", latency=5.0, count=1)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "runctl", "aws", "create", "t3.micro", "--name", account.word,
+         "--data-volume-size", "4", "--lease", "0.02"],
+        env=account.environment,
+        cwd=account.home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    (instance,) = account.until(lambda: launched(account))
+    command.kill()
+    command.wait()
+    account.until(lambda: account.state(instance) in {"stopping", "stopped"})
+    assert own_cloud.instance(instance)["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
 def test_l4_a_stopped_machine_still_costs_its_disks_and_says_so(account: Account) -> None:
     instance = account.create_instance("--data-volume-size", "100")
     account.ok("aws", "stop", instance)
@@ -127,6 +146,22 @@ def test_l4_a_stopped_machine_still_costs_its_disks_and_says_so(account: Account
     hourly = {row["kind"]: float(row["usd_per_hour"]) for row in rows if account.word in row["name"]}
     assert hourly["instance"] == 0
     assert hourly["volume"] > 0
+
+
+@pytest.mark.slow
+def test_l5_an_interruption_during_setup_is_no_failure_of_the_script(lab: Any) -> None:
+    lab.control.add_fault(
+        "s3", "latency", operation="GetObject", instance="runctl/agents", latency=3.0, count=1
+    )
+    command = lab.train("--steps", "3")
+    machine = lab.first_machine()
+    lab.interrupt(machine, notice=1)
+    lab.until(lambda: lab.ended(machine), "the machine is taken away before its agent has come")
+    lab.finish(command)
+    report = lab.report()
+    assert (report["state"], len(report["attempts"])) == ("succeeded", 2)
+    assert lab.most_at_once() == 1
+    assert lab.output() == lab.walked(3)
 
 
 def test_l8_a_volume_is_attached_to_a_machine_that_boots_still(account: Account, own_cloud: Any) -> None:
@@ -169,6 +204,62 @@ def test_l12_what_runctl_did_not_make_is_left_alone(account: Account, own_cloud:
     assert "unmanaged" in said.error["reasons"]
     account.ok("resources", "cleanup", "--yes", "--older-than", "0")
     assert account.volume(volume)["State"] == "available"
+
+
+@pytest.mark.slow
+def test_l15_a_lost_laptop_loses_no_control(account: Account, own_cloud: Any, tmp_path: Path) -> None:
+    instance, volume = account.create_instance(), account.create_volume("--persistent", name="kept")
+    other = tmp_path / "another laptop"
+    other.mkdir()
+    with on_sandbox(own_cloud, other) as another:
+        another.word = account.word
+        found = Inside.of(another)
+        assert found.ok("resources", "summary", "--offline").data["running"] == 0
+        adopted = found.ok("resources", "adopt").data
+        assert {instance, volume} <= set(adopted["new"])
+        assert found.ok("resources", "summary", "--offline").data["running"] >= 1
+        found.ok("aws", "terminate", instance, "--yes", "--force")
+        refused = found.run("aws", "ebs", "delete", volume, "--yes").error
+        assert "persistent volume" in refused["reasons"]
+    assert account.state(instance) == "terminated"
+
+
+def spot_requests(account: Account) -> list[dict[str, Any]]:
+    asked = [{"Name": "tag:Name", "Values": [account.word]}]
+    return account.ec2.describe_spot_instance_requests(Filters=asked)["SpotInstanceRequests"]
+
+
+def test_peers_1b1_a_spot_request_without_an_answer_brings_one_machine(
+    account: Account, own_cloud: Any
+) -> None:
+    """The original waited for a state that does not exist, fell back, and two machines billed."""
+    own_cloud.control.add_fault("ec2", "lost-response", operation="RunInstances", count=1)
+    made = (
+        Inside.of(account).ok("aws", "create", "g5.xlarge", "--spot", "--name", account.word).data["instance"]
+    )
+    assert made["market"] == "spot"
+    assert launched(account) == [made["id"]]
+    assert [request["InstanceId"] for request in spot_requests(account)] == [made["id"]]
+
+
+def test_peers_1b1_a_fallback_leaves_no_request_behind(account: Account, own_cloud: Any) -> None:
+    own_cloud.control.add_fault("ec2", "no-capacity", operation="RunInstances", count=3)
+    zone = ("--availability-zone", account.zones[0])
+    made = (
+        Inside.of(account)
+        .ok("aws", "create", "g5.xlarge", "--spot", "--name", account.word, *zone)
+        .data["instance"]
+    )
+    assert made["market"] == "on-demand"
+    assert launched(account) == [made["id"]]
+    assert [one for one in spot_requests(account) if one["State"] in {"open", "active"}] == []
+
+
+def test_peers_1b2_without_a_ceiling_the_on_demand_price_is_it(account: Account) -> None:
+    """The original's ceiling was ten cents, whatever the machine: a spot request that nobody fulfils."""
+    Inside.of(account).ok("aws", "create", "g5.12xlarge", "--spot", "--name", account.word)
+    (request,) = spot_requests(account)
+    assert float(request["SpotPrice"]) == pytest.approx(5.672)
 
 
 def test_a_question_without_a_terminal_is_a_refusal(account: Account) -> None:

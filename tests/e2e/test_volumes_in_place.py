@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from classics import Account, on_sandbox
+from inside import Inside
 
 from runctl.config import Protection
 from runctl.ledger import Ledger
@@ -34,7 +35,7 @@ until [ -e "$HOME/begun" ]; do sleep 0.1; done
 @pytest.fixture(scope="module")
 def account(sandbox_cloud: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     with on_sandbox(sandbox_cloud, tmp_path_factory.mktemp("account")) as found:
-        yield found
+        yield Inside.of(found)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,7 @@ def test_an_undoing_leaves_what_was_there_before(
     disks.mount(Session(sandbox.cloud()), instance, volume, "/checkpoints")
 
 
+@pytest.mark.slow
 def test_a_mount_that_was_there_before_is_no_step_to_undo(
     account: Account, sandbox: Any, mounted: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -206,7 +206,8 @@ def plan_terminate(operation: Operation, instance_id: str, request: Request) -> 
     steps: list[PlannedStep] = []
     for volume, attachment in kept:
         if attachment.delete_on_termination or attachment.device == instance.root_device:
-            place = {"instance": instance_id, "volume": volume.id, "device": attachment.device}
+            place: dict[str, Any] = {"instance": instance_id, "volume": volume.id}
+            place["device"] = attachment.device
             place["was_deleted"] = attachment.delete_on_termination
             steps.append(_step(f"keep-{volume.id}", "keep-volume", place))
     steps += _release(operation, instance, kept, asked)
