@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,6 +22,9 @@ from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, prices
 
 THREADS = 16
+SHOWN_LATE = timedelta(seconds=15)
+"""How long EC2 may not show what was just made; it tells when that was in whole seconds."""
+
 _OVER = frozenset({"shutting-down", "terminated"})
 _READERS: Mapping[str, Callable[[Session], Sequence[Any]]] = {
     "instance": instances.listing,
@@ -101,7 +104,9 @@ def refresh(ledger: Ledger, sessions: Sequence[Session], seen: Inventory) -> Non
             if not known or record.id in shown or "/" in record.id or record.kind not in _READERS:
                 continue
             last = record.seen or record.created
-            if last < seen.taken:  # else another process has made or seen it since this look began
+            # Else another process has made or seen it since this look began. Who noted it may have begun to
+            # look before it was made, so that the one time says nothing without the other.
+            if max(last, record.created + SHOWN_LATE) < seen.taken:
                 _close(ledger, record.id, at=last)
 
 
