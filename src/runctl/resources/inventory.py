@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,6 +22,9 @@ from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, prices
 
 THREADS = 16
+SHOWN_LATE = timedelta(seconds=15)
+"""How long EC2 may not show what was just made; it tells when that was in whole seconds."""
+
 _OVER = frozenset({"shutting-down", "terminated"})
 _READERS: Mapping[str, Callable[[Session], Sequence[Any]]] = {
     "instance": instances.listing,
@@ -101,7 +104,9 @@ def refresh(ledger: Ledger, sessions: Sequence[Session], seen: Inventory) -> Non
             if not known or record.id in shown or "/" in record.id or record.kind not in _READERS:
                 continue
             last = record.seen or record.created
-            if last < seen.taken:  # else another process has made or seen it since this look began
+            # Else another process has made or seen it since this look began. Who noted it may have begun to
+            # look before it was made, so that the one time says nothing without the other.
+            if max(last, record.created + SHOWN_LATE) < seen.taken:
                 _close(ledger, record.id, at=last)
 
 
@@ -142,7 +147,7 @@ def _note_instance(
         # One that is first seen when it has stopped ran from its last launch on.
         price = costs.running_rate(session, found)
         pool = spot_pool(seen.cloud, found.zone, found.instance_type) if found.market is Market.SPOT else None
-        since = _running_since(ledger, found, known)
+        since = _running_since(ledger, seen, found, known)
         _observe(ledger, found.id, "running", at=since, billable=True, price=price, pool=pool)
     if found.state in _OVER:
         _close(ledger, found.id, at=found.ended or seen.taken, ended_by=found.ended_by)
@@ -162,15 +167,21 @@ def _is_pending(ledger: Ledger, instance_id: str) -> bool:
     return last is not None and last.state == "pending"
 
 
-def _running_since(ledger: Ledger, found: Instance, known: ResourceRecord | None) -> datetime:
+def _running_since(
+    ledger: Ledger, seen: Inventory, found: Instance, known: ResourceRecord | None
+) -> datetime:
     """From when on a run is counted.
 
     EC2 bills from `running` on and does not tell when that was. It was after the machine was last seen to be
     pending; where nobody looked, after the launch. Counted from there, a run is never too short, and too
     long by the boot (or the time between two looks) at most. A run that began and ended between two looks
-    leaves no trace in EC2's answers and none here.
+    leaves no trace in EC2's answers and none here. A price that changes in mid-run counts from when it was
+    heard of: what was paid before is not worked out anew.
     """
-    if known is not None and known.seen is not None and _is_pending(ledger, found.id):
+    last = ledger.resources.open_interval(found.id)
+    if last is not None and last.state == "running" and last.price and last.start >= found.launched:
+        return seen.taken
+    if known is not None and known.seen is not None and last is not None and last.state == "pending":
         return max(found.launched, known.seen)
     return found.launched
 

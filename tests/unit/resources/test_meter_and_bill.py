@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from cloud_values import KEY, SetClock, ValueSession, instance, inventory_of, volume
+from cloud_values import KEY, SetClock, ValueSession, instance, inventory_of, snapshot, volume
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +22,7 @@ from runctl.ledger import Ledger
 from runctl.model import Market
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, inventory
 from runctl.sandbox.prices import STEP_SECONDS, PriceBook
@@ -28,7 +32,61 @@ BOOT = 12
 HALF_A_CENT = Decimal("0.005")
 TYPES = ("g5.xlarge", "m7i.xlarge", "p4d.24xlarge")
 DISKS = ((100, "gp3", 3000, 125), (500, "gp3", 9000, 500), (200, "gp2", 600, 0), (64, "io2", 40_000, 0))
-Usages = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+GIB = 2**30
+STORED = (None, GIB // 7, 90 * GIB)
+"""Bytes of a snapshot; None where EBS does not tell them."""
+
+SNAPSHOT_GIB_MONTH, MONTH_HOURS = Decimal("0.05"), 730
+STALE = timedelta(days=7, seconds=1)
+"""After which a price that AWS told is asked for again."""
+
+MOST_REPRICES = 4
+"""Each takes a week, and spot prices are kept for ninety days."""
+
+Usages = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+ManyUsages = settings(Usages, max_examples=500)
+
+
+class ChangingPrices(PriceBook):
+    """On-demand prices that change, too, from some moment on."""
+
+    def __init__(self, seed: int, since: float) -> None:
+        super().__init__(seed, since)
+        self._first = PriceBook(seed, since)
+        self._told: dict[str, list[tuple[float, Decimal]]] = {}
+
+    def on_demand(self, instance_type: str) -> Decimal:
+        told = self._told.get(instance_type)
+        return told[-1][1] if told else super().on_demand(instance_type)
+
+    def reprice(self, instance_type: str, price: Decimal, at: float) -> None:
+        self._told.setdefault(instance_type, [(0.0, self.on_demand(instance_type))]).append((at, price))
+
+    def on_demand_changes(self, instance_type: str) -> list[tuple[float, Decimal]]:
+        return self._told.get(instance_type, [(0.0, self.on_demand(instance_type))])
+
+    def _spot_step(self, instance_type: str, zone: str, step: int) -> Decimal:
+        # What spot cost in the past is not what on-demand costs now.
+        return self._first.spot(instance_type, zone, step * STEP_SECONDS)
+
+    def dearest(self) -> Decimal:
+        return max(price for kind in TYPES for _, price in self.on_demand_changes(kind))
+
+
+class Bill(Usage):
+    """The sandbox's books; a run on demand is paid at the price in force at each moment."""
+
+    _prices: ChangingPrices
+
+    def _run_usd(self, instance: InstanceUsage, start: float, end: float) -> Decimal:
+        if instance.market == "spot":
+            return super()._run_usd(instance, start, end)
+        changes = self._prices.on_demand_changes(instance.instance_type)
+        bounds = [*(at for at, _ in changes[1:]), float("inf")]
+        usd = Decimal(0)
+        for (since, price), until in zip(changes, bounds, strict=True):
+            usd += price * Decimal(max(0.0, min(end, until) - max(start, since))) / 3600
+        return usd
 
 
 class World:
@@ -37,17 +95,20 @@ class World:
     def __init__(self, ledger: Ledger, seed: int) -> None:
         self.clock = SetClock()
         self.random = random.Random(seed)
-        self.prices = PriceBook(seed, self.clock.seconds)
+        self.prices = ChangingPrices(seed, self.clock.seconds)
         # The sandbox's clock speaks in seconds since the epoch.
-        self.usage = Usage(_Seconds(self.clock), self.prices)  # pyright: ignore[reportArgumentType]
-        self.session = ValueSession(self.clock, self._spot_history)
+        self.usage = Bill(_Seconds(self.clock), self.prices)  # pyright: ignore[reportArgumentType]
+        self.session = ValueSession(self.clock, self._answer)
         self.ledger = ledger
         self.instances: dict[str, Instance] = {}
         self.volumes: dict[str, Volume] = {}
-        self.starts = 0
+        self.snapshots: dict[str, Snapshot] = {}
+        self.stored: list[tuple[Snapshot, float | None]] = []
+        self.starts = self.reprices = 0
 
     def look(self) -> None:
-        seen = inventory_of(self.clock.now(), *self.instances.values(), *self.volumes.values())
+        shown = (*self.instances.values(), *self.volumes.values(), *self.snapshots.values())
+        seen = inventory_of(self.clock.now(), *shown)
         inventory.refresh(self.ledger, [self.session], seen)
 
     def wait(self, seconds: int) -> None:
@@ -91,13 +152,56 @@ class World:
             del self.volumes[chosen]
             self.usage.volume_deleted(chosen)
 
+    def create_snapshot(self, stored: int | None) -> None:
+        made = snapshot(len(self.stored) + 1, started=self.clock.now(), stored_bytes=stored)
+        self.snapshots[made.id] = made
+        self.stored.append((made, None))
+
+    def delete_snapshot(self) -> None:
+        if self.snapshots:
+            self.look()
+            chosen = self.random.choice(sorted(self.snapshots))
+            del self.snapshots[chosen]
+            self.stored = [
+                (made, self.clock.seconds if made.id == chosen else end) for made, end in self.stored
+            ]
+
+    def reprice(self, kind: str, factor: str) -> None:
+        """AWS changes a price on demand, at a moment at which it is asked for again."""
+        if self.reprices < MOST_REPRICES:
+            self.reprices += 1
+            self.wait(int(STALE.total_seconds()))
+            self.prices.reprice(kind, self.prices.on_demand(kind) * Decimal(factor), self.clock.seconds)
+
     def billed(self, kind: str) -> Decimal:
+        if kind == "snapshot":
+            return sum(
+                (
+                    SNAPSHOT_GIB_MONTH
+                    * made.stored_bytes
+                    / GIB
+                    * Decimal((end or self.clock.seconds) - made.started.timestamp())
+                    / 3600
+                    / MONTH_HOURS
+                    for made, end in self.stored
+                    if made.stored_bytes is not None
+                ),
+                Decimal(0),
+            )
         lines = [line for line in self.usage.bill() if line["kind"] == kind]
         return sum((Decimal(line["usd"]) for line in lines), Decimal(0))
 
     def counted(self, kind: str) -> Decimal:
         found = costs.accounts(self.ledger, KEY, self.clock.now())
-        assert not any(account.sums.unknown for account in found)
+        unknown = {account.resource.id for account in found if account.sums.unknown}
+        assert unknown == {
+            made.id
+            for made, end in self.stored
+            if made.stored_bytes is None and end != made.started.timestamp()
+        }
+        for account in found:
+            rates = {stretch.usd_per_hour for stretch in account.stretches if stretch.seconds}
+            assert (None in rates) == (account.resource.id in unknown and bool(rates))
         return sum((one.sums.usd_total for one in found if one.resource.kind == kind), Decimal(0))
 
     def _one(self, *states: str) -> Instance | None:
@@ -136,9 +240,13 @@ class World:
         )
         self.usage.volume(name, kind, size, iops, mibs, "")
 
-    def _spot_history(self, operation: str, **asked: Any) -> list[dict[str, Any]]:
+    def _answer(self, operation: str, **asked: Any) -> list[Any]:
         if operation == "get_products":
-            return []
+            wanted = {row["Field"]: row["Value"] for row in asked["Filters"]}
+            usd = str(self.prices.on_demand(wanted["instanceType"]))
+            dimension = {"unit": "Hrs", "pricePerUnit": {"USD": usd}}
+            terms = {"OnDemand": {"term": {"priceDimensions": {"dimension": dimension}}}}
+            return [json.dumps({"terms": terms})]
         assert operation == "describe_spot_price_history"
         [kind] = asked["InstanceTypes"]
         begin, end = asked["StartTime"].timestamp(), asked["EndTime"].timestamp()
@@ -175,23 +283,60 @@ happenings = st.lists(
         st.tuples(st.sampled_from(["create_volume", "modify_volume"]), st.sampled_from(DISKS)).map(
             lambda pair: (pair[0], *pair[1])
         ),
-        st.tuples(st.just("delete_volume")),
+        st.tuples(st.sampled_from(["delete_volume", "delete_snapshot"])),
+        st.tuples(st.just("create_snapshot"), st.sampled_from(STORED)),
+        st.tuples(st.just("reprice"), st.sampled_from(TYPES), st.sampled_from(["0.5", "1.25", "3"])),
     ),
     min_size=5,
     max_size=30,
 )
 
 
+@contextlib.contextmanager
+def a_world(seed: int) -> Iterator[World]:
+    """With a ledger and a file of prices of its own."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNCTL_HOME", folder)
+        with Ledger.open(Path(folder)) as ledger:
+            yield World(ledger, seed)
+
+
+def agree(events: list[tuple[Any, ...]], seed: int) -> None:
+    begun = [("launch", "g5.xlarge", market, "us-east-1a") for market in Market]
+    with a_world(seed) as world:
+        for name, *arguments in [*begun, *events, ("wait", 61)]:
+            getattr(world, name)(*arguments)
+            world.look()
+        for kind in ("instance", "volume", "snapshot"):
+            assert abs(world.counted(kind) - world.billed(kind)) < HALF_A_CENT, kind
+
+
 @Usages
 @given(happenings, st.integers(0, 10**6))
 def test_the_meter_agrees_with_the_bill_to_the_cent(events: list[tuple[Any, ...]], seed: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, Ledger.open(Path(folder)) as ledger:
-        world = World(ledger, seed)
-        for name, *arguments in [("launch", "g5.xlarge", Market.SPOT, "us-east-1a"), *events, ("wait", 61)]:
-            getattr(world, name)(*arguments)
-            world.look()
-        for kind in ("instance", "volume"):
-            assert abs(world.counted(kind) - world.billed(kind)) < HALF_A_CENT, kind
+    agree(events, seed)
+
+
+@pytest.mark.slow
+@ManyUsages
+@given(happenings, st.integers(0, 10**6))
+def test_over_many_histories_it_agrees_too(events: list[tuple[Any, ...]], seed: int) -> None:
+    agree(events, seed)
+
+
+def test_a_price_that_changes_in_mid_run_counts_from_then_on() -> None:
+    """It was counted for the whole run, back to its launch."""
+    with a_world(0) as world:
+        world.launch("g5.xlarge", Market.ON_DEMAND, "us-east-1a")
+        world.look()
+        hours = Decimal(int(STALE.total_seconds())) / 3600
+        before = world.prices.on_demand("g5.xlarge")
+        world.reprice("g5.xlarge", "3")
+        world.look()
+        assert abs(world.counted("instance") - before * hours) < HALF_A_CENT
+        world.wait(3600)
+        world.look()
+        assert abs(world.counted("instance") - before * (hours + 3)) < HALF_A_CENT
 
 
 @Usages
@@ -200,16 +345,15 @@ def test_who_looks_seldom_counts_a_little_more_and_never_less(
     events: list[tuple[Any, ...]], seed: int
 ) -> None:
     """Only the boot is counted too much, where nobody saw the machine pending."""
-    with tempfile.TemporaryDirectory() as folder, Ledger.open(Path(folder)) as ledger:
-        world = World(ledger, seed)
+    with a_world(seed) as world:
         seldom = Seldom(world)
         for name, *arguments in [*events, ("wait", 61)]:
-            if name.endswith("volume"):
+            if name.endswith(("volume", "snapshot", "reprice")):
                 continue
             getattr(world, name)(*arguments)
             seldom.look_where_a_run_would_be_lost()
         World.look(world)
-        dearest = max(world.prices.on_demand(kind) for kind in TYPES)
+        dearest = world.prices.dearest()
         more = world.counted("instance") - world.billed("instance")
         assert -HALF_A_CENT < more <= dearest * BOOT * world.starts / 3600 + HALF_A_CENT
 

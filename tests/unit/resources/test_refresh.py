@@ -41,6 +41,9 @@ def record(seen: datetime | None, created: datetime) -> ResourceRecord:
         (None, NOW - timedelta(days=1), NOW - timedelta(days=1)),
         (NOW + timedelta(seconds=1), NOW - timedelta(days=1), None),  # seen by another since this look began
         (None, NOW + timedelta(seconds=1), None),  # made by another since then
+        # Made since then, and noted by a look that had begun before this one.
+        (NOW - timedelta(seconds=1), NOW + timedelta(seconds=1), None),
+        (NOW - timedelta(seconds=1), NOW - timedelta(seconds=1), None),  # EC2 may show it late
     ],
 )
 def test_what_vanished_is_closed_when_it_was_last_seen_and_what_is_newer_is_not(
