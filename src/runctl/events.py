@@ -32,12 +32,17 @@ class Retried(Event, frozen=True, kw_only=True):
 
 
 class Progress(Event, frozen=True, kw_only=True):
-    """Work of known or unknown size goes on; `total` is None where it is unknown."""
+    """Work of known or unknown size goes on; `total` is None where it is unknown.
+
+    `rate` is in units a second since it began, `seconds_left` what is left at this rate; None where unknown.
+    """
 
     task: str
     done: float
     total: float | None
     unit: str = ""
+    rate: float | None = None
+    seconds_left: float | None = None
 
 
 class Transition(Event, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ AT_ONCE = 6
 """Runs that wait beside each other: most of a run's time it waits for its next try."""
 DEFAULT_SEEDS = 12
 SEEDS = 300
+REPORTED = 0.75
+"""How many of the runs must come to a report at least."""
 BIG = 5 << 20
 """Bytes of a part here: the least that S3 takes, so that hundreds of runs do not move many GiB."""
 
@@ -75,6 +77,7 @@ class Run:
         self.versions: dict[str, list[bytes]] = {}
         """All that a file may rightly be: what it was first, and what it was changed to."""
         self.changes = self.chance.random() < 0.4
+        self.reported = False
         for number in range(self.chance.randint(1, 12)):
             name = self.chance.choice(["", "a/", "a/b/", "ü/"]) + f"file {number}"
             self.versions[name] = [self.chance.randbytes(_size(self.chance, number))]
@@ -117,6 +120,7 @@ class Run:
 
     def judge(self, there: dict[str, bytes], report: TransferReport | None) -> None:
         """What is there is whole, and what is not is named."""
+        self.reported = report is not None
         assert set(there) <= set(self.versions), f"seed {self.seed}: files that nobody sent"
         for name, data in there.items():
             right = data in self.versions[name]
@@ -211,16 +215,18 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _carry_out(direction: str, seeds: range, server: S3Server, folder: Path) -> None:
-    def one(seed: int) -> None:
+    def one(seed: int) -> bool:
         run = Run(seed, server, folder / f"{direction}-{seed}")
         try:
             run.down() if direction == "down" else run.up()
         finally:
             run.client.close()
+        return run.reported
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in [pool.submit(one, seed) for seed in seeds]:
-            done.result()
+        reported = [done.result() for done in [pool.submit(one, seed) for seed in seeds]]
+    # A run that ends without a report has nothing to be judged by but what arrived.
+    assert sum(reported) >= len(reported) * REPORTED, f"only {sum(reported)} of {len(reported)} told"
 
 
 @pytest.mark.usefixtures("_quick")

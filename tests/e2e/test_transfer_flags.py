@@ -68,7 +68,12 @@ def test_a_bandwidth_limit_is_kept_both_ways(run: Run, place: str, tmp_path: Pat
     source = tmp_path / "file"
     source.write_bytes(os.urandom(300_000))
     for words in ((source, f"{place}/file"), (f"{place}/file", tmp_path / "back")):
-        assert report(run(*words, "--bandwidth-limit", "300k"))["seconds"] >= 0.95
+        done = run(*words, "--bandwidth-limit", "300k")
+        assert report(done)["seconds"] >= 0.95
+        told = [json.loads(line) for line in done.stderr.splitlines()]
+        last = [event for event in told if event["event"] == "Progress"][-1]
+        assert last["rate"] > 0
+        assert last["seconds_left"] >= 0
 
 
 def test_what_speaks_of_folders_is_refused_for_a_single_file(run: Run, place: str, tmp_path: Path) -> None:

@@ -138,6 +138,31 @@ def test_a_killed_transfer_goes_on(s3_server: S3Server, tmp_path: Path, directio
         _goes_on(s3_server, tmp_path / str(seed), direction, seed)
 
 
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_source_that_changed_since_the_kill_starts_anew_and_says_so(
+    s3_server: S3Server, tmp_path: Path, direction: str
+) -> None:
+    one = Transfer(s3_server, tmp_path, direction, 0)
+    arguments = one.prepare()
+    with FaultProxy(s3_server.endpoint) as proxy:
+        killed = _kill_after(one.start(proxy.endpoint, arguments), proxy, one.big * 3 // 4)
+        fresh = one.content["big"][::-1]
+        one.content["big"] = fresh
+        if direction == "up":
+            (one.source / "big").write_bytes(fresh)
+        else:
+            one._put("data/big", fresh)
+        last = one.start(proxy.endpoint, arguments)
+        told, errors = last.communicate(timeout=100)
+    assert killed
+    assert last.returncode == 0, told or errors
+    assert "changed since its transfer was interrupted: it starts anew" in errors
+    assert one.arrived() == one.content
+    assert not list(tmp_path.rglob(".runctl-partial-*"))
+    assert "Uploads" not in one.client.list_multipart_uploads(Bucket=one.bucket)
+    one.client.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("direction", ["up", "down"])

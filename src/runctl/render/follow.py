@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 
 import msgspec
 
@@ -68,16 +69,26 @@ class TextFollower:
         if time.monotonic() - self._last_status < _PROGRESS_SECONDS:
             return
         self._last_status = time.monotonic()
-        if event.unit == "B":
-            total = f" of {figures.size(round(event.total))}" if event.total is not None else ""
-            self._say(f"[waiting] {event.task}: {figures.size(round(event.done))}{total}", style="dim")
-            return
-        whole = f" of {event.total:g}" if event.total is not None else ""
-        self._say(f"[waiting] {event.task}: {event.done:.0f}{whole} {event.unit}".rstrip(), style="dim")
+        self._say(f"[waiting] {event.task}: {_how_far(event)}", style="dim")
 
     def _say(self, text: str, *, style: str) -> None:
         if not self._quiet:
             output.talk(text, style=style)
+
+
+def _how_far(event: Progress) -> str:
+    in_bytes = event.unit == "B"
+    if in_bytes:
+        whole = f" of {figures.size(int(event.total))}" if event.total is not None else ""
+        parts = [f"{figures.size(int(event.done))}{whole}"]
+    else:
+        whole = f" of {event.total:g}" if event.total is not None else ""
+        parts = [f"{event.done:.0f}{whole} {event.unit}".rstrip()]
+    if event.rate:
+        parts.append(f"{figures.size(int(event.rate)) if in_bytes else f'{event.rate:g}'}/s")
+    if event.seconds_left is not None:
+        parts.append(f"{figures.duration(timedelta(seconds=event.seconds_left))} left")
+    return ", ".join(parts)
 
 
 class JsonFollower:

@@ -123,7 +123,12 @@ class Crew:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def _tell(self) -> None:
-        self._emit(Progress(task=self._task, done=self.moved_bytes, total=self._total, unit="B"))
+        done = self.moved_bytes
+        rate = done / max(time.monotonic() - self._began, 1e-3)
+        left = max(0, self._total - done) / rate if rate else None
+        self._emit(
+            Progress(task=self._task, done=done, total=self._total, unit="B", rate=rate, seconds_left=left)
+        )
 
 
 def reason(error: Exception) -> str:

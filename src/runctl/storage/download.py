@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from runctl.errors import CloudError, Conflict, TransferError
 from runctl.events import Emit, Notice
 from runctl.retry import RetryPolicy
-from runctl.storage import digests, etags, spelling
+from runctl.storage import digests, durable, etags, spelling
 from runctl.storage.bulk import BulkStore, Proof
-from runctl.storage.crew import Crew, Piece
+from runctl.storage.crew import Crew, Piece, reason
 from runctl.storage.entries import Entry
 from runctl.storage.memory import Memory
-from runctl.storage.objects import PARTIAL_PREFIX, inside
+from runctl.storage.objects import PARTIAL_PREFIX, inside, sync
 from runctl.storage.partial import Header, PartialFile
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ _SPOILT = ("BadDigest", "InvalidRange")
 PIECE = 8 * etags.MIB
 """Bytes: what is bigger is fetched in parts."""
 
+_FEW = 32
+"""Small files: more are put on the disk all at once, when they are there (ADR 17)."""
 _STRETCH = 16 * etags.MIB
 _ANEW = 3
 """How often a file that came damaged, or changed on the way, is fetched anew."""
@@ -84,9 +86,12 @@ class Downloads:
         self._folders: set[Path] = set()
         self._open: set[_Parts] = set()
         self._names = itertools.count()
+        self._one_by_one = True
 
     def pieces(self, missing: Iterable[Entry], doubtful: Iterable[Entry]) -> Iterator[Piece]:
         """What there is to do, big files first."""
+        missing, doubtful = list(missing), list(doubtful)
+        self._one_by_one = len(missing) + len(doubtful) <= _FEW
         names = None if spelling.tells_case_apart(self._root) else spelling.Spelling(self._root)
         for entry in sorted(missing, key=lambda item: -item.size):
             if names is not None and not self._has_its_name(entry, names):
@@ -102,6 +107,19 @@ class Downloads:
         """Close what is in flight and keep it for the next time."""
         for parts in list(self._open):
             parts.file.close()
+
+    def put_on_disk(self) -> None:
+        """What arrived outlives a power cut from now on. Raises TransferError."""
+        if not self.crew.moved_files:
+            return
+        try:
+            if not self._one_by_one:
+                durable.sync_disk(self._root)
+                return
+            for folder in self._folders:
+                sync(folder)
+        except OSError as error:
+            raise TransferError(f"Cannot put {self._root} on the disk", why=reason(error)) from error
 
     def retried(self, operation: str, work: Callable[[], T]) -> T:
         """Do it, and again under the policy where it failed in a way that passes."""
@@ -175,6 +193,8 @@ class Downloads:
             try:
                 _write(file, body.data)
                 os.utime(file, ns=(body.modified, body.modified))
+                if self._one_by_one:
+                    os.fsync(file)
             finally:
                 os.close(file)
             self.refuse_changed(key, path)

@@ -196,6 +196,7 @@ def _download(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         crew.run(downloads.pieces(plan.comparison.missing, plan.comparison.doubtful))
     finally:
         downloads.leave()
+    downloads.put_on_disk()
 
 
 def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runctl.events import Event, Heartbeat, LogOutput, Notice, Retried, Transition
+from runctl.events import Event, Heartbeat, LogOutput, Notice, Progress, Retried, Transition
 from runctl.model import JobId, JobState
 from runctl.render.follow import JsonFollower, TextFollower
 
@@ -69,3 +69,24 @@ def test_json_lines_name_each_event_and_take_any_bytes(capsysbinary: Capture) ->
     assert rows[0]["cost"] == "0.5"
     assert rows[4]["data"] == "a\ufffd\n"
     assert written.err == b""
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            Progress(
+                task="upload", done=3 << 20, total=1 << 30, unit="B", rate=float(1 << 20), seconds_left=1021
+            ),
+            "upload: 3.0 MiB of 1.0 GiB, 1.0 MiB/s, 17 min 01 s left",
+        ),
+        (Progress(task="waiting for i-1", done=4.2, total=60, unit="s"), "waiting for i-1: 4 of 60 s"),
+        (Progress(task="snapshot", done=5, total=None), "snapshot: 5"),
+    ],
+)
+def test_progress_is_a_line_with_rate_and_time_left(
+    event: Progress, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.render.follow._PROGRESS_SECONDS", 0)
+    TextFollower()(event)
+    assert line == capsys.readouterr().err.strip().removeprefix("[waiting] ")
