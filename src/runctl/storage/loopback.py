@@ -58,6 +58,7 @@ class LoopbackStaging(FolderStore):
 def serving(root: Path) -> Generator[tuple[LoopbackStaging, int]]:
     """A server of the objects in `root` while the block lasts, and its port on loopback."""
     secret = secrets.token_bytes(32)
+    root.mkdir(0o700, parents=True, exist_ok=True)
     server = _Server(("127.0.0.1", 0), _Handler)
     port = int(server.server_address[1])
     server.staging = LoopbackStaging(root, secret, f"http://127.0.0.1:{port}")

@@ -78,14 +78,7 @@ class Tunnel:
         self.port = 0
         self._folder = Path(tempfile.mkdtemp(prefix="runctl-tunnel-"))
         try:
-            key = self._folder / "key"
-            subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", mark, "-f", str(key)],
-                check=True,
-                capture_output=True,
-                timeout=60,
-            )
-            public = " ".join(key.with_suffix(".pub").read_text().split()[:2])
+            public = _new_key(self._folder / "key", mark)
             self._login = ssh_access.admit(session, instance, public, mark)
             hosts = (f"{instance} {key}\n" for key in self._login.host_keys)
             (self._folder / "hosts").write_text("".join(hosts))
@@ -211,3 +204,12 @@ class Tunnel:
             with contextlib.suppress(TrainctlError):
                 self._session.call("ssm", "terminate_session", SessionId=self._ssm_session)
             self._ssm_session = ""
+
+
+def _new_key(path: Path, mark: str) -> str:
+    """Make a key pair and answer its public half."""
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", mark, "-f", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode != 0:
+        raise TransferError("ssh-keygen makes no key", why=done.stderr.strip()[-300:])
+    return " ".join(path.with_suffix(".pub").read_text().split()[:2])
