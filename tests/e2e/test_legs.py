@@ -223,6 +223,21 @@ def test_what_would_be_passed_over_in_silence_is_refused(road: Road) -> None:
 
 
 @pytest.mark.slow
+def test_what_nothing_can_prove_is_named(road: Road) -> None:
+    """With a key of KMS an ETag is no MD5; a checksum beside it proves all the same."""
+    name = road.live.name("kms")
+    s3 = road.live.client("s3", request_checksum_calculation="when_required")
+    data = os.urandom(20 * MIB)
+    kms = {"Bucket": road.bucket, "ServerSideEncryption": "aws:kms", "Body": data}
+    s3.put_object(Key=f"{name}/bare", **kms)
+    s3.put_object(Key=f"{name}/summed", ChecksumAlgorithm="SHA256", **kms)
+    report = road.go(f"s3://{road.bucket}/{name}", road.at(road.first, name))
+    assert report.failed == ()
+    assert plain(road.inside(road.first, name)) == {"bare": data, "summed": data}
+    assert "size and state alone are proven of bare: S3 keeps no checksum" in road.said()
+
+
+@pytest.mark.slow
 def test_many_files_go_in_turns(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leg_plan, "MOST_AT_ONCE", 4)
     name, s3 = road.live.name("turns"), road.live.client("s3")

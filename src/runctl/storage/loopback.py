@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-from runctl.errors import NotFound, TrainctlError
+from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.storage.folder import FolderStore
 
 _MOST = 256 * 1024 * 1024
@@ -102,8 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
             data = self.server.staging.read(key)
         except NotFound:
             self._answer(404, b"NoSuchKey")
-            return
-        self._answer(200, data)
+        except TrainctlError as error:
+            self._fail(error)
+        else:
+            self._answer(200, data)
 
     def do_PUT(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -124,9 +126,12 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.server.staging.write(key, data)
         except TrainctlError as error:
-            self._answer(507, str(error).encode())
-            return
-        self._answer(200, b"", etag=digest.hexdigest())
+            self._fail(error)
+        else:
+            self._answer(200, b"", etag=digest.hexdigest())
+
+    def _fail(self, error: TrainctlError) -> None:
+        self._answer(400 if isinstance(error, ValidationError) else 507, str(error).encode())
 
     def _allowed(self) -> str | None:
         """The key, where the path opens it."""
