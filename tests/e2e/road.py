@@ -134,11 +134,12 @@ class Command:
 
     road: Road
     home: Path
+    environment: dict[str, str] = field(default_factory=dict[str, str])
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "runctl", *arguments],
-            env={**os.environ, "RUNCTL_HOME": str(self.home)},
+            env={**os.environ, "RUNCTL_HOME": str(self.home), **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

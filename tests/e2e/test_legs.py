@@ -19,7 +19,7 @@ from road import MIB, SLOWLY, Command, Road, big, contents, plain, tree
 from runctl.agent.parcel import Slice
 from runctl.agent.sending import Sending
 from runctl.errors import CloudError, ConfigError, Conflict, NotFound, TransferError, ValidationError
-from runctl.resources import carrying, legs, recovery
+from runctl.resources import carrying, leg_plan, legs, recovery
 from runctl.resources.leg_run import Carrier
 from runctl.resources.legs import LegOptions
 
@@ -145,6 +145,7 @@ def test_hostile_keys_are_refused_by_name_and_the_rest_arrives(road: Road) -> No
     assert not (road.inside(road.first) / "up").exists()
 
 
+@pytest.mark.slow
 def test_what_is_no_file_stays_on_the_machine(road: Road, tmp_path: Path) -> None:
     name = road.live.name("odd")
     inside = road.inside(road.first, name)
@@ -211,6 +212,46 @@ def test_what_failed_and_could_not_be_undone_does_not_stand_in_the_way(
         with pytest.raises(CloudError):
             road.go(source, road.at(road.first, name))
     assert road.go(source, road.at(road.first, name)).moved_files == 1
+
+
+def test_what_would_be_passed_over_in_silence_is_refused(road: Road) -> None:
+    pair = (f"s3://{road.bucket}/x", road.at(road.first, "x"))
+    for places in (pair, pair[::-1]):
+        for option in ("compress", "checksum"):
+            with pytest.raises(ValidationError, match=f"--{option} is not for S3"):
+                road.go(*places, **{option: True})
+
+
+@pytest.mark.slow
+def test_what_nothing_can_prove_is_named(road: Road) -> None:
+    """With a key of KMS an ETag is no MD5; a checksum beside it proves all the same."""
+    name = road.live.name("kms")
+    s3 = road.live.client("s3", request_checksum_calculation="when_required")
+    data = os.urandom(20 * MIB)
+    kms = {"Bucket": road.bucket, "ServerSideEncryption": "aws:kms", "Body": data}
+    s3.put_object(Key=f"{name}/bare", **kms)
+    s3.put_object(Key=f"{name}/summed", ChecksumAlgorithm="SHA256", **kms)
+    report = road.go(f"s3://{road.bucket}/{name}", road.at(road.first, name))
+    assert report.failed == ()
+    assert plain(road.inside(road.first, name)) == {"bare": data, "summed": data}
+    assert "size and state alone are proven of bare: S3 keeps no checksum" in road.said()
+
+
+@pytest.mark.slow
+def test_many_files_go_in_turns(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leg_plan, "MOST_AT_ONCE", 4)
+    name, s3 = road.live.name("turns"), road.live.client("s3")
+    files = {f"{number}": b"%d" % number for number in range(10)}
+    for key, data in files.items():
+        s3.put_object(Bucket=road.bucket, Key=f"{name}/{key}", Body=data)
+    there = road.inside(road.first, name)
+    there.mkdir()
+    (there / "old").write_bytes(b"old")
+    report = road.go(f"s3://{road.bucket}/{name}", road.at(road.first, name), delete=True)
+    assert (report.moved_files, report.deleted_files) == (10, 1)
+    assert plain(there) == files
+    assert road.go(road.at(road.first, name), f"s3://{road.bucket}/{name}-back").moved_files == 10
+    assert road.objects(f"{name}-back/") == files
 
 
 @pytest.mark.slow

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from fault_proxy import FaultProxy, Faults, Seen
-from road import MIB, Road, plain
+from road import MIB, Command, Road, plain
 from s3_server import S3Server
 
 from runctl.agent.tree import PARTIAL
@@ -21,6 +25,7 @@ from runctl.storage.staging import FOLDER
 pytestmark = pytest.mark.xdist_group("legs")
 
 BIG = 18 * MIB + 7
+_PARCEL = re.compile("[0-9a-f]{40}")
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +123,15 @@ def test_what_s3_puts_together_wrongly_is_reported_and_removed(
     assert road.objects(f"{name}/") == {"small": b"small"}
 
 
-@pytest.mark.parametrize("way", ["up", "down", "from-s3", "to-s3"])
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))])
+WAYS = ("up", "down", "from-s3", "to-s3")
+EVERY = [
+    pytest.param(way, seed, marks=() if seed == 1 and way in {"up", "from-s3"} else pytest.mark.slow)
+    for seed in range(1, 40)
+    for way in WAYS
+]
+
+
+@pytest.mark.parametrize(("way", "seed"), EVERY)
 def test_every_file_is_right_or_reported(road: Road, proxy: FaultProxy, seed: int, way: str) -> None:
     """And the same command on a good day finishes it, and leaves nothing behind."""
     files, name = _files(seed), road.live.name(way)
@@ -159,3 +171,57 @@ def test_every_file_is_right_or_reported(road: Road, proxy: FaultProxy, seed: in
     assert arrived() == files, "and no temporary file is left"
     assert not [key for key in road.staged() if key.startswith(FOLDER)]
     assert road.workers(road.first) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_no_part_is_sent_twice_but_what_was_in_flight(
+    road: Road, proxy: FaultProxy, tmp_path: Path, way: str
+) -> None:
+    """SIGKILL at random moments, told by the bytes that have passed; then the same command finishes."""
+    data, name, kills = os.urandom(100 * MIB + 5), road.live.name("killed"), 8
+    chance = random.Random(way)
+    home = tmp_path / "home"
+    (home / "sandbox").mkdir(parents=True)
+    assert road.cloud is not None
+    record = msgspec.structs.replace(
+        road.live.record,
+        s3_endpoint=proxy.endpoint,
+        access_key=road.cloud.access_key,
+        secret_key=road.cloud.secret_key,
+    )
+    (home / "sandbox/cloud.json").write_bytes(msgspec.json.encode(record))
+    (home / "user.toml").write_text(f'[aws]\nbucket = "{road.bucket}"\n')
+    here, there = tmp_path / "here", road.inside(road.first, name)
+    source, target = (here, there) if way == "up" else (there, here)
+    _made(source, {"big": data})
+    places = (str(here), road.at(road.first, name)) if way == "up" else (road.at(road.first, name), str(here))
+    arguments = ("transfer", *places, "--on", "sandbox", "--parallel", "2", "--bandwidth-limit", "40MiB")
+    command = Command(road, home, {"RUNCTL_CONFIG": str(home / "user.toml")})
+
+    def passed() -> int:
+        return sum(seen.sent + seen.got for seen in list(proxy.seen) if _is_part(seen))
+
+    killed = 0
+    for _ in range(kills):
+        enough = passed() + chance.randrange(1, 30 * MIB)
+        process = command.start(*arguments)
+        road.live.until(lambda p=process, e=enough: passed() >= e or p.poll() is not None, 90)
+        killed += process.poll() is None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    command.run(*arguments)
+    assert killed >= 3
+    assert plain(target) == {"big": data}
+    assert road.staged() == []
+    whole = [seen for seen in proxy.seen if _is_part(seen) and seen.complete]
+    sent = Counter(seen.key for seen in whole if seen.method == "PUT")
+    assert len(sent) == 7
+    assert set(sent.values()) == {1}, "no piece that had come is sent again"
+    got = sum(seen.method == "GET" for seen in whole)
+    assert got <= 7 + 2 * killed, "two at a time are in flight"
+
+
+def _is_part(seen: Seen) -> bool:
+    return seen.moves and seen.key.startswith(FOLDER) and bool(_PARCEL.fullmatch(seen.key.rpartition("/")[2]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -258,6 +259,7 @@ def test_a_machine_that_is_taken_away_is_followed_by_another(warmth: Warmth, blo
     assert set(warmth.machines(volume).values()) <= OVER
     assert warmth.is_free(volume)
     assert warmth.unfinished() == []
+    assert re.search(r"\$\d+\.\d{4} so far", warmth.said()), "what it costs is shown while it runs"
 
 
 @pytest.mark.parametrize("how", ["resume", pytest.param("rollback", marks=pytest.mark.slow)])
@@ -292,6 +294,23 @@ def test_a_machine_that_nobody_looks_after_ends_itself_and_another_finishes(warm
     assert len(warmth.machines(volume)) == 2
     assert set(warmth.machines(volume).values()) <= OVER
     assert warmth.is_free(volume)
+
+
+@pytest.mark.slow
+def test_a_foreign_file_system_is_refused_by_a_temporary_machine_too(warmth: Warmth) -> None:
+    volume = warmth.cloud.volume(ZONE)
+    disk = warmth.folder(volume).parent
+    (disk / "formatted").write_text("ntfs\n")
+    (disk / "fs/family.jpg").write_bytes(b"a picture")
+    error = warmth.warm(volume, code=1)
+    assert "ntfs" in error["what"]
+    assert warmth.files(volume) == {"family.jpg": b"a picture"}
+    assert (disk / "formatted").read_text() == "ntfs\n"
+    assert set(warmth.machines(volume).values()) <= OVER
+    assert len(warmth.machines(volume)) == 1
+    assert warmth.is_free(volume)
+    assert warmth.unfinished() == []
+    assert "runctl:dataset" not in warmth.tags(volume)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runctl.cli import acting
 from runctl.cli.options import Context
-from runctl.errors import ExitCode
+from runctl.errors import ExitCode, ValidationError
 
 if TYPE_CHECKING:
     from runctl.resources.legs import LegOptions, WouldTransfer
@@ -22,6 +22,7 @@ def transfer(
     *,
     on: str | None,
     compress: bool,
+    endpoint_url: str | None,
     dry_run: bool,
     yes: bool,
 ) -> int:
@@ -31,6 +32,7 @@ def transfer(
     from runctl.render import transfer as shown
     from runctl.resources import legs
 
+    _require_meant(how, endpoint_url)
     options = _options(how, compress=compress)
     bucket = context.settings().values.aws.bucket
     with (
@@ -49,6 +51,22 @@ def transfer(
     else:
         shown.show_report(report, upload=True, quiet=context.quiet)
     return code_of(report)
+
+
+def _require_meant(how: TransferOptions, endpoint_url: str | None) -> None:
+    """Nothing that was asked for is passed over in silence."""
+    if not how.verify:
+        raise ValidationError(
+            "--no-verify is not for instances",
+            why="whatever reaches or leaves one is proven",
+            next="leave it out",
+        )
+    if endpoint_url:
+        raise ValidationError(
+            "--endpoint-url is not for instances",
+            why="machines and buckets must be those of one cloud",
+            next="name the cloud: --on aws or --on sandbox",
+        )
 
 
 def _options(how: TransferOptions, *, compress: bool) -> LegOptions:

@@ -61,7 +61,17 @@ def transfer(
     if isinstance(here, location.InstancePath) or isinstance(there, location.InstancePath):
         from runctl.cli import legs
 
-        return legs.transfer(context, source, target, how, on=on, compress=compress, dry_run=dry_run, yes=yes)
+        return legs.transfer(
+            context,
+            source,
+            target,
+            how,
+            on=on,
+            compress=compress,
+            endpoint_url=endpoint_url,
+            dry_run=dry_run,
+            yes=yes,
+        )
     if compress:
         raise ValidationError("--compress is for instances", why="objects in S3 are kept as they are")
     plan: Plan

@@ -18,12 +18,14 @@ from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError, Tran
 from runctl.events import Emit, Notice
 from runctl.providers.aws import account
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.tunnel import require_programs
 from runctl.providers.aws.uploads import abort
+from runctl.resources.between import access_of, staged_for, staging_of, transfer_id, withdraw
 from runctl.safety.saga import Call, Kind, Result
 from runctl.safety.transaction import LeftAtOnce
 from runctl.storage.location import InstancePath, LocalPath, S3Location, parse
-from runctl.storage.s3 import S3Access
-from runctl.storage.staging import UPLOADS, SigningStore, new_prefix
+from runctl.storage.loopback import LoopbackStaging
+from runctl.storage.staging import UPLOADS, SigningStore, Staging, new_prefix
 
 if TYPE_CHECKING:
     from runctl.resources.leg_plan import LegOptions
@@ -43,15 +45,15 @@ class TransferStopped(TrainctlError):
         self.cause = cause
 
 
-def access_of(session: Session) -> S3Access:
-    """How storage reaches buckets with a session's credentials."""
-    return S3Access(
-        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
-    )
+class NoStaging(ConfigError):
+    """There is no bucket to go through."""
 
 
 class OpenStaging:
-    """Have a `bucket`, and a `prefix` in it that is empty again when the transfer has ended."""
+    """Have a `bucket`, and a `prefix` in it that is empty again when the transfer has ended.
+
+    An empty `bucket` is a folder of this computer, which machines reach over SSH.
+    """
 
     final = False
 
@@ -61,12 +63,15 @@ class OpenStaging:
 
     def do(self, call: Call) -> Result:
         bucket = call.request["bucket"]
+        if not bucket:
+            require_programs()
+            return {"id": call.request["prefix"], "bucket": bucket}
         try:
             made = account.ensure_bucket(self._session, bucket)
         except (CloudError, ConfigError) as error:
             if isinstance(error, CloudError) and error.retryable:
                 raise
-            raise ConfigError(
+            raise NoStaging(
                 f"There is no bucket to go through: {bucket}",
                 why=f"{error}; files reach an instance through a bucket of yours",
                 next="name one that you may use: runctl config set aws.bucket NAME",
@@ -120,8 +125,11 @@ class CarryFiles:
         options = msgspec.convert(request["options"], LegOptions)
         stopping = threading.Event()
         try:
-            with _interrupting(stopping):
-                ends = _ends(self._session, request, self._emit, stopping)
+            with (
+                _interrupting(stopping),
+                staged_for(self._session, request, self._emit) as seen_by,
+            ):
+                ends = _ends(self._session, request, self._emit, stopping, seen_by)
                 report = Carrier(ends, options, self._emit, stopping).run()
         except TrainctlError as error:
             raise TransferStopped(error) from error
@@ -157,12 +165,18 @@ def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: boo
     from runctl.resources.machine_side import MachineSide
     from runctl.resources.sides import word_of
 
-    staging = SigningStore(request["bucket"], request["prefix"], access_of(session))
-    if working:
-        for text in (request["source"], request["destination"]):
-            place = parse(text)
-            if isinstance(place, InstancePath):
-                MachineSide(session, place.instance, staging, transfer_id(request), emit).stop(for_good=True)
+    staging = staging_of(session, request)
+    machines = {
+        place.instance
+        for place in map(parse, (request["source"], request["destination"]))
+        if isinstance(place, InstancePath)
+    }
+    for instance in machines if working else ():
+        MachineSide(session, instance, staging, transfer_id(request), emit).stop(for_good=True)
+    if isinstance(staging, LoopbackStaging):
+        withdraw(session, machines, request, emit)
+        staging.empty()
+        return
     try:
         for record in staging.list(UPLOADS.rstrip("/")):
             if (told := word_of(staging, record.key, tries=_TRIES)) is None:
@@ -171,11 +185,6 @@ def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: boo
         staging.empty()
     except NotFound:
         return  # the bucket is gone, or was never made
-
-
-def transfer_id(request: dict[str, Any]) -> str:
-    """By which the machines' agents know the transfer."""
-    return str(request["prefix"]).rpartition("/")[2]
 
 
 def new_request(source: str, destination: str, bucket: str, options: LegOptions) -> dict[str, Any]:
@@ -190,14 +199,19 @@ def new_request(source: str, destination: str, bucket: str, options: LegOptions)
     }
 
 
-def _ends(session: Session, request: dict[str, Any], emit: Emit, stopping: threading.Event) -> Ends:
-    """Both sides. Raises as `MachineSide.require_online`."""
+def _ends(
+    session: Session,
+    request: dict[str, Any],
+    emit: Emit,
+    stopping: threading.Event,
+    seen_by: Callable[[str], Staging],
+) -> Ends:
+    """Both sides. Raises as `MachineSide.require_online`, and as a tunnel to a machine."""
     from runctl.resources.leg_run import Ends
     from runctl.resources.machine_side import MachineSide
     from runctl.resources.sides import InstanceSide, LocalSide, S3Side
 
     access = access_of(session)
-    staging = SigningStore(request["bucket"], request["prefix"], access)
     run = secrets.token_hex(4)
     online: set[str] = set()
 
@@ -207,17 +221,19 @@ def _ends(session: Session, request: dict[str, Any], emit: Emit, stopping: threa
             return LocalSide(place.path)
         if isinstance(place, S3Location):
             return S3Side(lambda prefix: SigningStore(place.bucket, prefix, access), place.key, text)
-        machine = MachineSide(session, place.instance, staging, transfer_id(request), emit)
         if place.instance not in online:
-            machine.require_online()
+            far = staging_of(session, request)
+            MachineSide(session, place.instance, far, transfer_id(request), emit).require_online()
             online.add(place.instance)
+        staging = seen_by(place.instance)
+        machine = MachineSide(session, place.instance, staging, transfer_id(request), emit)
         return InstanceSide(machine, place.path, staging, run=run, stopping=stopping)
 
     return Ends(
         source=side(request["source"]),
         destination=side(request["destination"]),
         destination_text=request["destination"],
-        staging=staging,
+        staging=seen_by(""),
         session=session,
         run=run,
     )

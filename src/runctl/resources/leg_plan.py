@@ -21,6 +21,9 @@ MOST_PIECES = 8000
 """Of one file: S3 takes 10,000 parts."""
 
 MOST_TOGETHER = 2000
+MOST_AT_ONCE = 100_000
+"""Files whose URLs are made and whose names are told at once."""
+
 SAME_TIME = 2000
 """Nanoseconds: what is lost where a time travels as a float."""
 
@@ -145,6 +148,18 @@ def decide(
         stale=tuple(_stale(pairs, wanted, destination.partials)),
         left_out=tuple(left_out),
     )
+
+
+def turns(plan: LegPlan) -> Iterator[LegPlan]:
+    """The plan in parts of `MOST_AT_ONCE` files; what is deleted goes last, and what is stale first."""
+    starts = range(0, len(plan.pairs), MOST_AT_ONCE) or (0,)
+    for start in starts:
+        yield msgspec.structs.replace(
+            plan,
+            pairs=plan.pairs[start : start + MOST_AT_ONCE],
+            delete=plan.delete if start == starts[-1] else (),
+            stale=plan.stale if start == 0 else (),
+        )
 
 
 def is_equal(file: SideFile, there: SideFile, *, checksum: bool, to_s3: bool) -> bool:

@@ -16,10 +16,10 @@ from runctl.providers.aws.session import Session
 from runctl.resources import leg_plan, object_proofs
 from runctl.resources.composing import Composer
 from runctl.resources.leg_plan import LegOptions, LegPlan, Parcel, Side
-from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, names, numbers
+from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, folder_of, names, numbers
 from runctl.storage.listing import LeftOut
 from runctl.storage.objects import is_of_a_job
-from runctl.storage.staging import SigningStore
+from runctl.storage.staging import SigningStore, Staging
 
 PASSES = 4
 """How often what changed on its way is sent anew, before it is given up."""
@@ -39,12 +39,15 @@ _NAMED = 5
 
 
 class Ends(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides of a transfer and what lies between them; `run` tells one try from the next."""
+    """Both sides of a transfer and what lies between them; `run` tells one try from the next.
+
+    `staging` is it as seen from here; a machine may have URLs of its own for it.
+    """
 
     source: LocalSide | InstanceSide | S3Side
     destination: LocalSide | InstanceSide | S3Side
     destination_text: str
-    staging: SigningStore
+    staging: Staging
     session: Session
     run: str
 
@@ -69,9 +72,9 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     plan: LegPlan
     source_root: str
     destination_root: str
-    parcels: tuple[Parcel, ...]
     pack: str
     number: int
+    parcels: tuple[Parcel, ...] = ()
 
 
 class Carrier:
@@ -83,6 +86,7 @@ class Carrier:
         self._emit = emit
         self._stopping = stopping
         self._report = LegReport()
+        self._starts = 0
         self._from_s3 = isinstance(ends.source, S3Side)
         self._to_s3 = isinstance(ends.destination, S3Side)
 
@@ -113,7 +117,7 @@ class Carrier:
             if round_.plan.is_done:
                 break
             before = self._report.moved_bytes
-            if self._move(round_) == "expired":
+            if self._move_in_turns(round_) == "expired":
                 self._require_progress(before)
                 continue
             passes += 1
@@ -160,17 +164,14 @@ class Carrier:
             self._report.equal = plan.equal
         self._report.left_out = plan.left_out
         into = single and destination.kind != "folder" and not ends.destination_text.endswith("/")
-        root = _folder_of(ends.destination, parent=into)
+        root = folder_of(ends.destination, parent=into)
         if isinstance(ends.destination, S3Side):
             free = tuple(key for key in plan.delete if not is_of_a_job(f"{root}/{key}"))
             plan = msgspec.structs.replace(plan, delete=free)
         return Round(
             plan=plan,
-            source_root=_folder_of(ends.source, parent=single),
+            source_root=folder_of(ends.source, parent=single),
             destination_root=root,
-            parcels=tuple(
-                leg_plan.parcels(plan.pairs, packed=not self._raw, salt=self._salt(source, destination))
-            ),
             pack=self._pack(source, destination),
             number=number,
         )
@@ -180,15 +181,21 @@ class Carrier:
         """Objects that are somebody's own travel as they are, one by one."""
         return self._from_s3 or self._to_s3
 
-    def _salt(self, source: Side, destination: Side) -> str:
-        return self._pack(source, destination)
-
     def _pack(self, source: Side, destination: Side) -> str:
-        if not self._options.compress or self._raw:
+        if not self._options.compress:
             return ""
         return leg_plan.most_shared((source.packers, destination.packers))
 
     # Moving
+
+    def _move_in_turns(self, round_: Round) -> str:
+        """So many files at a time that their URLs and names fit in memory, here and there."""
+        for plan in leg_plan.turns(round_.plan):
+            parcels = leg_plan.parcels(plan.pairs, packed=not self._raw, salt=round_.pack)
+            turn = msgspec.structs.replace(round_, plan=plan, parcels=tuple(parcels))
+            if (state := self._move(turn)) == "expired":
+                return state
+        return "done"
 
     def _move(self, round_: Round) -> str:
         """One pass over what differs; answers how it ended: done or expired."""
@@ -210,21 +217,14 @@ class Carrier:
 
     def _say(self, round_: Round) -> None:
         if self._options.compress and round_.number == 0:
-            how = (
-                f"packing with {round_.pack}"
-                if round_.pack
-                else "nothing is packed: objects travel as they are"
-            )
-            self._emit(Notice(text=how))
-        if self._options.checksum and self._raw and round_.number == 0:
-            text = "what is in S3 is compared by size and time: it has no SHA-256 to compare"
-            self._emit(Notice(text=text, warning=True))
+            self._emit(Notice(text=f"packing with {round_.pack}"))
         if there := sum(length for pair in round_.plan.pairs for _, length in pair.done):
             self._emit(Notice(text=f"{there} bytes came at an earlier try and are not sent again"))
 
     def _start(self, round_: Round, found: dict[str, Worker]) -> None:
         ends = self._ends
-        name = f"{ends.run}-{round_.number}"
+        self._starts += 1
+        name = f"{ends.run}-{self._starts}"
         if not isinstance(ends.source, S3Side):
             found["send"] = ends.source.work(self._send_spec(round_), f"send-{name}")
         if not isinstance(ends.destination, S3Side):
@@ -242,7 +242,7 @@ class Carrier:
         else:
             urls = {}
         others = [parcel.name for parcel in left if parcel.name not in urls]
-        urls.update(zip(others, ends.staging.sign("PUT", others), strict=True))
+        urls.update(zip(others, self._seen_by(ends.source).sign("PUT", others), strict=True))
         return {
             **self._spec("send", round_.source_root, [pair.source.key for pair in round_.plan.pairs], round_),
             "pack": round_.pack,
@@ -266,13 +266,13 @@ class Carrier:
                 etag = pairs[number].source.etag
                 parcels.append({"url": urls[number], "slices": parcel.slices, "raw": True, "etag": etag})
         else:
-            urls = ends.staging.sign("GET", [parcel.name for parcel in round_.parcels])
+            urls = self._seen_by(ends.destination).sign("GET", [parcel.name for parcel in round_.parcels])
             parcels.extend(
                 {"url": url, "slices": parcel.slices}
                 for parcel, url in zip(round_.parcels, urls, strict=True)
             )
         plan = round_.plan
-        safe = not plan.left_out
+        safe = not plan.left_out and not self._report.failed
         return {
             **self._spec("receive", round_.destination_root, [pair.target for pair in pairs], round_),
             "parcels": parcels,
@@ -281,6 +281,9 @@ class Carrier:
             "stale": plan.stale,
             "delete": plan.delete if safe else (),
         }
+
+    def _seen_by(self, side: LocalSide | InstanceSide | S3Side) -> Staging:
+        return side.staging if isinstance(side, InstanceSide) else self._ends.staging
 
     def _tell_unproven(self, names: Sequence[str]) -> None:
         if names:
@@ -366,9 +369,11 @@ class Carrier:
 
     def _compose(self, round_: Round, sent: Worked) -> None:
         """What came in parts is put together; what came whole has its name already."""
+        staging = self._ends.staging
         assert isinstance(self._ends.destination, S3Side)  # noqa: S101 (asked before)
+        assert isinstance(staging, SigningStore)  # noqa: S101 (where there is S3, there is a bucket)
         store = self._ends.destination.store(round_.destination_root)
-        composer = Composer(self._ends.session, self._ends.staging, self._tell_unproven)
+        composer = Composer(self._ends.session, staging, self._tell_unproven)
         failed = {number for number, _ in sent.faults}
         parts: dict[int, list[Parcel]] = {}
         for parcel in round_.parcels:
@@ -394,11 +399,3 @@ class Carrier:
         elif isinstance(self._ends.destination, S3Side):
             self._ends.destination.store(round_.destination_root).remove(delete)
             self._report.deleted |= set(delete)
-
-
-def _folder_of(side: LocalSide | InstanceSide | S3Side, *, parent: bool) -> str:
-    """Where keys begin; with `parent`, the side names a single file."""
-    if isinstance(side, S3Side):
-        return side.key.rpartition("/")[0] if parent else side.key.rstrip("/")
-    path = str(side.path.absolute() if isinstance(side, LocalSide) else side.path).rstrip("/") or "/"
-    return (path.rpartition("/")[0] or "/") if parent else path

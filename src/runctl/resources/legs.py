@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -11,14 +12,15 @@ from runctl.events import Emit, Notice
 from runctl.ledger import TransactionRecord
 from runctl.providers.aws import account
 from runctl.resources import carrying
-from runctl.resources.carrying import TransferStopped, new_request
+from runctl.resources.carrying import NoStaging, TransferStopped, new_request
 from runctl.resources.leg_plan import LegOptions
 from runctl.resources.leg_run import LegReport
 from runctl.resources.operation import Operation
 from runctl.safety import saga, transaction
 from runctl.safety.saga import Kind, Plan, PlannedStep
 from runctl.storage.listing import LeftOut
-from runctl.storage.location import InstancePath, LocalPath, parse
+from runctl.storage.location import InstancePath, LocalPath, S3Location, parse
+from runctl.storage.staging import new_prefix
 from runctl.storage.transfer import TransferReport
 
 __all__ = ["OPERATION", "LegOptions", "WouldTransfer", "plan", "transfer"]
@@ -95,12 +97,39 @@ def _carry(
     places = (_absolute(source), _absolute(destination))
     if not any(isinstance(parse(place), InstancePath) for place in places):
         raise ValidationError("Neither side is on an instance", next="i-0123456789abcdef0:/path names one")
+    _require_meant(places, options)
     listen = emit or operation.emit
     through = bucket or account.default_bucket(operation.session)
-    request = new_request(*places, through, options)
+    try:
+        return _carry_through(operation, new_request(*places, through, options), listen)
+    except NoStaging as error:
+        if bucket or any(isinstance(parse(place), S3Location) for place in places):
+            raise
+        text = f"{error}: going over SSH through SSM, which is slow for more than some hundred MiB"
+        listen(Notice(text=text, warning=True))
+        return _carry_through(operation, new_request(*places, "", options), listen)
+
+
+def _require_meant(places: tuple[str, str], options: LegOptions) -> None:
+    """Nothing that was asked for is passed over in silence."""
+    if not any(isinstance(parse(place), S3Location) for place in places):
+        return
+    for asked, name, why in (
+        (options.compress, "--compress", "objects in S3 are kept as they are"),
+        (options.checksum, "--checksum", "S3 keeps no SHA-256 of every object: size and time are compared"),
+    ):
+        if asked:
+            raise ValidationError(
+                f"{name} is not for S3 and an instance",
+                why=why,
+                next=f"leave {name} out; what arrives is proven",
+            )
+
+
+def _carry_through(operation: Operation, request: dict[str, Any], listen: Emit) -> LegReport:
     told: list[LegReport] = []
     kinds = carrying.kinds(operation.session, listen, told.append)
-    subject = " to ".join(places)
+    subject = f"{request['source']} to {request['destination']}"
     try:
         if (left := _left(operation, subject, request, kinds, listen)) is not None:
             saga.resume(operation.ledger, left, kinds, emit=listen)
@@ -113,11 +142,11 @@ def _carry(
         raise error.cause from None
     if not told:
         # It had arrived before the process died that should have said so: only the tidying was left.
-        return _carry(operation, source, destination, options, bucket, emit)
+        return _carry_through(operation, {**request, "prefix": new_prefix()}, listen)
     return told[-1]
 
 
-def _plan(operation: Operation, subject: str, request: dict[str, object]) -> Plan:
+def _plan(operation: Operation, subject: str, request: dict[str, Any]) -> Plan:
     return operation.plan(
         OPERATION,
         subject,
@@ -130,7 +159,7 @@ def _plan(operation: Operation, subject: str, request: dict[str, object]) -> Pla
 
 
 def _left(
-    operation: Operation, subject: str, request: dict[str, object], kinds: Mapping[str, Kind], emit: Emit
+    operation: Operation, subject: str, request: dict[str, Any], kinds: Mapping[str, Kind], emit: Emit
 ) -> TransactionRecord | None:
     """What a dead process left of the same transfer, to be gone on with; what cannot be, is undone."""
     ledger = operation.ledger

@@ -18,7 +18,7 @@ from runctl.errors import CloudError, ConfigError, Conflict, NotFound, TransferE
 from runctl.events import Emit, Notice
 from runctl.providers.aws import instances, shell
 from runctl.providers.aws.session import Session
-from runctl.storage.staging import SigningStore
+from runctl.storage.staging import Staging
 
 LONGEST = timedelta(hours=48)
 """The most that SSM lets a command run."""
@@ -33,6 +33,8 @@ folder="$HOME/.runctl/carry"
   {{ echo "runctl: error failed no folder $folder"; exit 1; }}
 agent="$folder/agent-{short}.py"
 command -v python3 >/dev/null || {{ echo "runctl: error failed there is no python3"; exit 1; }}
+"""
+_FETCH = r"""
 whole() {{ echo "{sha256}  $1" | sha256sum -c - >/dev/null 2>&1; }}
 for wait in 0.2 0.5 1 2 4 last; do
   whole "$agent" && break
@@ -47,11 +49,11 @@ for wait in 0.2 0.5 1 2 4 last; do
 done
 """
 _CARRY = """printf '%s %s\\n' {spec_url} {spec_sha256} | python3 "$agent" carry\n"""
-_STOP = """\
+_FIND = """\
 {bury}
 ls "$folder"/{transfer}-*.lock >/dev/null 2>&1 || {{ echo "runctl: ok none"; exit 0; }}
-python3 "$agent" carry --stop {transfer}
 """
+_STOP = """python3 "$agent" carry --stop {transfer}\n"""
 
 
 class Task:
@@ -81,9 +83,7 @@ class Task:
 class MachineSide:
     """One machine's part in the transfer `transfer`, whose staging prefix is `staging`."""
 
-    def __init__(
-        self, session: Session, instance: str, staging: SigningStore, transfer: str, emit: Emit
-    ) -> None:
+    def __init__(self, session: Session, instance: str, staging: Staging, transfer: str, emit: Emit) -> None:
         self._session = session
         self.instance = instance
         self._staging = staging
@@ -158,7 +158,12 @@ class MachineSide:
                 return False
             transfer = shlex.quote(self._transfer)
             bury = f': > "$folder"/{transfer}.stopped' if for_good else ":"
-            self._run(_STOP.format(transfer=transfer, bury=bury), "runctl transfer: stop", _ONLINE)
+            self._run(
+                _STOP.format(transfer=transfer),
+                "runctl transfer: stop",
+                _ONLINE,
+                before=_FIND.format(transfer=transfer, bury=bury),
+            )
             return True
         except (CloudError, NotFound, TransferError) as error:
             text = f"what worked for the transfer on {self.instance} could not be ended: {error}"
@@ -166,16 +171,21 @@ class MachineSide:
             return False
 
     def _run(
-        self, script: str, comment: str, timeout: timedelta, hurry: threading.Event | None = None
+        self,
+        script: str,
+        comment: str,
+        timeout: timedelta,
+        hurry: threading.Event | None = None,
+        before: str = "",
     ) -> None:
-        """A later run of the same ends an earlier one and goes on: a lost answer is no reason to give up."""
-        bucket = SigningStore(self._staging.bucket, "", self._staging.access)
+        """A later run of the same ends an earlier one and goes on: a lost answer is no reason to give up.
+
+        `before` is done without the agent, and may be the end.
+        """
         digest, agent = _agent()
-        key = f"runctl/agents/{digest}.py"
-        if not bucket.exists(key):
-            bucket.write(key, agent)
-        url = shlex.quote(bucket.sign("GET", [key])[0])
-        whole = _SCRIPT.format(short=digest[:16], sha256=digest, url=url) + script
+        url = shlex.quote(self._staging.publish(f"runctl/agents/{digest}.py", agent))
+        told = {"short": digest[:16], "sha256": digest, "url": url}
+        whole = _SCRIPT.format(**told) + before + _FETCH.format(**told) + script
         for sent in range(_SENDS):
             try:
                 result = shell.run(

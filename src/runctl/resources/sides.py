@@ -18,7 +18,7 @@ from runctl.errors import Interrupted, NotFound, TransferError, ValidationError
 from runctl.resources.leg_plan import Partial, Side, SideFile
 from runctl.resources.machine_side import MachineSide
 from runctl.storage.listing import LeftOut
-from runctl.storage.staging import SigningStore
+from runctl.storage.staging import SigningStore, Staging
 
 SILENCE = 60.0
 """Real seconds without a word of a worker on a machine, after which the machine itself is looked at."""
@@ -46,7 +46,7 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     deleted: tuple[str, ...] = ()
 
 
-def word_of(staging: SigningStore, key: str, *, tries: int = 1) -> Any | None:
+def word_of(staging: Staging, key: str, *, tries: int = 1) -> Any | None:
     """What was said through an object; None where nothing was, or where it came torn each time."""
     for _ in range(tries):
         data = staging.read_if_exists(key)
@@ -107,7 +107,7 @@ class InstanceSide:
         self,
         machine: MachineSide,
         path: str,
-        staging: SigningStore,
+        staging: Staging,
         *,
         run: str,
         stopping: threading.Event,
@@ -116,7 +116,7 @@ class InstanceSide:
         self._stopping = stopping
         self.machine = machine
         self.path = path
-        self._staging = staging
+        self.staging = staging
         self._looks = 0
 
     def __str__(self) -> str:
@@ -125,13 +125,13 @@ class InstanceSide:
     def look(self, *, only: str | None = None, checksum: bool = False) -> Side:
         self._looks += 1
         name = f"list-{self._run}-{self.machine.instance}-{self._looks}"
-        answer = self._staging.sign("PUT", [name])[0]
+        answer = self.staging.sign("PUT", [name])[0]
         spec = {"role": "list", "path": self.path, "only": only, "checksum": checksum, "answer": answer}
         task = self.machine.start(spec, name)
         wait, looked = _FIRST_LOOK, time.monotonic()
         # The answer is there before SSM tells that the command has ended.
-        while (found := word_of(self._staging, name)) is None:
-            if task.is_over and self._staging.read_if_exists(name) is None:
+        while (found := word_of(self.staging, name)) is None:
+            if task.is_over and self.staging.read_if_exists(name) is None:
                 raise task.failure or TransferError(f"{self} was not listed")
             if self._stopping.wait(wait):
                 raise Interrupted("The transfer was stopped", next="run the same command again: it goes on")
@@ -139,11 +139,11 @@ class InstanceSide:
             if time.monotonic() - looked > SILENCE:
                 looked = time.monotonic()
                 self.machine.require_life()
-        self._staging.remove([name, f"spec-{name}"])
+        self.staging.remove([name, f"spec-{name}"])
         return side_of(found)
 
     def work(self, spec: dict[str, Any], name: str) -> Worker:
-        return _MachineWorker(self.machine, self._staging, spec, name)
+        return _MachineWorker(self.machine, self.staging, spec, name)
 
 
 class S3Side:
@@ -221,6 +221,14 @@ def names(source: Side, source_text: str, wanted: str, destination: Side) -> str
     return wanted.rpartition("/")[2] or own
 
 
+def folder_of(side: LocalSide | InstanceSide | S3Side, *, parent: bool) -> str:
+    """Where keys begin; with `parent`, the side names a single file."""
+    if isinstance(side, S3Side):
+        return side.key.rpartition("/")[0] if parent else side.key.rstrip("/")
+    path = str(side.path.absolute() if isinstance(side, LocalSide) else side.path).rstrip("/") or "/"
+    return (path.rpartition("/")[0] or "/") if parent else path
+
+
 class _LocalWorker:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._stopping = threading.Event()
@@ -258,7 +266,7 @@ class _LocalWorker:
 
 
 class _MachineWorker:
-    def __init__(self, machine: MachineSide, staging: SigningStore, spec: dict[str, Any], name: str) -> None:
+    def __init__(self, machine: MachineSide, staging: Staging, spec: dict[str, Any], name: str) -> None:
         self._machine = machine
         self._staging = staging
         self._status = f"status-{name}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -16,9 +17,11 @@ from runctl.sandbox.overlay import AwsError, cloud
 from runctl.sandbox.state import ACCOUNT, SandboxCloud
 
 DOCUMENTS = ("AWS-RunShellScript", "arn:aws:ssm:::document/AWS-RunShellScript")
+SSH_DOCUMENT = "AWS-StartSSHSession"
 LISTED_OUTPUT = 2_500
 MOST_INSTANCES = 50
 _centers: list[CommandCenter] = []
+_sessions: dict[str, dict[str, str]] = {}
 
 
 def _service_setting(self: Any) -> Any:
@@ -250,7 +253,41 @@ def _text(at: float | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _start_session(self: Any) -> Any:
+    """What a client's plugin needs to go on; the data channel itself is no part of this cloud."""
+    target, document = self._get_param("Target"), self._get_param("DocumentName")
+    if not _is_valid(target):
+        raise AwsError("TargetNotConnected", f"{target} is not connected.")
+    if document != SSH_DOCUMENT:
+        raise AwsError("InvalidDocument", f"Document with name {document} does not exist.")
+    session = f"sandbox-{secrets.token_hex(9)}"
+    _sessions[session] = {"SessionId": session, "Target": target, "Status": "Connected"}
+    return ActionResult(
+        {
+            "SessionId": session,
+            "TokenValue": secrets.token_urlsafe(48),
+            "StreamUrl": f"wss://ssmmessages.{cloud().region}.amazonaws.com/v1/data-channel/{session}",
+        }
+    )
+
+
+def _terminate_session(self: Any) -> Any:
+    session = self._get_param("SessionId")
+    if session in _sessions:
+        _sessions[session]["Status"] = "Terminated"
+    return ActionResult({"SessionId": session})
+
+
+def _describe_sessions(self: Any) -> Any:
+    connected = self._get_param("State") == "Active"
+    rows = [row for row in _sessions.values() if (row["Status"] == "Connected") == connected]
+    return ActionResult({"Sessions": rows})
+
+
 for _name, _function in {
+    "start_session": _start_session,
+    "terminate_session": _terminate_session,
+    "describe_sessions": _describe_sessions,
     "send_command": _send_command,
     "get_command_invocation": _get_command_invocation,
     "list_command_invocations": _list_command_invocations,

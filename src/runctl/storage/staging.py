@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, Protocol
 
-from runctl.storage.objects import checked_key
+from runctl.storage.objects import ObjectInfo, checked_key
 from runctl.storage.s3 import S3Access, S3Store
 
 FOLDER = "runctl/staging"
@@ -23,6 +23,25 @@ _DELETED_AT_ONCE = 1000
 def new_prefix() -> str:
     """Where one transfer may stage, and nobody else does."""
     return f"{FOLDER}/{secrets.token_hex(8)}"
+
+
+class Staging(Protocol):
+    """What lies between two sides, and the rights to it. Raises as every store does."""
+
+    def sign(self, method: Literal["GET", "PUT"], keys: Sequence[str]) -> list[str]:
+        """A URL for each key with which one may do this, and only this, without credentials."""
+        ...
+
+    def publish(self, name: str, data: bytes) -> str:
+        """A URL of bytes that always have this name."""
+        ...
+
+    def read_if_exists(self, key: str) -> bytes | None: ...
+    def write(self, key: str, data: bytes) -> str: ...
+    def list(self) -> Sequence[ObjectInfo]: ...
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete many objects; one that is not there is no error."""
+        ...
 
 
 class SigningStore(S3Store):
@@ -43,6 +62,13 @@ class SigningStore(S3Store):
             return []
         with self._errors("Sign", keys[0]):
             return list(obstore.sign(self._client(), method, [self._path(key) for key in keys], lifetime))
+
+    def publish(self, name: str, data: bytes) -> str:
+        """A URL of bytes that always have this name, in the bucket and not under the prefix."""
+        whole = SigningStore(self.bucket, "", self.access)
+        if not whole.exists(name):
+            whole.write(name, data)
+        return whole.sign("GET", [name])[0]
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete many objects; one that is not there is no error."""

@@ -52,6 +52,12 @@ def test_no_credentials(run: Run, project: Path) -> None:
     check(done, 3, "credentials", "--on sandbox")
 
 
+@pytest.mark.parametrize("option", ["--no-verify", "--endpoint-url=http://127.0.0.1:9"])
+def test_what_is_not_for_instances_is_refused(run: Run, option: str) -> None:
+    done = run("transfer", ".", "i-0123456789abcdef0:/data", option, "--on", "sandbox")
+    check(done, 1, option.partition("=")[0], "not for instances")
+
+
 @pytest.fixture
 def sandbox_up(tmp_path: Path, sandbox_cloud: Any) -> Any:
     """The shared cloud, as this test's home sees it."""

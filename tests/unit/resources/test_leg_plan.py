@@ -174,3 +174,16 @@ def test_what_a_single_file_is_called(source: Side, wanted: str, kind: str, name
 def test_what_cannot_be_copied(source: Side, there: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         names(source, "/from", "i-1:/there", Side(kind=there))
+
+
+def test_many_files_go_in_turns_and_deletions_wait_for_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leg_plan, "MOST_AT_ONCE", 3)
+    pairs = tuple(Pair(file(f"{number}"), f"{number}") for number in range(7))
+    whole = leg_plan.LegPlan(pairs=pairs, equal=1, delete=("old",), stale=("torn",), left_out=())
+    turns = list(leg_plan.turns(whole))
+    assert [len(turn.pairs) for turn in turns] == [3, 3, 1]
+    assert [pair for turn in turns for pair in turn.pairs] == list(pairs)
+    assert [turn.delete for turn in turns] == [(), (), ("old",)]
+    assert [turn.stale for turn in turns] == [("torn",), (), ()]
+    (only,) = leg_plan.turns(leg_plan.LegPlan(pairs=(), equal=0, delete=("old",), stale=(), left_out=()))
+    assert only.delete == ("old",)
