@@ -13,9 +13,9 @@ anything local (cold), and from what an epoch before left on the local disk (war
 reads fewer samples per second.
 
 Images are files of random bytes of about 100 KiB, shuffled; they are not decoded. Token shards are files of
-32 MiB, read in order as windows of 16 KiB. `runctl packed` reads what `runctl data pack` made of the same files, with
-packs of 64 MiB, and mosaicml-streaming files of its own form, of 32 MiB; the others read the objects as they
-are. Counts and bytes of each run are checked.
+32 MiB, read in order as windows of 16 KiB. `runctl packed` reads what `runctl data pack` made of the same
+files, in packs of 64 MiB, and mosaicml-streaming files of its own form, of 32 MiB; the others read the
+objects as they are. Counts and bytes of each run are checked.
 """
 
 from __future__ import annotations

@@ -31,16 +31,18 @@ from runctl.datasets.packs import (
 )
 from runctl.datasets.samples import Sample
 from runctl.datasets.sources import Direct, Folder, Source
-from runctl.errors import Conflict, NotFound, ValidationError
+from runctl.errors import CloudError, Conflict, NotFound, ValidationError
 from runctl.events import Emit, Progress, ignore
+from runctl.retry import RetryPolicy
 from runctl.storage.access import S3Access
+from runctl.storage.bulk import BulkStore
+from runctl.storage.download import is_passing
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.folder import FolderStore
 from runctl.storage.listing import LeftOut, Walk
 from runctl.storage.location import LocalPath, S3Location
-from runctl.storage.objects import PARTIAL_PREFIX, Store
-from runctl.storage.store import open_store
+from runctl.storage.objects import PARTIAL_PREFIX
 from runctl.storage.transfer import fit_for_paths
 
 SMALLEST, LARGEST = 1 << 20, 1 << 30
@@ -66,7 +68,7 @@ class PackPlan(msgspec.Struct, kw_only=True):
     """What is to be packed, and what is left out by name."""
 
     source: Dataset
-    target: Store
+    target: FolderStore | BulkStore
     place: str
     packs: list[Planned]
     left_out: list[LeftOut]
@@ -103,10 +105,10 @@ def plan(
     count = len(dataset.entries)
     mixed = Permutation(count, 0, 0)
     order = (mixed[place] for place in range(count)) if options.mixed else range(count)
-    store: Store = (
+    store = (
         FolderStore(target.path)
         if isinstance(target, LocalPath)
-        else open_store(target.bucket, target.key.rstrip("/"), access)
+        else BulkStore(target.bucket, target.key.rstrip("/"), access)
     )
     packs = lay_out(dataset.entries, order, options.pack_size)
     return PackPlan(source=dataset, target=store, place=str(target), packs=packs, left_out=left_out)
@@ -121,11 +123,14 @@ def carry_out(plan: PackPlan, *, emit: Emit = ignore) -> PackReport:
     began = time.monotonic()
     if isinstance(plan.target, FolderStore):
         _remove_stale(plan.target.root / "packs")
-    with contextlib.closing(plan.source):
+    with contextlib.ExitStack() as ending:
+        ending.callback(plan.source.close)
+        if isinstance(plan.target, BulkStore):
+            ending.callback(plan.target.close)
         writing = _Writing(plan, emit)
         packs = writing.run()
         index = Index(tuple(packs), tuple(_files(plan, writing.crcs)))
-        plan.target.write(INDEX, encode(index))
+        writing.write(INDEX, encode(index))
     names = {pack.key for pack in packs}
     return PackReport(
         files=len(index.files),
@@ -166,6 +171,22 @@ class _Writing:
                 raise
         return [self._packs[number] for number in range(len(self._plan.packs))]
 
+    def write(self, name: str, data: bytes) -> None:
+        """Have an object whole or not at all."""
+        target = self._plan.target
+        if isinstance(target, FolderStore):
+            target.write(name, data)
+            return
+        try:
+            target.send_long(name, data)
+        except CloudError as error:
+            if not error.retryable:
+                raise
+            policy = RetryPolicy(attempts=6, seconds=600.0)
+            policy.call(
+                "PutObject", lambda: target.send_long(name, data), retryable=is_passing, emit=self._emit
+            )
+
     def _missing(self) -> list[Planned]:
         """What must be read. Objects whose ETags are known need not be, where their pack is there and right.
 
@@ -184,14 +205,21 @@ class _Writing:
 
     def _is_right(self, planned: Planned, names: list[str]) -> bool:
         for name in names:
-            if self.there[name] != planned.size:
-                continue
-            with contextlib.suppress(NotFound):
-                data = self._plan.target.read(name)
-                if name == planned.name(crc_of(data)):
-                    self._keep(planned, data, name)
-                    return True
+            data = self._right(planned, name)
+            if data is not None:
+                self._keep(planned, data, name)
+                return True
         return False
+
+    def _right(self, planned: Planned, name: str) -> bytes | None:
+        """The pack of this name, where it lies there and its bytes are those that its name tells."""
+        if self.there.get(name) != planned.size:
+            return None
+        try:
+            data = self._plan.target.read(name)
+        except NotFound:
+            return None
+        return data if planned.name(crc_of(data)) == name else None
 
     def _read(self, missing: list[Planned]) -> Iterator[tuple[Planned, bytearray]]:
         """The packs' bytes in order; the next files are read meanwhile."""
@@ -214,11 +242,10 @@ class _Writing:
     def _place(self, planned: Planned, data: bytearray) -> None:
         body = bytes(data)
         name = planned.name(crc_of(body))
-        if self.there.get(name) != planned.size:
-            self._plan.target.write(name, body)
-            self._keep(planned, body, name, kept=0)
-        else:
-            self._keep(planned, body, name)
+        is_there = self._right(planned, name) is not None
+        if not is_there:
+            self.write(name, body)
+        self._keep(planned, body, name, kept=int(is_there))
 
     def _keep(self, planned: Planned, data: bytes, name: str, *, kept: int = 1) -> None:
         at, view = 0, memoryview(data)

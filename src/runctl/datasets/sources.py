@@ -171,7 +171,8 @@ class Cached:
         file = self.cache.add(
             item,
             lambda file: write_at(file, data, 0),
-            proven=lambda path: digest == entry.etag or self._proves(item, entry, path),
+            known=lambda: digest == entry.etag,
+            proven=partial(self.remote.proves, entry),
         )
         if file is not None:
             os.close(file)
@@ -204,13 +205,9 @@ class Cached:
             return size
 
         def proven(path: Path) -> bool:
-            return crc == item.crc if item.crc else self._proves(item, entry, path)
+            return not item.crc and self.remote.proves(entry, path)
 
-        return self.cache.add(item, fill, proven=proven)
-
-    def _proves(self, item: Item, entry: Entry, path: Path) -> bool:
-        """By the ETag, and where that does not fit, as it need not with KMS or odd parts, by what S3 says."""
-        return bool(item.is_at(path)) or self.remote.proves(entry, path)
+        return self.cache.add(item, fill, known=lambda: bool(item.crc) and crc == item.crc, proven=proven)
 
     def _have(self, entry: Entry) -> None:
         if self.cache.holds(self._item(entry)):
