@@ -13,8 +13,9 @@ anything local (cold), and from what an epoch before left on the local disk (war
 reads fewer samples per second.
 
 Images are files of random bytes of about 100 KiB, shuffled; they are not decoded. Token shards are files of
-32 MiB, read in order as windows of 16 KiB. mosaicml-streaming reads the same samples from files of its own
-form; the others read the objects as they are. Counts and bytes of each run are checked.
+32 MiB, read in order as windows of 16 KiB. `runctl packed` reads what `runctl data pack` made of the same
+files, in packs of 64 MiB, and mosaicml-streaming files of its own form, of 32 MiB; the others read the
+objects as they are. Counts and bytes of each run are checked.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ WORKERS = 4
 ENGINES = {
     "runctl direct": False,
     "runctl cache": True,
+    "runctl packed": True,
     "s3torchconnector": False,
     "s3fs": False,
     "fsspec filecache": True,
@@ -92,8 +94,9 @@ class Bench:
             (source / name).write_bytes(choice.randbytes(size))
         prefix = load.name.replace(" ", "-")
         job = {"source": str(source), "names": names, "window": load.window, "workers": WORKERS}
-        job |= {"bucket": self.bucket, "prefix": prefix, "mds": f"{prefix}-mds"}
+        job |= {"bucket": self.bucket, "prefix": prefix, "mds": f"{prefix}-mds", "packed": f"{prefix}-packed"}
         self.send(source, prefix)
+        self.pack(source, job["packed"])
         out = self.folder / f"{load.name}.mds"
         self.reader({**job, "out": str(out)})
         self.send(out, job["mds"])
@@ -114,6 +117,19 @@ class Bench:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(put, paths))
         client.close()
+
+    def pack(self, source: Path, prefix: str) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "runctl",
+            "data",
+            "pack",
+            str(source),
+            f"s3://{self.bucket}/{prefix}",
+        ]
+        environment = {**self.environment, "RUNCTL_HOME": str(self.folder / "home")}
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     def reader(self, job: dict[str, Any]) -> dict[str, Any] | None:
         path = self.folder / "job.json"

@@ -28,12 +28,12 @@ def length(_name: str, data: bytes) -> int:
     return len(data)
 
 
-def runctl(job: dict[str, Any], strategy: str) -> Iterable[Any]:
+def runctl(job: dict[str, Any], strategy: str, prefix: str = "prefix") -> Iterable[Any]:
     from runctl import datasets
     from runctl.datasets.torch import Loader
 
     dataset = datasets.open(
-        f"s3://{job['bucket']}/{job['prefix']}", strategy=strategy, cache=job["local"], cache_bytes=64 << 30
+        f"s3://{job['bucket']}/{job[prefix]}", strategy=strategy, cache=job["local"], cache_bytes=64 << 30
     )
     if job["window"] and strategy == "direct":
         return loader(Shards(dataset.names, job, opened=dataset.open))
@@ -47,6 +47,10 @@ def runctl_direct(job: dict[str, Any]) -> Iterable[Any]:
 
 def runctl_cache(job: dict[str, Any]) -> Iterable[Any]:
     return runctl(job, "cache")
+
+
+def runctl_packed(job: dict[str, Any]) -> Iterable[Any]:
+    return runctl(job, "cache", "packed")
 
 
 class Shards(IterableDataset):
@@ -190,6 +194,7 @@ def loader(dataset: Any, **options: Any) -> Any:
 ENGINES = {
     "runctl direct": runctl_direct,
     "runctl cache": runctl_cache,
+    "runctl packed": runctl_packed,
     "s3torchconnector": s3torchconnector,
     "s3fs": s3fs,
     "fsspec filecache": fsspec_filecache,

@@ -13,6 +13,7 @@ from runctl.cli.root import LazyGroup
 class _Data(LazyGroup):
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "cache": ("runctl.cli.data_cache:cache", "What scripts keep on the local disk."),
+        "pack": ("runctl.cli.data_pack:pack", "Many small files in few objects, for training."),
         "plan": ("runctl.cli.data_plan:plan", "What each way of loading takes and costs."),
         "stage": ("runctl.cli.data_stage:stage", "Have a dataset on a volume."),
         "verify": ("runctl.cli.data_verify:verify", "Whether a copy is whole, and a volume up to date."),

@@ -16,7 +16,7 @@ from runctl.errors import ExitCode, NotFound, ValidationError
 
 if TYPE_CHECKING:
     from runctl.storage.bulk import BulkStore
-    from runctl.storage.location import S3Location
+    from runctl.storage.location import LocalPath, S3Location
     from runctl.storage.plans import Plan
     from runctl.storage.s3 import S3Access
     from runctl.storage.transfer import TransferOptions, TransferPlan, TransferReport
@@ -136,6 +136,27 @@ def prefix(text: str) -> S3Location:
     if not isinstance(found, location.S3Location):
         raise ValidationError(f"{text} is not in S3", next="write it as s3://BUCKET/PREFIX")
     return found
+
+
+def local_or_s3(text: str) -> LocalPath | S3Location:
+    """A place on this machine or in S3. Raises ValidationError."""
+    from runctl.storage import location
+
+    found = location.parse(text)
+    if isinstance(found, location.InstancePath):
+        raise ValidationError(f"{text} lies on an instance", next="runctl transfer brings it here")
+    return found
+
+
+def reach_of(
+    context: Context, on: str | None, endpoint: str | None, *places: LocalPath | S3Location
+) -> S3Access:
+    """How S3 is reached, where one of the places lies there."""
+    from runctl.storage.location import S3Location
+    from runctl.storage.s3 import S3Access
+
+    in_s3 = any(isinstance(place, S3Location) for place in places)
+    return access(context, on, endpoint) if in_s3 else S3Access()
 
 
 def store(location: S3Location, reach: S3Access, *, parent: bool = False) -> BulkStore:

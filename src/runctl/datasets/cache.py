@@ -39,13 +39,15 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One state of one object: `place` is its bucket, with a mark of its endpoint where that is not AWS.
 
-    `size` is in bytes.
+    `size` is in bytes. `crc` is what its bytes are proven by instead of its ETag, where it is known: their
+    CRC-64/NVME in hex.
     """
 
     place: str
     key: str
     etag: str
     size: int
+    crc: str = ""
 
     @property
     def name(self) -> str:
@@ -53,6 +55,12 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         text = f"{self.key}\0{self.etag}\0{self.size}"
         digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
         return f"{self.place}/{digest[:2]}/{digest[2:]}"
+
+    def is_at(self, path: Path) -> bool | None:
+        """Whether the file has its bytes; None where the ETag cannot tell. Raises OSError."""
+        if self.crc:
+            return next(etags.digests(path, self.size, self.size, "crc64nvme")).hex() == self.crc
+        return etags.matches(path, self.size, self.etag)
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +120,7 @@ class LocalCache:
             return None
         status = os.fstat(file)
         doubtful = verify or status.st_mtime_ns <= self._suspect
-        if status.st_size != item.size or (doubtful and not etags.matches(Path(path), item.size, item.etag)):
+        if status.st_size != item.size or (doubtful and not item.is_at(Path(path))):
             os.close(file)
             self._discard(path)
             return None
@@ -135,11 +143,19 @@ class LocalCache:
         """Whether it is here now; it may be gone when it is asked for."""
         return os.access(self._objects + item.name, os.F_OK)
 
-    def add(self, item: Item, fill: Fill, *, proven: Callable[[Path], bool] | None = None) -> int | None:
+    def add(
+        self,
+        item: Item,
+        fill: Fill,
+        *,
+        known: Callable[[], bool] = lambda: False,
+        proven: Callable[[Path], bool] = lambda _: False,
+    ) -> int | None:
         """Have the object that `fill` writes under its name; a descriptor of it, None where there is no room.
 
-        It is compared with its size and ETag; `proven` has the last word where the ETag does not fit, as it
-        need not with encryption by KMS or odd parts. Raises Damaged, and what `fill` raises.
+        It is compared with its size and checksum, which `known` spares where what was written is known to be
+        right; `proven` has the last word where the ETag does not fit, as it need not with encryption by KMS
+        or odd parts. Raises Damaged, and what `fill` raises.
         """
         temporary = self._reserve(item.size)
         if temporary is None:
@@ -151,7 +167,7 @@ class LocalCache:
                 if came != item.size or os.fstat(file).st_size != item.size:
                     raise Damaged(f"{item.key} came short", why=f"{came} of {item.size} bytes did")
                 path = Path(temporary)
-                if not etags.matches(path, item.size, item.etag) and not (proven is None or proven(path)):
+                if not (known() or item.is_at(path) or proven(path)):
                     raise Damaged(f"{item.key} came damaged", why="its bytes are not those of its checksum")
                 self._give_name(temporary, item)
             except BaseException:

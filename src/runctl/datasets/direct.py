@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from runctl.errors import CloudError, ConfigError, Conflict
 from runctl.events import ignore
 from runctl.retry import RetryPolicy
-from runctl.storage import etags
+from runctl.storage import digests, etags
 from runctl.storage.entries import Entry
 
 if TYPE_CHECKING:
@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PIECE = 8 * etags.MIB
 """Bytes: what is longer is read in pieces at once."""
+FILL = 16 * etags.MIB
+"""Bytes: a file is filled in pieces of so many at once."""
 READ_AHEAD = 4
 """Pieces of one stream that are on their way at once."""
 
 _retry = RetryPolicy(attempts=6, seconds=120.0)
 _used_in = 0
 """The process that has used the S3 client, whose threads a fork does not take along."""
+
+
+class Filled(NamedTuple):
+    """What was written into a file: bytes, and their CRC-64/NVME in hex."""
+
+    size: int
+    crc: str
 
 
 class DirectS3:
@@ -95,15 +104,38 @@ class DirectS3:
             for future in coming:
                 future.cancel()
 
-    def fill(self, entry: Entry, file: int) -> int:
-        """Write an object into a file; answers its bytes."""
+    def read_alone(self, entry: Entry) -> bytes:
+        """A small object, through a client of its own: the process may be forked afterwards."""
+        from runctl.storage.requests import Requests
 
-        def move(start: int) -> int:
-            return write_at(file, self._piece(entry, start, min(PIECE, entry.size - start)), start)
+        requests = Requests(self.bucket, self.access)
+        path = f"{self.prefix}/{entry.key}" if self.prefix else entry.key
+        try:
+            with requests.errors("GetObject", entry.key):
+                headers, data = requests.client.ask("GET", path)[1:]
+        finally:
+            requests.close()
+        if headers.get("etag", "").strip('"') != entry.etag or len(data) != entry.size:
+            raise self._changed(entry)
+        return data
 
-        if entry.size <= PIECE:
-            return move(0)
-        return sum(self._threads()[1].map(move, range(0, entry.size, PIECE)))
+    def fill(self, entry: Entry, file: int) -> Filled:
+        """Write an object into a file."""
+
+        def move(start: int) -> tuple[bytes, int]:
+            length = min(FILL, entry.size - start)
+            return self._retried("GetObject", lambda: self._move(entry, file, start, length))
+
+        pieces = list(self._threads()[1].map(move, range(0, entry.size, FILL)))
+        return Filled(sum(size for _, size in pieces), digests.of_whole("crc64nvme", pieces).hex())
+
+    def _move(self, entry: Entry, file: int, start: int, length: int) -> tuple[bytes, int]:
+        """The CRC-64/NVME and the bytes of what was written."""
+        digest, at = digests.new("crc64nvme"), start
+        for chunk in self._reading().stream(entry.key, start, length, entry.etag):
+            digest.update(chunk)
+            at += write_at(file, chunk, at)
+        return digest.digest(), at - start
 
     def proves(self, entry: Entry, path: Path) -> bool:
         """Whether S3 has nothing against these bytes, where the ETag alone did not fit. Costs a request."""
@@ -128,14 +160,17 @@ class DirectS3:
                 return store.read_range(entry.key, start, length, etag=entry.etag)
             body = store.fetch(entry.key)
             if body.etag != entry.etag or len(body.data) != entry.size:
-                raise Conflict(
-                    f"{entry.key} was changed by somebody else",
-                    why=f"s3://{self.bucket}/{self.prefix} is not what it was when it was opened",
-                    next="open the dataset anew",
-                )
+                raise self._changed(entry)
             return bytes(body.data)
 
         return self._retried("GetObject", get)
+
+    def _changed(self, entry: Entry) -> Conflict:
+        return Conflict(
+            f"{entry.key} was changed by somebody else",
+            why=f"s3://{self.bucket}/{self.prefix} is not what it was when it was opened",
+            next="open the dataset anew",
+        )
 
     def _retried(self, operation: str, work: Callable[[], T]) -> T:
         try:

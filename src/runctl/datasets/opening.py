@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ from runctl.clouds import home
 from runctl.datasets.cache import LocalCache
 from runctl.datasets.dataset import Dataset
 from runctl.datasets.direct import DirectS3
-from runctl.datasets.sources import Cached, Direct, Folder
+from runctl.datasets.packed import Packed, found_at
+from runctl.datasets.packs import INDEX, decode
+from runctl.datasets.sources import Cached, Direct, Folder, Source
 from runctl.errors import ConfigError, NotFound, ValidationError
 from runctl.storage.entries import Entry
 from runctl.storage.location import LocalPath, S3Location, parse
@@ -59,11 +61,16 @@ def open_dataset(
     entries = tuple(sorted(remote.list(), key=lambda entry: entry.key.encode()))
     if not entries:
         raise NotFound(f"There is nothing below {place}", next="runctl s3 list shows what there is")
-    if wanted == "direct" or (wanted == "auto" and cache is None):
-        return Dataset(str(place), "direct", Direct(remote), entries, ahead_bytes=ahead_bytes)
-    kept = cache if isinstance(cache, LocalCache) else open_cache(cache, cache_bytes)
-    source = Cached(kept, remote, verify=verify)
-    return Dataset(str(place), "cache", source, entries, ahead_bytes=ahead_bytes)
+    index = next((entry for entry in entries if entry.key == INDEX), None)
+    source: Source
+    if wanted == "direct" or (wanted == "auto" and cache is None and index is None):
+        wanted, source = "direct", Direct(remote)
+    else:
+        kept = cache if isinstance(cache, LocalCache) else open_cache(cache, cache_bytes)
+        wanted, source = "cache", Cached(kept, remote, verify=verify)
+    if index is not None:
+        source, entries = _packed(source, remote.read_alone(index), entries, str(place))
+    return Dataset(str(place), wanted, source, entries, ahead_bytes=ahead_bytes)
 
 
 def open_cache(root: str | os.PathLike[str] | None = None, max_bytes: int | None = None) -> LocalCache:
@@ -136,7 +143,18 @@ def _of_folder(root: Path, wanted: str, ahead_bytes: int) -> Dataset:
     if not root.is_dir():
         raise NotFound(f"There is no folder {root}")
     entries = sorted(_files(str(root), ""), key=lambda entry: entry.key.encode("utf-8", "surrogateescape"))
-    return Dataset(str(root), "existing", Folder(root), entries, ahead_bytes=ahead_bytes)
+    source: Source = Folder(root)
+    if (index := root / INDEX).is_file():
+        source, entries = _packed(source, index.read_bytes(), entries, str(root))
+    return Dataset(str(root), "existing", source, entries, ahead_bytes=ahead_bytes)
+
+
+def _packed(
+    inner: Source, index: bytes, there: Iterable[Entry], place: str
+) -> tuple[Source, tuple[Entry, ...]]:
+    """The files of the packs that lie there. Raises Torn where the set is not whole."""
+    found = decode(index)
+    return Packed(inner, found_at(found, there, place)), found.files
 
 
 def _files(folder: str, above: str) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -22,15 +22,16 @@ _ROUNDS = 6
 class Permutation:
     """A shuffled order of `0 .. length-1` that needs no memory: a Feistel network that walks its cycles.
 
-    The same `seed` and `epoch` give the same order everywhere.
+    The same `seed`, `epoch` and `part` give the same order everywhere.
     """
 
-    def __init__(self, length: int, seed: int, epoch: int) -> None:
+    def __init__(self, length: int, seed: int, epoch: int, *, part: int = 0) -> None:
         self.length = length
         bits = max(2, (length - 1).bit_length())
         self._half = (bits + 1) // 2
         self._mask = (1 << self._half) - 1
-        digest = blake2b(f"{seed}\0{epoch}\0{length}".encode(), digest_size=8 * _ROUNDS).digest()
+        text = f"{seed}\0{epoch}\0{length}" + (f"\0{part}" if part else "")
+        digest = blake2b(text.encode(), digest_size=8 * _ROUNDS).digest()
         self._keys = [int.from_bytes(digest[at : at + 8]) | 1 for at in range(0, len(digest), 8)]
 
     def __getitem__(self, position: int) -> int:
@@ -46,6 +47,12 @@ class Permutation:
             position = left << half | right
             if position < self.length:
                 return position
+
+
+class Arrangement(Protocol):
+    """An order of all samples: the number of the one at each position."""
+
+    def __getitem__(self, position: int, /) -> int: ...
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,14 +88,34 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         """The position when every rank has consumed so many samples of its share."""
         return min(self.samples, self.position + consumed * self.ranks)
 
-    def numbers(self, rank: int, *, batch: int = 1, worker: int = 0, workers: int = 1) -> Iterator[int]:
-        """The samples of one worker of a rank, in order: every `workers`th batch of the rank's share."""
+    def numbers(
+        self,
+        rank: int,
+        *,
+        batch: int = 1,
+        worker: int = 0,
+        workers: int = 1,
+        arranged: Arrangement | None = None,
+    ) -> Iterator[int]:
+        """The samples of one worker of a rank, in order: every `workers`th batch of the rank's share.
+
+        `arranged` is the epoch's order, where it is not a shuffle of all samples.
+        """
+        return (number for _, number in self.places(rank, batch, worker, workers, arranged))
+
+    def places(
+        self, rank: int, batch: int, worker: int, workers: int, arranged: Arrangement | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """The same, each with its position in the epoch."""
         if not (0 <= rank < self.ranks and 0 <= worker < workers and batch > 0):
             raise ValidationError(
                 "This is no worker", why=f"rank {rank} of {self.ranks}, worker {worker} of {workers}"
             )
-        order = Permutation(self.samples, self.seed, self.epoch) if self.shuffle else range(self.samples)
+        order = arranged or (
+            Permutation(self.samples, self.seed, self.epoch) if self.shuffle else range(self.samples)
+        )
         share = self.share(rank)
         for first in range(worker * batch, share, workers * batch):
             for place in range(first, min(first + batch, share)):
-                yield order[self.position + rank + place * self.ranks]
+                position = self.position + rank + place * self.ranks
+                yield position, order[position]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -27,6 +27,10 @@ class Samples(Protocol):
 
     def __getitem__(self, number: int, /) -> Sample: ...
 
+    def of_files(self) -> Iterator[tuple[int, int, int, int]]:
+        """Of each file that has samples: its number, its first sample, how many, and bytes between two."""
+        ...
+
 
 class WholeFiles:
     """Every file is a sample."""
@@ -39,6 +43,9 @@ class WholeFiles:
 
     def __getitem__(self, number: int) -> Sample:
         return Sample(number, 0, self._sizes[number])
+
+    def of_files(self) -> Iterator[tuple[int, int, int, int]]:
+        return ((number, number, 1, size) for number, size in enumerate(self._sizes))
 
 
 class Windows:
@@ -59,3 +66,10 @@ class Windows:
         file = bisect_right(self._ends, number)
         before = self._ends[file - 1] if file else 0
         return Sample(file, (number - before) * self.length, self.length)
+
+    def of_files(self) -> Iterator[tuple[int, int, int, int]]:
+        first = 0
+        for file, end in enumerate(self._ends):
+            if end > first:
+                yield file, first, end - first, self.length
+            first = end

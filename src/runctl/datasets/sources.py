@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from runctl.datasets.cache import Item, Lease, LocalCache, read_at
 from runctl.datasets.direct import PIECE, DirectS3, write_at
+from runctl.datasets.packs import Pack
 from runctl.errors import NotFound, ValidationError
 from runctl.storage.entries import Entry
 
@@ -111,7 +113,7 @@ class Cached:
             return partial(self._read, entry, start, length)
         if whole:
             return self.remote.submit(partial(self._read, entry, start, length)).result
-        return partial(self._window, self._begin(entry), entry, start, length)
+        return partial(self._window, self.begin(entry), entry, start, length)
 
     def folder(self, entries: tuple[Entry, ...], version: str) -> Path:
         items = [(entry.key, self._item(entry)) for entry in entries]
@@ -142,14 +144,15 @@ class Cached:
         return f"{self.remote.prefix}/" if self.remote.prefix else ""
 
     def _item(self, entry: Entry) -> Item:
-        return Item(self._place, self._above() + entry.key, entry.etag, entry.size)
+        crc = entry.crc if isinstance(entry, Pack) else ""
+        return Item(self._place, self._above() + entry.key, entry.etag, entry.size, crc)
 
     def _read(self, entry: Entry, start: int, length: int) -> bytes:
         if length == entry.size and length <= PIECE:
             return self._small(entry)
         file = self._files.get(entry.key)
         if file is None:
-            return self._window(self._begin(entry), entry, start, length)
+            return self._window(self.begin(entry), entry, start, length)
         return read_at(file.number, start, length)
 
     def _window(self, fetched: Future[_OpenFile | None], entry: Entry, start: int, length: int) -> bytes:
@@ -164,14 +167,18 @@ class Cached:
         if found is not None:
             return found
         data = self.remote.read(entry)
+        digest = entry.etag and hashlib.md5(data, usedforsecurity=False).hexdigest()
         file = self.cache.add(
-            item, lambda file: write_at(file, data, 0), proven=partial(self.remote.proves, entry)
+            item,
+            lambda file: write_at(file, data, 0),
+            known=lambda: digest == entry.etag,
+            proven=partial(self.remote.proves, entry),
         )
         if file is not None:
             os.close(file)
         return data
 
-    def _begin(self, entry: Entry) -> Future[_OpenFile | None]:
+    def begin(self, entry: Entry) -> Future[_OpenFile | None]:
         """Have a big object fetched once, however many windows of it are asked for."""
         with self._lock:
             coming = self._coming.get(entry.key)
@@ -186,10 +193,21 @@ class Cached:
             with self.cache.alone(item):
                 found = self.cache.find(item, verify=self.verify)
                 if found is None:
-                    found = self.cache.add(
-                        item, partial(self.remote.fill, entry), proven=partial(self.remote.proves, entry)
-                    )
+                    found = self._fetch(item, entry)
         return None if found is None else self._files.keep(entry.key, _OpenFile(found))
+
+    def _fetch(self, item: Item, entry: Entry) -> int | None:
+        crc = ""
+
+        def fill(file: int) -> int:
+            nonlocal crc
+            size, crc = self.remote.fill(entry, file)
+            return size
+
+        def proven(path: Path) -> bool:
+            return not item.crc and self.remote.proves(entry, path)
+
+        return self.cache.add(item, fill, known=lambda: bool(item.crc) and crc == item.crc, proven=proven)
 
     def _have(self, entry: Entry) -> None:
         if self.cache.holds(self._item(entry)):

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import distributed
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
+from runctl.datasets.blocks import BlockOrder, Blocks
 from runctl.datasets.dataset import Dataset
 from runctl.datasets.order import Order, Tail
+from runctl.datasets.packed import Packed
+from runctl.datasets.packs import PackedFile
 from runctl.datasets.samples import Samples, WholeFiles, Windows
 from runctl.errors import ValidationError
 
 Transform = Callable[[str, bytes], Any]
 """Makes a sample of a file's name and bytes; runs in the worker."""
 
+MIX = 512 << 20
+"""Bytes of a packed dataset that are mixed at a time."""
 _OURS = {"sampler", "batch_sampler", "drop_last", "persistent_workers", "in_order"}
 """Arguments of a DataLoader that a Loader sets itself."""
 
@@ -45,6 +50,15 @@ class MapDataset(TorchDataset):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def blocks(self, mix_bytes: int) -> Blocks | None:
+        """How a packed dataset is shuffled, None for one that is not packed."""
+        source = self.dataset.source
+        if not isinstance(source, Packed):
+            return None
+        largest = max((pack.size for pack in source.packs), default=1)
+        files = cast("tuple[PackedFile, ...]", self.dataset.entries)
+        return Blocks(self.samples, files, source.packs, mixed=mix_bytes // largest)
 
     def __getitem__(self, number: int) -> Any:
         return self.__getitems__([number])[0]
@@ -71,7 +85,8 @@ class IterableDataset(TorchIterableDataset):
     """The samples of one rank, dealt to its workers in batches, as a DataLoader with `batch_size` takes them.
 
     `rank` and `ranks` are those of `torch.distributed` where it is initialised. Every `Loader` of it begins
-    at `epoch` and `position`, which `Loader` keeps.
+    at `epoch` and `position`, which `Loader` keeps. A packed dataset is shuffled by blocks: packs come in
+    shuffled order, and the samples of about `mix_bytes` of them are mixed at a time.
     """
 
     def __init__(
@@ -86,6 +101,7 @@ class IterableDataset(TorchIterableDataset):
         rank: int | None = None,
         ranks: int | None = None,
         tail: Tail = "keep",
+        mix_bytes: int = MIX,
     ) -> None:
         own_rank, all_ranks = _place_among_ranks()
         self.samples = MapDataset(dataset, transform, window=window)
@@ -95,6 +111,7 @@ class IterableDataset(TorchIterableDataset):
         self.rank = own_rank if rank is None else rank
         self.ranks = all_ranks if ranks is None else ranks
         self.epoch = self.position = 0
+        self.blocks = self.samples.blocks(mix_bytes) if shuffle else None
 
     @property
     def order(self) -> Order:
@@ -115,8 +132,27 @@ class IterableDataset(TorchIterableDataset):
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        numbers = self.order.numbers(self.rank, batch=self.batch_size, worker=worker, workers=workers)
-        return self.samples.read(numbers)
+        if self.blocks is None:
+            numbers = self.order.numbers(self.rank, batch=self.batch_size, worker=worker, workers=workers)
+            return self.samples.read(numbers)
+        arranged = BlockOrder(self.blocks, self.seed, self.epoch)
+        places = self.order.places(self.rank, self.batch_size, worker, workers, arranged)
+        return self.samples.read(self._with_packs(places, arranged, worker, workers))
+
+    def _with_packs(
+        self, places: Iterator[tuple[int, int]], arranged: BlockOrder, worker: int, workers: int
+    ) -> Iterator[int]:
+        """The samples' numbers; the next packs are fetched meanwhile, each by one of the workers."""
+        source = self.samples.dataset.source
+        assert isinstance(source, Packed)  # noqa: S101
+        begun = -1
+        for position, number in places:
+            wanted = arranged.wanted(position)
+            for turn in range(max(begun, wanted.start), wanted.stop):
+                if turn % workers == worker:
+                    source.ahead(arranged.packs[turn])
+            begun = wanted.stop
+            yield number
 
 
 class Loader:
@@ -140,6 +176,7 @@ class Loader:
         rank: int | None = None,
         ranks: int | None = None,
         tail: Tail = "keep",
+        mix_bytes: int = MIX,
         **options: Any,
     ) -> None:
         if refused := _OURS & set(options):
@@ -156,6 +193,7 @@ class Loader:
             rank=rank,
             ranks=ranks,
             tail=tail,
+            mix_bytes=mix_bytes,
         )
         self._loader: Any = DataLoader(self.dataset, batch_size=batch_size, **options)
         self._position = 0
@@ -191,15 +229,16 @@ class Loader:
             "shuffle": self.dataset.shuffle,
             "samples": len(self.dataset.samples),
             "layout": self.dataset.samples.dataset.layout,
+            "blocks": self.dataset.blocks.name if self.dataset.blocks else "",
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on there with the next iteration. Raises ValidationError where the samples are other ones."""
         for name, now in self.state_dict().items():
-            if name not in {"epoch", "position"} and state[name] != now:
+            if name not in {"epoch", "position"} and state.get(name, "") != now:
                 raise ValidationError(
                     "The dataset or its order is not that of the checkpoint",
-                    why=f"{name} is {now}, and was {state[name]}",
+                    why=f"{name} is {now}, and was {state.get(name, '')}",
                     next="open what the checkpoint was trained on, or begin the epoch anew with set_epoch",
                 )
         self.set_epoch(state["epoch"])
