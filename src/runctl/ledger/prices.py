@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -30,10 +32,19 @@ class Prices:
         with self._database.write() as connection:
             connection.executemany("INSERT OR IGNORE INTO price_points VALUES (?, ?, ?, ?)", rows)
 
+    def in_force(self, pool: str, at: datetime) -> PricePoint | None:
+        """The newest point that is not later than `at`; None where none is known."""
+        rows = self._database.read(
+            "SELECT * FROM price_points WHERE pool = ? AND at <= ? ORDER BY at DESC LIMIT 1",
+            (pool, from_time(at)),
+        )
+        return next(map(_point, rows), None)
+
     def points(self, pool: str) -> list[PricePoint]:
         """In order of time."""
         rows = self._database.read("SELECT * FROM price_points WHERE pool = ? ORDER BY at", (pool,))
-        return [
-            PricePoint(at=to_time(row["at"]), usd_per_hour=Decimal(row["usd_per_hour"]), source=row["source"])
-            for row in rows
-        ]
+        return list(map(_point, rows))
+
+
+def _point(row: sqlite3.Row) -> PricePoint:
+    return PricePoint(at=to_time(row["at"]), usd_per_hour=Decimal(row["usd_per_hour"]), source=row["source"])

@@ -10,6 +10,7 @@ import msgspec
 
 from runctl.config import Thresholds
 from runctl.ledger import InstanceFacts, Interval, Ledger, ResourceRecord
+from runctl.ledger.prices import spot_pool
 from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter, thresholds
 from runctl.pricing.meter import Cost, Stretch
@@ -67,11 +68,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def rate(session: Session, resource: Instance | Volume | Snapshot) -> Price | None:
-    """USD/h of a resource as it is now: a stopped instance costs nothing itself. None is unknown."""
+def rate(session: Session, ledger: Ledger, resource: Instance | Volume | Snapshot) -> Price | None:
+    """USD/h of a resource as it is now: a stopped instance costs nothing itself. None is unknown.
+
+    Of a spot instance it is the price in force, by the price history that the ledger has.
+    """
     if isinstance(resource, Instance):
+        now = session.cloud.clock.now()
         if resource.state not in {"pending", "running"}:
-            return Price(usd_per_hour=_FREE, source=resource.state, as_of=session.cloud.clock.now())
+            return Price(usd_per_hour=_FREE, source=resource.state, as_of=now)
+        if resource.market is Market.SPOT:
+            pool = spot_pool(session.cloud.key, resource.zone, resource.instance_type)
+            if point := ledger.prices.in_force(pool, now):
+                return Price(usd_per_hour=point.usd_per_hour, source=point.source, as_of=point.at)
         return running_rate(session, resource)
     return volume_rate(resource) if isinstance(resource, Volume) else snapshot_rate(resource)
 

@@ -114,7 +114,7 @@ def look(
     view = View(
         now=seen.taken,
         rates={
-            one.id: costs.rate(by_region[one.region], one)
+            one.id: costs.rate(by_region[one.region], operation.ledger, one)
             for one in (*seen.instances, *seen.volumes, *seen.snapshots)
         },
         busy=_busy(operation, seen),

@@ -77,7 +77,7 @@ def rows(
     }
     by_region = {session.region: session for session in sessions}
     found = [
-        _row(by_region[resource.region], resource, so_far.get(resource.id))
+        _row(by_region[resource.region], operation.ledger, resource, so_far.get(resource.id))
         for resource in (*seen.instances, *seen.volumes, *seen.snapshots)
     ]
     found += [_image(image, seen.cloud) for image in seen.images]
@@ -126,8 +126,10 @@ def _chosen(found: list[Row], filters: Filters) -> list[Row]:
 _ORDER = {"job": 0, "instance": 1, "volume": 2, "snapshot": 3, "image": 4}
 
 
-def _row(session: Session, resource: Instance | Volume | Snapshot, so_far: Decimal | None) -> Row:
-    price = costs.rate(session, resource)
+def _row(
+    session: Session, ledger: Ledger, resource: Instance | Volume | Snapshot, so_far: Decimal | None
+) -> Row:
+    price = costs.rate(session, ledger, resource)
     hourly = price.usd_per_hour if price else None
     kind, what, zone, created = _shape(resource)
     return Row(

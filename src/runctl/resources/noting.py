@@ -86,7 +86,7 @@ def status(operation: Operation, instance_id: str) -> InstanceStatus:
 
 def hourly(operation: Operation, resource: Instance | Volume | Snapshot) -> Decimal | None:
     """USD/h as things stand; None is unknown."""
-    price = costs.rate(operation.session, resource)
+    price = costs.rate(operation.session, operation.ledger, resource)
     return None if price is None else price.usd_per_hour
 
 

@@ -38,7 +38,7 @@ def survey(operation: Operation, sessions: Sequence[Session], *, user: str) -> S
     inventory.refresh(operation.ledger, sessions, seen)
     by_region = {session.region: session for session in sessions}
     rates = {
-        found.id: costs.rate(by_region[found.region], found)
+        found.id: costs.rate(by_region[found.region], operation.ledger, found)
         for found in (*seen.instances, *seen.volumes, *seen.snapshots)
     }
     held = marks(

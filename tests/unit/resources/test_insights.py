@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cloud_values import TAGS, ValueSession, at, attached, instance, inventory_of, snapshot, volume
 from msgspec.structs import replace
 
+from runctl.ledger import Ledger
 from runctl.model import Market
 from runctl.providers.aws.disk_limits import DiskLimits, of_types
 from runctl.providers.aws.session import Session
@@ -25,7 +28,10 @@ def look(
     session: ValueSession, *found: Any, days: float = 100, images: Any = (), **view: Any
 ) -> list[Insight]:
     now = at(days * DAY)
-    rates = {one.id: costs.rate(session, one) for one in found}
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger.open(Path(folder))
+        rates = {one.id: costs.rate(session, ledger, one) for one in found}
+        ledger.close()
     return insights(inventory_of(now, *found, images=images), View(now=now, rates=rates, **view))
 
 
