@@ -322,6 +322,58 @@ def test_old_checkpoints_are_deleted_and_young_ones_with_force_alone(pair: Pair,
     assert set(pair.there()) == {"m-3.pt", "best.pt", "data.csv"}
 
 
+def test_a_review_says_what_could_go_and_how(pair: Pair, tmp_path: Path) -> None:
+    def review(*arguments: str) -> str:
+        prefix = f"s3://{pair.bucket}/there"
+        done = runctl(pair.server, tmp_path / "home", "s3", "review", prefix, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for name in ("m-1.pt", "m-2.pt", "m-3.pt"):
+        pair.put(name, b"12345")
+    cold = {"Bucket": pair.bucket, "Key": "there/cold.csv", "Body": b"1234567"}
+    pair.client.put_object(**cold, StorageClass="STANDARD_IA")
+    for name in ("there/left open", "beside/not ours"):
+        begun = pair.client.create_multipart_upload(Bucket=pair.bucket, Key=name)
+        where = {"Bucket": pair.bucket, "Key": name, "UploadId": begun["UploadId"]}
+        for number in (1, 2):
+            pair.client.upload_part(**where, PartNumber=number, Body=bytes(1000))
+    found = json.loads(review("--keep-last", "1", "--output", "json"))
+    classes = {group["kind"]: group["by_class"] for group in found["groups"]}
+    assert classes == {"checkpoints": {"STANDARD": 15}, "tables and shards": {"STANDARD_IA": 7}}
+    costs = {group["kind"]: group["usd_per_month"] for group in found["groups"]}
+    assert costs["tables and shards"] is None
+    assert costs["checkpoints"] is not None
+    could = found["could_go"]
+    assert could["checkpoints"] == []  # all are younger than an hour
+    assert [(one["key"], one["size"]) for one in could["open_uploads"]] == [("there/left open", 2000)]
+    assert "--key 'there/left open'" in could["open_uploads"][0]["command"]
+    said = review()
+    assert "STANDARD_IA" not in said  # that is talk
+    assert "1 upload in parts left open: 2.0 KiB" in said
+
+
+def test_a_review_of_old_checkpoints_names_the_command(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from click.testing import CliRunner
+
+    from runctl.cli import s3_review
+
+    for name in ("m-1.pt", "m-2.pt", "m-3.pt", "best.pt"):
+        pair.put(name, b"12345")
+    monkeypatch.setattr(s3_review, "now_of", lambda *_: datetime.now(UTC) + timedelta(hours=2))
+    prefix = f"s3://{pair.bucket}/there"
+    environment = {**pair.server.environment(), "RUNCTL_HOME": str(tmp_path / "home")}
+    done = CliRunner().invoke(s3_review.review, [prefix, "--keep-last", "1"], env=environment)
+    assert done.exit_code == 0, done.output
+    assert "2 old checkpoints could go: 10 B" in done.stdout
+    assert f"runctl s3 cleanup {prefix} --keep-last 1" in done.stdout
+    assert len(pair.there()) == 4
+
+
 def test_a_watched_folder_is_sent_until_ctrl_c(pair: Pair, tmp_path: Path) -> None:
     environment = {**os.environ, **pair.server.environment(), "RUNCTL_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "runctl", "s3", "watch", str(pair.folder), f"s3://{pair.bucket}/there"]

@@ -106,6 +106,7 @@ def test_a_prefix_is_copied_and_kept_in_step(any_desk: Desk) -> None:
     assert one["moved_files"] == 1
     assert desk.get("a")["Body"].read() == b"a"
     assert desk.run(f"{here}/a", f"s3://{desk.buckets[1]}/a")["equal_files"] == 1
+    assert "bandwidth" in str(desk.run(here, there, "--bandwidth-limit", "1MB", code=1))
     assert "overlap" in str(desk.run(here, f"{here}/inner", code=1))
 
 
@@ -196,6 +197,7 @@ def test_a_folder_is_copied_and_kept_in_step(tmp_path: Path) -> None:
     (here / "no.tmp").write_bytes(b"x")
     there.mkdir()
     (there / "old").write_bytes(b"old")
+    (there / ".runctl-partial-999999999.0").write_bytes(b"left by a kill")
     (there / "mine").symlink_to(tmp_path / "elsewhere")
     (here / "mine").write_bytes(b"x")
     code, done = run(here, there, "--exclude", "*.tmp", "--delete", "--yes")

@@ -26,7 +26,7 @@ class _S3(LazyGroup):
         "list": ("runctl.cli.s3:list_objects", "What lies under a prefix."),
         "cleanup": ("runctl.cli.s3_cleanup:cleanup", "Delete all but the newest checkpoints."),
         "watch": ("runctl.cli.s3_watch:watch", "Send a folder's files as they come to rest."),
-        "review": ("runctl.cli.s3:review", "What is there by kind and age, and what it costs."),
+        "review": ("runctl.cli.s3_review:review", "What is there, what it costs, what could go."),
     }
 
 
@@ -186,32 +186,3 @@ def list_objects(
 
     store = moving.store(moving.prefix(prefix), moving.access(context, on, endpoint_url))
     shown.show_entries(islice(store.entries(), limit), json=context.json, quiet=context.quiet)
-
-
-@click.command()
-@click.argument("prefix", metavar="s3://BUCKET/PREFIX")
-@moving.endpoint_option
-@on_cloud
-@common
-def review(context: Context, prefix: str, endpoint_url: str | None, on: str | None) -> None:
-    """What lies under a prefix by kind and age, and what it costs a month in the standard class.
-
-    \b
-    Examples:
-      runctl s3 review s3://my-bucket
-      runctl s3 review s3://my-bucket/runs --output json
-    """
-    from datetime import UTC, datetime
-
-    from runctl.pricing import catalog
-    from runctl.render import output
-    from runctl.render import transfer as shown
-    from runctl.storage.review import review as look
-
-    reach = moving.access(context, on, endpoint_url)
-    price = catalog.standard_storage(reach.region or "us-east-1")
-    groups = look(moving.store(moving.prefix(prefix), reach).entries(), datetime.now(UTC), price)
-    if context.json:
-        output.write_json({"groups": groups, "usd_per_gb_month": price})
-    else:
-        shown.show_review(groups)

@@ -59,7 +59,7 @@ def cleanup(
             keep=keep_last,
             request=acting.asked(context, force=force, unmanaged=False),
             policy=acting.policy(context),
-            now=lambda: _now(context, on),
+            now=lambda: now_of(context, on),
         )
         planned = cleaner.plan()
         if dry_run or not planned.allowed:
@@ -80,7 +80,7 @@ def cleanup(
     return ExitCode.CLOUD if report.failed else ExitCode.SUCCESS
 
 
-def _now(context: Context, on: str | None) -> datetime:
+def now_of(context: Context, on: str | None) -> datetime:
     """The time of the cloud whose S3 it is."""
     from datetime import UTC, datetime
 

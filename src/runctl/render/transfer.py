@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from runctl.events import Emit, Event, Progress
 from runctl.render import output
-from runctl.render.figures import count, moment, size, usd
+from runctl.render.figures import count, moment, size
 from runctl.storage.entries import Entry
 from runctl.storage.listing import printable
-from runctl.storage.review import AGES, Group
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -172,26 +171,6 @@ def show_entries(entries: Iterable[Entry], *, json: bool, quiet: bool) -> None:
             output.write_line(f"{moment(when)}  {size(entry.size):>10}  {printable(entry.key)}")
     if not json and not quiet:
         output.talk(f"{count(files, 'object')}, {size(total)}")
-
-
-def show_review(groups: Sequence[Group]) -> None:
-    if not groups:
-        output.talk("There is nothing.")
-        return
-    ages = [name for name, _ in AGES] + ["older"]
-    used = [age for age in ages if any(age in group.by_age for group in groups)]
-    rows = [
-        [
-            group.kind,
-            f"{group.files:,}",
-            size(group.size),
-            *(size(group.by_age[age]) if age in group.by_age else "" for age in used),
-            usd(group.usd_per_month),
-        ]
-        for group in groups
-    ]
-    right = ["objects", "size", *used, "USD/month"]
-    output.write_table(["kind", *right], rows, right=right)
 
 
 def both_body(found: TwoWays) -> dict[str, Any]:

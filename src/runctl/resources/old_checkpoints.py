@@ -15,6 +15,7 @@ from runctl.safety import checkpoints, destroy
 from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, StoredCheckpoint
 from runctl.safety.vocabulary import Request
 from runctl.storage.bulk import BulkStore
+from runctl.storage.entries import Entry
 
 Now = Callable[[], datetime]
 
@@ -39,11 +40,17 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
     policy: config.Protection
     now: Now
 
-    def plan(self) -> CheckpointCleanup:
-        """Look at every checkpoint under the store's prefix. Raises NotFound where there is none."""
+    def plan(self, entries: Iterable[Entry] | None = None) -> CheckpointCleanup:
+        """Look at every checkpoint under the store's prefix. Raises NotFound where there is none.
+
+        `entries` is what is there, where it was listed just now.
+        """
         store = self.store
         found = checkpoints.found_in(
-            store.entries(), store.prefix, self.now(), lambda key: _manifest(store, key)
+            store.entries() if entries is None else entries,
+            store.prefix,
+            self.now(),
+            lambda key: _manifest(store, key),
         )
         if not found:
             raise NotFound(

@@ -22,6 +22,8 @@ from runctl.storage.requests import Requests
 from runctl.storage.s3 import S3Store, entry_of
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from obstore import Bytes, GetOptions, PutMode
 
     from runctl.agent.s3 import Bucket
@@ -37,6 +39,16 @@ class Body(NamedTuple):
     data: Bytes
     etag: str
     modified: int
+
+
+class OpenUpload(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload in parts that is open; `key` is the whole one, `size` counts the bytes that are there."""
+
+    bucket: str
+    key: str
+    upload: str
+    began: datetime
+    size: int
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -165,15 +177,9 @@ class BulkStore(S3Store):
 
     def open_parts(self, key: str, since: float) -> list[Multipart]:
         """The uploads in parts of this very key that are open and were begun at `since` (epoch) or later."""
-        from xml.etree import ElementTree
-
         path = self._path(key)
         with self.part_errors("ListMultipartUploads", key):
-            body = self._bucket().ask("GET", "", query={"uploads": "", "prefix": path})[2]
-            try:
-                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
-            except ElementTree.ParseError as error:
-                raise StoreAway(f"a torn list of uploads: {error}") from error
+            root = _parsed(self._bucket().ask("GET", "", query={"uploads": "", "prefix": path})[2])
         space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
         return [
             Multipart(self._bucket(), path, one.findtext(f"{space}UploadId") or "")
@@ -200,6 +206,26 @@ class BulkStore(S3Store):
     def copy_source(self, key: str) -> str:
         """How an object is named to S3 as the source of a copy."""
         return quote(f"/{self.bucket}/{self._path(key)}", safe="/-_.~")
+
+    def open_uploads(self) -> Iterator[OpenUpload]:
+        """The uploads in parts under the prefix that were begun and neither completed nor given up."""
+        query = {"uploads": "", "prefix": f"{self.prefix}/" if self.prefix else ""}
+        while True:
+            with self.part_errors("ListMultipartUploads", self.prefix):
+                root = _parsed(self._bucket().ask("GET", "", query=query)[2])
+            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            found = list(root.iter(f"{space}Upload"))
+            for one in found:
+                key, upload = one.findtext(f"{space}Key") or "", one.findtext(f"{space}UploadId") or ""
+                began = datetime.fromisoformat(one.findtext(f"{space}Initiated") or "")
+                with self.part_errors("ListParts", key):
+                    size = sum(part.size for part in Multipart(self._bucket(), key, upload).parts())
+                yield OpenUpload(bucket=self.bucket, key=key, upload=upload, began=began, size=size)
+            if not found or root.findtext(f"{space}IsTruncated") != "true":
+                return
+            last = found[-1]
+            query["key-marker"] = root.findtext(f"{space}NextKeyMarker") or last.findtext(f"{space}Key") or ""
+            query["upload-id-marker"] = root.findtext(f"{space}NextUploadIdMarker") or ""
 
     def close(self) -> None:
         """Close the connections that wait for the next request."""
@@ -230,6 +256,15 @@ class BulkStore(S3Store):
 
     def _bucket(self) -> Bucket:
         return self._requests.client
+
+
+def _parsed(body: bytes) -> Element:
+    from xml.etree import ElementTree
+
+    try:
+        return ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+    except ElementTree.ParseError as error:
+        raise StoreAway(f"a torn list of uploads: {error}") from error
 
 
 def _short(key: str, came: int, size: int) -> CloudError:

@@ -68,6 +68,7 @@ class Copying(Plan, kw_only=True):
 def plan_copies(source: BulkStore, target: BulkStore, options: TransferOptions) -> Copying:
     """Everything under one prefix to another. Raises NotFound where there is nothing, ValidationError."""
     _refuse_overlap(source, target)
+    _refuse_bandwidth(options)
     filters, left_out = Filters(options.include, options.exclude), []
     here = in_order(_copyable(wanted(source.entries(), filters), left_out))
     if not here and not left_out:
@@ -92,6 +93,7 @@ def plan_copy(source: BulkStore, name: str, target: BulkStore, key: str, options
     """One object under another key. Raises NotFound, ValidationError."""
     entry = source.head(name)
     refuse_for_one(options)
+    _refuse_bandwidth(options)
     if source.place == target.place and name == checked_key(key):
         raise ValidationError("Source and destination are one object")
     there: list[Entry] = []
@@ -333,6 +335,15 @@ def _copyable(entries: Iterator[Entry], left_out: list[LeftOut]) -> Iterator[Ent
             yield entry
         else:
             left_out.append(LeftOut(printable(entry.key), why))
+
+
+def _refuse_bandwidth(options: TransferOptions) -> None:
+    if options.bandwidth:
+        raise ValidationError(
+            "--bandwidth-limit cannot be kept between two places in S3",
+            why="S3 copies by itself, and nothing comes by this machine",
+            next="leave --bandwidth-limit out",
+        )
 
 
 def _refuse_overlap(source: BulkStore, target: BulkStore) -> None:

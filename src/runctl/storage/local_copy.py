@@ -21,7 +21,15 @@ from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, Walk, one_file, printable
 from runctl.storage.objects import PARTIAL_PREFIX, inside, sync
-from runctl.storage.plans import Plan, TransferOptions, never, refuse_for_one, remove_files, same_time
+from runctl.storage.plans import (
+    Plan,
+    TransferOptions,
+    never,
+    refuse_for_one,
+    remove_files,
+    remove_stale,
+    same_time,
+)
 from runctl.storage.upload import Changed
 
 _READ = 4 * etags.MIB
@@ -35,12 +43,14 @@ class LocalCopy(Plan, kw_only=True):
     root: Path
     source: Callable[[str], Path]
     target: Callable[[str], Path]
+    partials: list[Path]
 
     def move(self, crew: Crew, emit: Emit) -> None:  # noqa: ARG002 (there is nothing to tell)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TransferError(f"Cannot make {self.root}", why=reason(error)) from error
+        remove_stale(self.partials)
         copies = _Copies(self, crew)
         crew.run(copies.pieces())
         copies.sync_folders()
@@ -71,6 +81,7 @@ def plan_folder(source: Path, target: Path, options: TransferOptions) -> LocalCo
         root=target,
         source=lambda key: source / key,
         target=lambda key: target / key,
+        partials=there.partials if there else [],
     )
 
 
@@ -90,6 +101,7 @@ def plan_file(source: Path, target: Path, options: TransferOptions) -> LocalCopy
         root=target.parent,
         source=lambda _: source,
         target=lambda _: target,
+        partials=[],
     )
 
 

@@ -47,8 +47,8 @@ class Requests:
         if self._made is not None:
             self._made.close()
 
-    def listing(self, prefix: str, *, cut: int) -> Iterator[Entry]:
-        """What S3 has under a prefix, without the first `cut` letters of each key.
+    def listing(self, prefix: str, *, cut: int) -> Iterator[tuple[Entry, str]]:
+        """What S3 has under a prefix, without the first `cut` letters of each key, and its storage class.
 
         obstore takes keys for paths: it drops slashes at either end and gives up at others. These are exact.
         Raises NotFound for the bucket, ConfigError, CloudError.
@@ -66,7 +66,7 @@ class Requests:
                 found = {child.tag: child.text for child in item}
                 entry = _entry(found, space, encoded=encoded, cut=cut)
                 if entry is not None:
-                    yield entry
+                    yield entry, found.get(f"{space}StorageClass") or "STANDARD"
             token = root.findtext(f"{space}NextContinuationToken") or ""
             if not token:
                 return

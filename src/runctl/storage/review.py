@@ -32,12 +32,16 @@ AGES = (("under a day", 1), ("under a week", 7), ("under a month", 30), ("under 
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Objects of one kind; sizes in bytes, `usd_per_month` None where the price is not known."""
+    """Objects of one kind; sizes in bytes, `usd_per_month` None where the price is not known.
+
+    The price is the standard class's: it is not known where objects lie in another one, too.
+    """
 
     kind: str
     files: int
     size: int
     by_age: dict[str, int]
+    by_class: dict[str, int]
     oldest: datetime
     newest: datetime
     usd_per_month: Decimal | None
@@ -56,16 +60,25 @@ def is_checkpoint(key: str) -> bool:
     return kind_of(key) == "checkpoints"
 
 
-def review(entries: Iterable[Entry], now: datetime, usd_per_gb_month: Decimal | None) -> list[Group]:
-    """The kinds, the biggest first. S3 bills decimal gigabytes; versions and open parts are in no listing."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(kind_of(entry.key), []).append(entry)
+def review(
+    entries: Iterable[tuple[Entry, str]], now: datetime, usd_per_gb_month: Decimal | None
+) -> list[Group]:
+    """The kinds of entries with their storage classes, the biggest first.
+
+    S3 bills decimal gigabytes; versions and open parts are in no listing.
+    """
+    found: dict[str, list[tuple[Entry, str]]] = {}
+    for entry, storage_class in entries:
+        found.setdefault(kind_of(entry.key), []).append((entry, storage_class))
     groups = [_group(kind, of_kind, now, usd_per_gb_month) for kind, of_kind in found.items()]
     return sorted(groups, key=lambda group: -group.size)
 
 
-def _group(kind: str, entries: list[Entry], now: datetime, price: Decimal | None) -> Group:
+def _group(kind: str, found: list[tuple[Entry, str]], now: datetime, price: Decimal | None) -> Group:
+    entries = [entry for entry, _ in found]
+    by_class: dict[str, int] = {}
+    for entry, storage_class in found:
+        by_class[storage_class] = by_class.get(storage_class, 0) + entry.size
     size = sum(entry.size for entry in entries)
     moments = [datetime.fromtimestamp(entry.modified / 1e9, now.tzinfo) for entry in entries]
     by_age: dict[str, int] = {}
@@ -77,9 +90,10 @@ def _group(kind: str, entries: list[Entry], now: datetime, price: Decimal | None
         files=len(entries),
         size=size,
         by_age=by_age,
+        by_class=by_class,
         oldest=min(moments),
         newest=max(moments),
-        usd_per_month=None if price is None else price * size / 10**9,
+        usd_per_month=price * size / 10**9 if price is not None and set(by_class) <= {"STANDARD"} else None,
     )
 
 

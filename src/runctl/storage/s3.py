@@ -134,6 +134,10 @@ class S3Store:
         Keys are relative to the store, and are S3's own to the letter: some are no paths. Empty objects that
         mark a folder are left out. The process may be forked afterwards.
         """
+        return (entry for entry, _ in self.entries_with_class(prefix))
+
+    def entries_with_class(self, prefix: str = "") -> Iterator[tuple[Entry, str]]:
+        """As `entries`, each with its storage class."""
         inner = checked_prefix(prefix)
         requests = Requests(self.bucket, self._access)
         cut = f"{self.prefix}/" if self.prefix else ""

@@ -11,7 +11,6 @@ import msgspec
 
 from runctl.errors import NotFound, TransferError, ValidationError
 from runctl.events import Emit
-from runctl.processes import is_alive
 from runctl.storage.bulk import BulkStore
 from runctl.storage.compare import compare, in_order
 from runctl.storage.crew import Crew, reason
@@ -32,6 +31,7 @@ from runctl.storage.plans import (
     never,
     refuse_for_one,
     remove_files,
+    remove_stale,
     same_time,
     wanted,
 )
@@ -181,7 +181,7 @@ def _download(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
         plan.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TransferError(f"Cannot make {plan.root}", why=reason(error)) from error
-    _remove_stale(plan.partials)
+    remove_stale(plan.partials)
     downloads = Downloads(
         plan.store,
         plan.root,
@@ -212,15 +212,6 @@ def _upload(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
     )
     todo, save = plan.comparison, plan.memory.save if plan.memory and plan.size else lambda: None
     crew.run(uploads.pieces(todo.missing, todo.doubtful), now_and_then=save)
-
-
-def _remove_stale(partials: Iterable[Path]) -> None:
-    """What a killed transfer left of small files: nobody goes on with it."""
-    for path in partials:
-        process, dot, _ = path.name.removeprefix(PARTIAL_PREFIX).partition(".")
-        if dot and process.isdigit() and not is_alive(int(process)):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 def _refuse_unproven(options: TransferOptions) -> None:

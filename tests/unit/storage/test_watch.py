@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runctl.errors import TransferError
 from runctl.storage.bulk import BulkStore
 from runctl.storage.s3 import S3Access
 from runctl.storage.transfer import TransferOptions
@@ -46,4 +47,25 @@ def test_files_go_when_they_come_to_rest_and_once(s3_server: Any, tmp_path: Path
     (folder / "old").unlink()
     assert watch.round(at_rest=True) is None
     assert len(list(store.entries())) == 2
+    store.close()
+
+
+class Refusing(BulkStore):
+    """A store that takes nothing."""
+
+    def send(self, key: str, data: bytes, mode: Any = "overwrite") -> str:
+        raise TransferError(f"{key} is refused")
+
+
+def test_what_failed_is_tried_again_whatever_its_name(s3_server: Any, tmp_path: Path) -> None:
+    keys = (s3_server.access_key, s3_server.secret_key, None)
+    access = S3Access(endpoint=s3_server.endpoint, region="us-east-1", credentials=lambda: keys)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unseen\u200bletter").write_text("x")
+    store = Refusing(s3_server.new_bucket(), "run", access)
+    watch = Watch(tmp_path / "out", store, TransferOptions(state=tmp_path / "state"), rest=0)
+    for _ in range(2):
+        found = watch.round(at_rest=True)
+        assert found is not None
+        assert len(found.report.failed) == 1
     store.close()
