@@ -149,9 +149,11 @@ def test_a_missing_program_is_named_with_what_to_do(
     (tmp_path / "file").write_bytes(b"x")
     which = shutil.which
     monkeypatch.setattr(tunnel.shutil, "which", lambda name: None if name == program else which(name))
-    with pytest.raises(ConfigError, match=f"There is no {program} on this computer") as failed:
+    with pytest.raises(ConfigError, match="no bucket to go through") as failed:
         road.go(tmp_path / "file", road.at(road.first, "nowhere"))
+    assert f"There is no {program} on this computer" in str(failed.value.why)
     assert "aws.bucket" in str(failed.value.next)
+    assert "install" in str(failed.value.next)
 
 
 def test_a_bucket_that_was_named_is_not_gone_around(road: Road, tmp_path: Path) -> None:
