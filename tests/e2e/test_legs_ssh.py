@@ -93,12 +93,12 @@ def _tunnels() -> list[str]:
     return found
 
 
-def test_a_folder_goes_round_without_a_bucket(
+def test_a_folder_goes_there_and_back_without_a_bucket(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, name = tree(tmp_path / "source"), road.live.name("ssh")
     files = len(contents(source))
-    first, second = road.at(road.first, name), road.at(road.second, name)
+    first = road.at(road.first, name)
     keys = list[str]()
     note = tunnel.Tunnel._open
 
@@ -114,11 +114,19 @@ def test_a_folder_goes_round_without_a_bucket(
     (line,) = keys[0].splitlines()
     assert line.startswith('restrict,port-forwarding,permitopen="127.0.0.1:1",permitlisten="127.0.0.1:*"')
     assert 'expiry-time="' in line
+    assert road.go(first, tmp_path / "back").moved_files == files
+    assert contents(tmp_path / "back") == contents(source)
+
+
+@pytest.mark.slow
+def test_a_folder_goes_from_machine_to_machine_without_a_bucket(road: Road, tmp_path: Path) -> None:
+    name = road.live.name("between")
+    source = tree(road.inside(road.first, name))
+    first, second = road.at(road.first, name), road.at(road.second, name)
+    files = len(contents(source))
     assert road.go(first, second, compress=True).moved_files == files
     assert contents(road.inside(road.second, name)) == contents(source)
-    assert road.go(second, tmp_path / "back").moved_files == files
-    assert contents(tmp_path / "back") == contents(source)
-    assert road.go(source, first).moved_files == 0
+    assert road.go(first, second).moved_files == 0
 
 
 def test_a_machine_with_another_host_key_gets_nothing(road: Road, tmp_path: Path) -> None:
@@ -141,9 +149,11 @@ def test_a_missing_program_is_named_with_what_to_do(
     (tmp_path / "file").write_bytes(b"x")
     which = shutil.which
     monkeypatch.setattr(tunnel.shutil, "which", lambda name: None if name == program else which(name))
-    with pytest.raises(ConfigError, match=f"There is no {program} on this computer") as failed:
+    with pytest.raises(ConfigError, match="no bucket to go through") as failed:
         road.go(tmp_path / "file", road.at(road.first, "nowhere"))
+    assert f"There is no {program} on this computer" in str(failed.value.why)
     assert "aws.bucket" in str(failed.value.next)
+    assert "install" in str(failed.value.next)
 
 
 def test_a_bucket_that_was_named_is_not_gone_around(road: Road, tmp_path: Path) -> None:

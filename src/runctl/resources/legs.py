@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from runctl.errors import Conflict, ValidationError
+from runctl.errors import ConfigError, Conflict, ValidationError
 from runctl.events import Emit, Notice
 from runctl.ledger import TransactionRecord
 from runctl.providers.aws import account
+from runctl.providers.aws.tunnel import require_programs
 from runctl.resources import carrying
 from runctl.resources.carrying import NoStaging, TransferStopped, new_request
 from runctl.resources.leg_plan import LegOptions
@@ -105,6 +106,11 @@ def _carry(
     except NoStaging as error:
         if bucket or any(isinstance(parse(place), S3Location) for place in places):
             raise
+        try:
+            require_programs()
+        except ConfigError as missing:
+            why = f"{error.why}; and over SSH: {missing.what}"
+            raise ConfigError(error.what, why=why, next=f"{error.next}; or {missing.next}") from missing
         text = f"{error}: going over SSH through SSM, which is slow for more than some hundred MiB"
         listen(Notice(text=text, warning=True))
         return _carry_through(operation, new_request(*places, "", options), listen)

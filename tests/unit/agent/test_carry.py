@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import threading
 import zlib
 from pathlib import Path
@@ -196,6 +198,37 @@ def test_what_cannot_travel_is_named(source: Path) -> None:
     found = tree.listing(str(source))
     assert {name for name, _ in found.left_out} == {"out", "a/tab\there", "pipe", "�"}
     assert "in" in {entry.key for entry in found.files}
+
+
+AS_NOBODY = """
+import json, os, sys
+from runctl.agent import tree
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+found = tree.listing(sys.argv[1])
+print(json.dumps([[entry.key for entry in found.files], dict(found.left_out)]))
+"""
+
+
+def test_what_may_not_be_read_is_named() -> None:
+    """Root may read all: whoever lists is nobody."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "good").write_bytes(b"x")
+        (folder / "closed").write_bytes(b"x")
+        (folder / "closed").chmod(0)
+        (folder / "locked").mkdir(0o700)
+        (folder / "locked/inside").write_bytes(b"x")
+        (folder / "locked").chmod(0 if os.getuid() else 0o700)
+        command = [sys.executable, "-c", AS_NOBODY, name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        (folder / "locked").chmod(0o700)
+    files, left_out = json.loads(done.stdout)
+    assert files == ["good"]
+    assert left_out["closed"] == "it cannot be read"
+    assert "it cannot be read: Permission denied" in left_out["locked"]
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -156,7 +156,7 @@ def test_public_parameters_lead_to_images_that_exist(sandbox_cloud: LiveSandbox,
             {"VolumeId": "vol-0123456789abcdef0", "Attribute": "autoEnableIO"},
         ),
         ("ec2", "request_spot_instances", {"InstanceCount": 1}),
-        ("ssm", "start_session", {"Target": "i-0123456789abcdef0"}),
+        ("ssm", "resume_session", {"SessionId": "sandbox-0123456789"}),
         ("service-quotas", "list_service_quotas", {"ServiceCode": "ec2"}),
         ("pricing", "describe_services", {}),
         ("autoscaling", "describe_auto_scaling_groups", {}),
@@ -168,6 +168,12 @@ def test_what_is_not_simulated_says_so(
 ) -> None:
     refused = sandbox_cloud.refusal(getattr(sandbox_cloud.client(service), call), **arguments)
     assert refused == "InvalidAction"
+
+
+def test_a_session_opens_on_machines_that_are_there_for_ssh_alone(sandbox_cloud: LiveSandbox) -> None:
+    ssm = sandbox_cloud.client("ssm")
+    asked = {"Target": "i-0123456789abcdef0", "DocumentName": "AWS-StartSSHSession"}
+    assert sandbox_cloud.refusal(ssm.start_session, **asked) == "TargetNotConnected"
 
 
 # S3

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import msgspec
 
-from runctl.errors import ConfigError
+from runctl.errors import CloudError, ConfigError
 from runctl.providers.aws import shell
 from runctl.providers.aws.session import Session
 
@@ -18,13 +18,14 @@ _TIMEOUT = timedelta(minutes=5)
 _RIGHTS = 'restrict,port-forwarding,permitopen="127.0.0.1:1",permitlisten="127.0.0.1:*",command="exit 1"'
 _FIND = r"""
 umask 077
-sshd=$(command -v sshd || echo /usr/sbin/sshd)
-settings=$("$sshd" -T 2>/dev/null) || { echo "runctl: error sshd -T does not answer"; exit 1; }
-told() { printf '%s\n' "$settings" | sed -n "s/^$1 //p"; }
 for user in ec2-user ubuntu admin debian fedora rocky centos root; do
   home=$(getent passwd "$user" | cut -d: -f6)
   [ -n "$home" ] && break
 done
+sshd=$(command -v sshd || echo /usr/sbin/sshd)
+settings=$("$sshd" -T -C "user=$user,host=localhost,addr=127.0.0.1" 2>/dev/null) ||
+  { echo "runctl: error sshd -T does not answer"; exit 1; }
+told() { printf '%s\n' "$settings" | sed -n "s/^$1 //p"; }
 file=$(told authorizedkeysfile | head -n 1 | cut -d' ' -f1 | sed "s|%h|$home|g; s|%u|$user|g")
 case $file in /*) ;; *) file=$home/$file ;; esac
 """
@@ -79,7 +80,16 @@ def admit(session: Session, instance: str, public_key: str, mark: str) -> Login:
 
 def withdraw(session: Session, instance: str, mark: str) -> None:
     """Remove the key again; one that is not there is no error. Raises CloudError."""
-    _run(session, instance, (_FIND + _WITHDRAW).replace("@FORGET@", _line_of(mark)), "withdraw a key")
+    script = (_FIND + _WITHDRAW).replace("@FORGET@", _line_of(mark))
+    said = _run(session, instance, script, "withdraw a key")
+    if "gone" not in said:
+        raise CloudError(
+            f"The key {mark} could not be taken from {instance}",
+            service="ssm",
+            operation="send_command",
+            code="NotWithdrawn",
+            why=" ".join(said),
+        )
 
 
 def _line_of(mark: str) -> str:

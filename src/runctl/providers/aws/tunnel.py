@@ -48,7 +48,7 @@ def require_programs() -> None:
             raise ConfigError(
                 f"There is no {program} on this computer",
                 why="without a bucket, files travel over SSH through a session of SSM",
-                next=f"{remedy}; or name a bucket: runctl config set aws.bucket NAME",
+                next=remedy,
             )
     done = subprocess.run([PLUGIN, "--version"], capture_output=True, text=True, check=False, timeout=30)
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", done.stdout.strip())
