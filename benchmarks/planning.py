@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from benchmarks.goals import Goals
+
 KEYS = 1_000_000
 LIMIT = 500 * 10**6
 PAGE = 1000
@@ -58,18 +60,18 @@ class _Listings(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def main() -> None:
+def main() -> int:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Listings)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with tempfile.TemporaryDirectory() as name:
-            _measure(Path(name), f"http://127.0.0.1:{server.server_address[1]}")
+            return _measure(Path(name), f"http://127.0.0.1:{server.server_address[1]}")
     finally:
         server.shutdown()
         server.server_close()
 
 
-def _measure(folder: Path, endpoint: str) -> None:
+def _measure(folder: Path, endpoint: str) -> int:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")} | {
         "RUNCTL_HOME": str(folder / "home"),
         "RUNCTL_CONFIG": str(folder / "none.toml"),
@@ -90,7 +92,9 @@ def _measure(folder: Path, endpoint: str) -> None:
         seconds, memory = _planned([RUNCTL, *words, "--dry-run"], environment, folder / "out")
         most = max(most, memory)
         print(f"{name:38}{seconds:>10.1f}{memory / 10**6:>8.0f}")
-    print(f"must: under {LIMIT // 10**6} MB: {'holds' if most < LIMIT else 'DOES NOT HOLD'}")
+    goals = Goals()
+    print(f"must: under {LIMIT // 10**6} MB  {goals.under(most, LIMIT)}")
+    return goals.exit_code
 
 
 def _planned(command: list[str], environment: dict[str, str], out: Path) -> tuple[float, int]:
@@ -107,4 +111,4 @@ def _planned(command: list[str], environment: dict[str, str], out: Path) -> tupl
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
