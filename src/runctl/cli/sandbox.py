@@ -19,7 +19,9 @@ def sandbox() -> None:
 
 @sandbox.command()
 @click.option("--speed", type=float, default=1.0, show_default=True, help="How fast its clock runs.")
-@click.option("--s3", help="A real S3 server's URL in the place of the built-in one.")
+@click.option(
+    "--s3", help="A real S3 server's URL in the place of the built-in one; its keys: docs/sandbox.md."
+)
 @click.option("--isolation", type=click.Choice(["auto", "namespaces", "plain"]), default="auto")
 @click.option("--vcpu-limit", type=int, help="How many vCPUs the account may run (10000).")
 @common
