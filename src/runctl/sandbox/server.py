@@ -245,6 +245,7 @@ class Controls:
                 action=body.get("action") or "terminate",
                 notice=body.get("notice"),
                 rebalance_first=body.get("rebalance_first"),
+                dry_run=bool(body.get("dry_run")),
             )
         return {"instance": body["instance"]}
 

@@ -122,6 +122,17 @@ def test_interrupt_and_clock_are_commands(cloud: LiveSandbox, runctl_command: Co
     machine = cloud.running(InstanceMarketOptions={"MarketType": "spot"})
     runctl_command(cloud.home, "sandbox", "clock", "--speed", "80")
     assert cloud.control.status()["speed"] == 80
+    tried = runctl_command(cloud.home, "sandbox", "interrupt", machine, "--notice", "5", "--dry-run")
+    assert tried == {"instance": machine, "dry_run": True}
+    assert (
+        cloud.client("ec2").describe_spot_instance_requests(
+            Filters=[{"Name": "instance-id", "Values": [machine]}]
+        )["SpotInstanceRequests"][0]["Status"]["Code"]
+        == "fulfilled"
+    )
+    would = runctl_command(cloud.home, "sandbox", "down", "--dry-run")
+    assert would["is_up"]
+    assert machine in would["machines"]
     runctl_command(cloud.home, "sandbox", "interrupt", machine, "--notice", "5")
     cloud.until(lambda: cloud.state(machine) == "terminated")
     wrong = text(cloud.home, "sandbox", "interrupt", machine)
