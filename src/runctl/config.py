@@ -146,8 +146,8 @@ def load(folder: Path, environment: Mapping[str, str] | None = None, file: Path 
     return Settings(msgspec.convert(_nest(merged), type=Values), origins)
 
 
-def set_value(path: Path, key: str, text: str) -> Any:
-    """Set one key in a file and keep its comments; answers the value.
+def set_value(path: Path, key: str, text: str, *, dry_run: bool = False) -> Any:
+    """Set one key in a file and keep its comments; answers the value. `dry_run` checks alone.
 
     Raises ConfigError for a key or value that is none, or a file that is no TOML.
     """
@@ -157,6 +157,8 @@ def set_value(path: Path, key: str, text: str) -> Any:
     before = _read(path) if path.is_file() else ""
     for other, found in _flatten(_parse(path, before)):
         _check(other, found, _place(path, _line_of(before, other)))
+    if dry_run:
+        return value
     document = tomlkit.parse(before)
     *tables, leaf = key.split(".")
     inner: Any = document

@@ -16,6 +16,7 @@ import pytest
 LEASE_MINUTES = "2"
 ITSELF = "Client.InstanceInitiatedShutdown"
 JOB_FAILED = 4
+INTERRUPTED = 130
 
 
 @pytest.fixture
@@ -121,6 +122,45 @@ def test_an_environment_that_cannot_be(short_lease: Any) -> None:
     lab.finish(lab.train(options=("--detach",)))
     ends_itself(lab)
     failed_at_once(lab, "environment: ")
+
+
+def test_a_script_that_cannot_be_started(short_lease: Any) -> None:
+    lab = short_lease
+    script = lab.project / "walk"
+    script.write_text("#!/nowhere/interpreter\n")
+    script.chmod(0o755)
+    lab.finish(lab.train(script="walk", options=("--detach",)))
+    ends_itself(lab)
+    failed_at_once(lab, "'./walk'")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(short_lease: Any) -> None:
+    """It was whole when the command looked, and is not when the machine does."""
+    lab = short_lease
+    command = lab.train("--steps", "10000", options=("--max-attempts", "5"))
+    lab.committed(3)
+    lab.finish(lab.start("jobs", "stop", "last"))
+    lab.finish(command, code=INTERRUPTED)
+    bucket = Bucket(lab)
+    root = f"runctl/jobs/{bucket.job}/checkpoints/"
+    manifest = max(
+        row["Key"] for row in bucket.keys(bucket.name, root) if row["Key"].endswith("/manifest.json")
+    )
+    name = manifest.removeprefix(root).removesuffix("/manifest.json")
+    first = lab.machines()
+    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=3.0, count=1)
+    again = lab.start("jobs", "resume", "last", "--from", name, "--detach")
+    lab.until(lambda: lab.control.status()["faults"][-1]["hits"], "the machine is asked for")
+    bucket.spoil(f"{root}{name}/{name.partition('-')[2]}")
+    lab.finish(again)
+    lab.until(lambda: len(lab.machines()) == len(first) + 1, "it is launched")
+    machine = lab.machines()[-1]
+    lab.until(lambda: lab.ended(machine), "the machine ends itself")
+    assert lab.cause(machine) == ITSELF
+    lab.wait(code=JOB_FAILED)
+    assert f"checkpoint: {name} is corrupt" in lab.said()
+    assert len(lab.machines()) == len(first) + 1
 
 
 def test_data_that_is_not_there(short_lease: Any) -> None:

@@ -45,8 +45,9 @@ def show(context: Context) -> None:
 @click.argument("key")
 @click.argument("value")
 @click.option("--user/--project", "for_user", help="In the user's file instead of the project's.")
+@click.option("--dry-run", is_flag=True, help="Check the value, say where it would stand, and write nothing.")
 @common
-def set_(context: Context, key: str, value: str, for_user: bool) -> None:
+def set_(context: Context, key: str, value: str, for_user: bool, dry_run: bool) -> None:
     """Set one setting in the project's .runctl.toml, or in the user's file.
 
     \b
@@ -62,11 +63,11 @@ def set_(context: Context, key: str, value: str, for_user: bool) -> None:
         path = settings_source.user_file(os.environ)
     else:
         path = settings_source.project_file(Path.cwd()) or Path.cwd() / settings_source.PROJECT_FILE
-    found = settings_source.set_value(path, key, value)
+    found = settings_source.set_value(path, key, value, dry_run=dry_run)
     if context.json:
-        output.write_json({"key": key, "value": found, "file": str(path)})
+        output.write_json({"key": key, "value": found, "file": str(path), "dry_run": dry_run})
     else:
-        output.talk(f"{key} = {_shown(found)} in {path}")
+        output.talk(f"{'would set ' if dry_run else ''}{key} = {_shown(found)} in {path}")
 
 
 @config.command()

@@ -19,7 +19,9 @@ def sandbox() -> None:
 
 @sandbox.command()
 @click.option("--speed", type=float, default=1.0, show_default=True, help="How fast its clock runs.")
-@click.option("--s3", help="A real S3 server's URL in the place of the built-in one.")
+@click.option(
+    "--s3", help="A real S3 server's URL in the place of the built-in one; its keys: docs/sandbox.md."
+)
 @click.option("--isolation", type=click.Choice(["auto", "namespaces", "plain"]), default="auto")
 @click.option("--vcpu-limit", type=int, help="How many vCPUs the account may run (10000).")
 @common
@@ -92,8 +94,9 @@ def _write_status(found: dict[str, Any]) -> None:
 
 
 @sandbox.command()
+@click.option("--dry-run", is_flag=True, help="Say what would end, and touch nothing.")
 @common
-def down(context: Context) -> None:
+def down(context: Context, dry_run: bool) -> None:
     """End the sandbox and every process in it; its data is thrown away.
 
     \b
@@ -104,6 +107,9 @@ def down(context: Context) -> None:
     from runctl.sandbox import launcher
 
     record = launcher.running()
+    if dry_run:
+        _would_end(context, record is not None)
+        return
     if record is not None:
         launcher.down(record)
     if context.json:
@@ -112,14 +118,31 @@ def down(context: Context) -> None:
         output.talk("the sandbox is down" if record else "no sandbox was up")
 
 
+def _would_end(context: Context, is_up: bool) -> None:
+    status: dict[str, Any] = control().status() if is_up else {"machines": [], "disks": []}
+    machines, disks = ([row["id"] for row in status[kind]] for kind in ("machines", "disks"))
+    if context.json:
+        output.write_json({"is_up": is_up, "machines": machines, "disks": disks, "dry_run": True})
+    elif is_up:
+        output.talk(f"would end the sandbox, with {len(machines)} machines and {len(disks)} disks")
+    else:
+        output.talk("no sandbox is up")
+
+
 @sandbox.command()
 @click.argument("instance")
 @click.option("--notice", type=float, help="Seconds of its clock between notice and end (120).")
 @click.option("--action", type=click.Choice(["terminate", "stop"]), default="terminate")
 @click.option("--rebalance-first", type=float, help="Recommend to rebalance so many seconds before.")
+@click.option("--dry-run", is_flag=True, help="Say whether it could be taken, and touch nothing.")
 @common
 def interrupt(
-    context: Context, instance: str, notice: float | None, action: str, rebalance_first: float | None
+    context: Context,
+    instance: str,
+    notice: float | None,
+    action: str,
+    rebalance_first: float | None,
+    dry_run: bool,
 ) -> None:
     """Take a spot machine back, after its notice.
 
@@ -128,11 +151,13 @@ def interrupt(
       runctl sandbox interrupt i-0123456789abcdef0
       runctl sandbox interrupt i-0123456789abcdef0 --notice 30
     """
-    found = control().interrupt(instance, notice=notice, action=action, rebalance_first=rebalance_first)
+    found = control().interrupt(
+        instance, notice=notice, action=action, rebalance_first=rebalance_first, dry_run=dry_run
+    )
     if context.json:
-        output.write_json(found)
+        output.write_json({**found, "dry_run": dry_run})
     else:
-        output.talk(f"{instance} has its notice")
+        output.talk(f"{instance} {'would get' if dry_run else 'has'} its notice")
 
 
 @sandbox.command()

@@ -16,6 +16,7 @@ _TEMPLATE = """\
 export HOME="${{HOME:-/root}}"
 folder="$HOME/.runctl/jobs/"{job}"/attempt-"{attempt}
 mkdir -p "$folder" && cd "$folder" || {give_up}
+command -v python3 >/dev/null || {{ echo "runctl: there is no python3" >&2; {give_up}; }}
 fetch() {{
   if command -v curl >/dev/null; then curl -fsS --max-time 60 -o agent.part "$1"
   else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' "$1" agent.part

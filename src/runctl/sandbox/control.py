@@ -29,10 +29,16 @@ class Control:
         notice: float | None = None,
         action: str = "terminate",
         rebalance_first: float | None = None,
+        dry_run: bool = False,
     ) -> dict[str, Any]:
         """Announce a spot interruption, `notice` cloud seconds ahead, and carry it out."""
         return self._post(
-            "interrupt", instance=instance, notice=notice, action=action, rebalance_first=rebalance_first
+            "interrupt",
+            instance=instance,
+            notice=notice,
+            action=action,
+            rebalance_first=rebalance_first,
+            dry_run=dry_run,
         )
 
     def set_speed(self, speed: float) -> dict[str, Any]:

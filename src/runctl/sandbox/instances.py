@@ -145,6 +145,8 @@ def _role(instance: Any) -> Role | None:
     if association is None or not association.iam_instance_profile.roles:
         return None
     profile = association.iam_instance_profile
+    if other := cloud().s3_keys:
+        return Role(profile.roles[0].name, profile.arn, *other, token="")  # it knows no others
     keys = instance.__dict__.setdefault(
         "sandbox_keys",
         (f"ASIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30), secrets.token_urlsafe(60)),

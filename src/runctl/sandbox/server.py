@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from decimal import Decimal
@@ -30,6 +31,12 @@ from runctl.sandbox.timing import CloudClock
 
 TAKEN = 3
 """The exit code of a process that finds another one serving the same home."""
+
+S3_KEYS = ("RUNCTL_SANDBOX_S3_ACCESS_KEY", "RUNCTL_SANDBOX_S3_SECRET_KEY")
+"""The environment's names for the keys of another S3 server; arguments can be read by everybody."""
+
+ANY_KEYS = ("sandbox", "sandbox")
+"""Of no account: our own S3 takes any."""
 
 log = logging.getLogger("runctl.sandbox")
 
@@ -51,7 +58,8 @@ def main() -> None:
     folder.mkdir(parents=True)
     listener = socket.create_server(("127.0.0.1", 0))
     endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    _set_up_moto(listener.getsockname()[1])
+    s3_keys = other_s3_keys(os.environ) if options.s3 else None
+    _set_up_moto(listener.getsockname()[1], *(s3_keys or ANY_KEYS))
     shutil.rmtree(record_path.parent / "clock", ignore_errors=True)
     clock = CloudClock(record_path.parent / "clock", options.speed)
     cloud = SandboxCloud(
@@ -60,6 +68,7 @@ def main() -> None:
         isolation=options.isolation if options.isolation != "auto" else choose(),
         endpoint=endpoint,
         s3_endpoint=options.s3 or endpoint,
+        s3_keys=s3_keys,
         image=[Path(sys.prefix)],
         clock=clock,
         seed=options.seed,
@@ -88,15 +97,25 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _set_up_moto(port: int) -> None:
-    """moto reads its settings when it is imported."""
+def other_s3_keys(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """The keys of the S3 server that `--s3` names; None where it takes any. Raises ValidationError."""
+    found = [environment.get(name, "") for name in S3_KEYS]
+    if any(found) and not all(found):
+        raise ValidationError(
+            "The keys of the other S3 server are not whole", next=f"set both {S3_KEYS[0]} and {S3_KEYS[1]}"
+        )
+    return (found[0], found[1]) if all(found) else None
+
+
+def _set_up_moto(port: int, access_key: str, secret_key: str) -> None:
+    """moto reads its settings when it is imported; the keys are for our own calls of another S3."""
     os.environ.update(
         MOTO_ENABLE_AMI_VALIDATION="true",
         MOTO_EC2_LOAD_DEFAULT_AMIS="false",
         MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="true",
         MOTO_PORT=str(port),
-        AWS_ACCESS_KEY_ID="sandbox",
-        AWS_SECRET_ACCESS_KEY="sandbox",  # noqa: S106 (of no account)
+        AWS_ACCESS_KEY_ID=access_key,
+        AWS_SECRET_ACCESS_KEY=secret_key,
     )
 
 
@@ -122,14 +141,15 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
     controls.stop = lambda: threading.Thread(target=server.shutdown).start()
     signal.signal(signal.SIGTERM, lambda *_: controls.stop())
     signal.signal(signal.SIGINT, lambda *_: controls.stop())
+    access_key, secret_key = cloud.s3_keys or ANY_KEYS
     record = SandboxRecord(
         id=secrets.token_hex(4),
         endpoint=cloud.endpoint,
         s3_endpoint=cloud.s3_endpoint,
         region=cloud.region,
         account=ACCOUNT,
-        access_key="sandbox",
-        secret_key="sandbox",  # noqa: S106 (of no account)
+        access_key=access_key,
+        secret_key=secret_key,
         clock=str(cloud.clock.path),
         pid=os.getpid(),
         control_token=token,
@@ -225,6 +245,7 @@ class Controls:
                 action=body.get("action") or "terminate",
                 notice=body.get("notice"),
                 rebalance_first=body.get("rebalance_first"),
+                dry_run=bool(body.get("dry_run")),
             )
         return {"instance": body["instance"]}
 

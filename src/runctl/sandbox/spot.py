@@ -140,8 +140,17 @@ def _request_of(instance: Any) -> Any:
     return instance.ec2_backend.spot_instance_requests.get(instance.spot_instance_request_id)
 
 
-def interrupt(instance_id: str, *, action: str, notice: float | None, rebalance_first: float | None) -> None:
+def interrupt(
+    instance_id: str,
+    *,
+    action: str,
+    notice: float | None,
+    rebalance_first: float | None,
+    dry_run: bool = False,
+) -> None:
     """Announce that a spot machine is taken back, and take it back. Under the cloud's lock.
+
+    `dry_run` only finds out whether it could be.
 
     Raises NotFound, or ValidationError for a machine that is not spot or does not run.
     """
@@ -159,6 +168,8 @@ def interrupt(instance_id: str, *, action: str, notice: float | None, rebalance_
         )
     if action not in _TAKEN:
         raise ValidationError(f"Unknown interruption {action!r}", next="terminate or stop")
+    if dry_run:
+        return
     seconds = cloud().timing.spot_notice if notice is None else notice
     if rebalance_first is not None:
         machine.post_rebalance(cloud().clock.now())

@@ -48,6 +48,8 @@ class SandboxCloud:
     isolation: str
     endpoint: str
     s3_endpoint: str
+    s3_keys: tuple[str, str] | None
+    """Of another S3 server, for machines too; None where any keys will do."""
     image: list[Path]
     clock: CloudClock
     seed: int = 7

@@ -225,6 +225,9 @@ def test_no_file_brings_down_more_than_a_named_error(tmp_path: Path, content: by
 def test_setting_a_value_keeps_comments_order_and_permissions(tmp_path: Path) -> None:
     path = project(tmp_path, '# ours\n[aws] # cloud\nbucket = "b" # keep\n\n[train]\non = "local"\n')
     path.chmod(0o640)
+    before = path.read_bytes()
+    assert config.set_value(path, "aws.region", "eu-west-1", dry_run=True) == "eu-west-1"
+    assert path.read_bytes() == before
     assert config.set_value(path, "aws.region", "eu-west-1") == "eu-west-1"
     assert config.set_value(path, "train.on", "sandbox") == "sandbox"
     text = path.read_text()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -66,20 +66,24 @@ def path(tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("late", [3], indirect=True)
-def test_a_network_that_is_a_moment_late_costs_a_moment(late: Server, path: str, tmp_path: Path) -> None:
-    text = script(
+def first_lines(url: str, lease_minutes: int = 0) -> str:
+    return script(
         Bootstrap(
             job="j",
             attempt=1,
-            agent_url=f"http://127.0.0.1:{late.server_port}/agent",
+            agent_url=url,
             agent_sha256=hashlib.sha256(AGENT).hexdigest(),
             bucket="b",
             prefix="p",
             region="us-east-1",
-            lease_minutes=0,
+            lease_minutes=lease_minutes,
         )
     )
+
+
+@pytest.mark.parametrize("late", [3], indirect=True)
+def test_a_network_that_is_a_moment_late_costs_a_moment(late: Server, path: str, tmp_path: Path) -> None:
+    text = first_lines(f"http://127.0.0.1:{late.server_port}/agent")
     begun = time.monotonic()
     subprocess.run(["sh", "-c", text], env={"PATH": path, "HOME": str(tmp_path)}, check=True, timeout=60)
     assert time.monotonic() - begun < 6
@@ -88,6 +92,46 @@ def test_a_network_that_is_a_moment_late_costs_a_moment(late: Server, path: str,
     while not ran.exists():
         assert time.monotonic() - begun < 20
         time.sleep(0.02)
+
+
+def no_folder_can_be_made(tools: Path, home: Path) -> None:
+    home.joinpath(".runctl").touch()
+
+
+def no_python(tools: Path, home: Path) -> None:
+    tools.joinpath("python3").unlink()
+
+
+def nothing_can_be_fetched(tools: Path, home: Path) -> None:
+    for tool in ("python3", "curl"):
+        tools.joinpath(tool).unlink()
+        tools.joinpath(tool).write_text("#!/bin/sh\nexit 1\n")
+        tools.joinpath(tool).chmod(0o755)
+    tools.joinpath("sleep").unlink()
+    tools.joinpath("sleep").symlink_to("/bin/true")
+
+
+@pytest.mark.parametrize("damage", [no_folder_can_be_made, no_python, nothing_can_be_fetched])
+@pytest.mark.parametrize("late", [0], indirect=True)
+def test_a_start_that_fails_ends_the_machine_at_once_and_its_timer_was_armed_before(
+    late: Server, path: str, tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
+    asked = tmp_path / "shutdowns"
+    shutdown = Path(path) / "shutdown"
+    shutdown.write_text(f'#!/bin/sh\necho "$@" >> "{asked}"\n')
+    shutdown.chmod(0o755)
+    damage(Path(path), tmp_path)
+    text = first_lines(f"http://127.0.0.1:{late.server_port}/agent", lease_minutes=30)
+    done = subprocess.run(
+        ["sh", "-c", text],
+        env={"PATH": path, "HOME": str(tmp_path)},
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert asked.read_text().splitlines() == ["-P +30", "-P now"]
+    assert late.asked == 0
 
 
 def test_the_whole_patience_is_a_minute() -> None:

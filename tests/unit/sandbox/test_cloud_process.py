@@ -23,10 +23,14 @@ import msgspec
 import pytest
 
 from runctl.clouds import SandboxRecord
+from runctl.errors import ValidationError
 from runctl.processes import is_alive
 from runctl.sandbox import launcher
+from runctl.sandbox.server import other_s3_keys
 
 if TYPE_CHECKING:
+    from s3_server import S3Server
+
     from conftest import LiveSandbox
 
 Command = Callable[..., dict[str, Any]]
@@ -118,6 +122,17 @@ def test_interrupt_and_clock_are_commands(cloud: LiveSandbox, runctl_command: Co
     machine = cloud.running(InstanceMarketOptions={"MarketType": "spot"})
     runctl_command(cloud.home, "sandbox", "clock", "--speed", "80")
     assert cloud.control.status()["speed"] == 80
+    tried = runctl_command(cloud.home, "sandbox", "interrupt", machine, "--notice", "5", "--dry-run")
+    assert tried == {"instance": machine, "dry_run": True}
+    assert (
+        cloud.client("ec2").describe_spot_instance_requests(
+            Filters=[{"Name": "instance-id", "Values": [machine]}]
+        )["SpotInstanceRequests"][0]["Status"]["Code"]
+        == "fulfilled"
+    )
+    would = runctl_command(cloud.home, "sandbox", "down", "--dry-run")
+    assert would["is_up"]
+    assert machine in would["machines"]
     runctl_command(cloud.home, "sandbox", "interrupt", machine, "--notice", "5")
     cloud.until(lambda: cloud.state(machine) == "terminated")
     wrong = text(cloud.home, "sandbox", "interrupt", machine)
@@ -224,17 +239,21 @@ def test_down_ends_everything_and_throws_its_data_away(
         assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": False}
 
 
-def test_another_s3_server_and_another_limit_may_take_the_place_of_its_own(
+def test_a_real_s3_server_and_another_limit_may_take_the_place_of_its_own(
     tmp_path: Path,
-    cloud: LiveSandbox,
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
     start_sandbox: Callable[..., contextlib.AbstractContextManager[LiveSandbox]],
 ) -> None:
-    bucket = cloud.name("bucket")
-    with start_sandbox(tmp_path, "--s3", cloud.record.endpoint, "--vcpu-limit", "3") as live:
-        assert live.record.s3_endpoint == cloud.record.endpoint != live.record.endpoint
-        live.client("s3").create_bucket(Bucket=bucket)
+    """With keys of its own, which it verifies: for our calls, for machines and for whole jobs."""
+    monkeypatch.setenv("RUNCTL_SANDBOX_S3_ACCESS_KEY", s3_server.access_key)
+    monkeypatch.setenv("RUNCTL_SANDBOX_S3_SECRET_KEY", s3_server.secret_key)
+    bucket = s3_server.new_bucket()
+    held = s3_server.client()
+    with start_sandbox(tmp_path, "--s3", s3_server.endpoint, "--vcpu-limit", "4") as live:
+        assert live.record.s3_endpoint == s3_server.endpoint != live.record.endpoint
         machine = live.running()
-        assert live.refusal(live.launch) == "VcpuLimitExceeded"
+        assert live.refusal(live.launch, InstanceType="c6i.xlarge") == "VcpuLimitExceeded"
         script = f"import boto3; boto3.client('s3').put_object(Bucket='{bucket}', Key='k', Body=b'inside')"
         sent = live.client("ssm").send_command(
             InstanceIds=[machine],
@@ -242,8 +261,26 @@ def test_another_s3_server_and_another_limit_may_take_the_place_of_its_own(
             Parameters={"commands": [f'python3 -c "{script}" && echo done']},
             OutputS3BucketName=bucket,
         )["Command"]["CommandId"]
-        held = cloud.client("s3")
         live.until(lambda: held.list_objects_v2(Bucket=bucket)["KeyCount"] == 2)
         assert held.get_object(Bucket=bucket, Key="k")["Body"].read() == b"inside"
         keys = [row["Key"] for row in held.list_objects_v2(Bucket=bucket)["Contents"]]
         assert any(key.startswith(sent) for key in keys)
+        live.client("ec2").terminate_instances(InstanceIds=[machine])
+        live.until(lambda: live.state(machine) == "terminated")
+        project = tmp_path / "project"
+        project.mkdir()
+        (project / "train.py").write_text(
+            "import os, pathlib\npathlib.Path(os.environ['RUNCTL_OUTPUT_DIR'], 'a').write_text('made')\n"
+        )
+        here = tmp_path / "out"
+        words = ("--on", "sandbox", "--instance-type", "c6i.xlarge", "--output", str(here))
+        done = text(tmp_path, "train", str(project / "train.py"), *words)
+        assert done.returncode == 0, done.stderr
+        assert (here / "a").read_text() == "made"
+    held.close()
+
+
+def test_half_of_the_keys_of_another_s3_server_are_refused() -> None:
+    with pytest.raises(ValidationError, match="not whole"):
+        other_s3_keys({"RUNCTL_SANDBOX_S3_ACCESS_KEY": "a"})
+    assert other_s3_keys({}) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.events import Notice
 from runctl.providers.aws.session import Session
 
 _SSM_NEEDS = "ssm:UpdateInstanceInformation"
@@ -50,8 +51,8 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
     except CloudError as error:
         if error.code != "BucketAlreadyOwnedByYou":
             raise
-    session.call(
-        "s3",
+    _settle(
+        session,
         "put_public_access_block",
         Bucket=bucket,
         PublicAccessBlockConfiguration={
@@ -61,8 +62,8 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
             "RestrictPublicBuckets": True,
         },
     )
-    session.call(
-        "s3",
+    _settle(
+        session,
         "put_bucket_lifecycle_configuration",
         Bucket=bucket,
         LifecycleConfiguration={
@@ -84,6 +85,16 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
         },
     )
     return True
+
+
+def _settle(session: Session, operation: str, **arguments: Any) -> None:
+    """One setting of a new bucket. AWS knows them all; another server that knows it not is told of."""
+    try:
+        session.call("s3", operation, **arguments)
+    except CloudError as error:
+        if error.code != "NotImplemented" or session.cloud.s3_endpoint is None:
+            raise
+        session.emit(Notice(text=f"{session.cloud.s3_endpoint} does not know {operation}", warning=True))
 
 
 def require_profile(session: Session, profile: str) -> None:

@@ -50,6 +50,8 @@ THROTTLE_CODES = frozenset(
 )
 """What botocore's standard mode retries."""
 
+NOT_IMPLEMENTED = 501
+"""Of other servers than AWS: asking again does not teach them."""
 CREDENTIAL_CODES = frozenset(
     {
         "AuthFailure",
@@ -288,6 +290,7 @@ def _translate_answer(error: ClientError, service: str, operation: str) -> Train
         operation=operation,
         code=code,
         request_id=str(metadata.get("RequestId", "")),
-        retryable=kind is CloudError and (code in THROTTLE_CODES or status >= 500),
+        retryable=kind is CloudError
+        and (code in THROTTLE_CODES or (status >= 500 and status != NOT_IMPLEMENTED)),
         why=f"{service}.{operation} answered {code}",
     )
