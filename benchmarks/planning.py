@@ -19,9 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from runctl.storage.memory import Memory, memory_file
-
 from benchmarks.goals import Goals
+from runctl.storage.memory import Memory, memory_file
 
 KEYS = 1_000_000
 LIMIT = 500 * 10**6

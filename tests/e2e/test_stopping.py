@@ -62,8 +62,11 @@ def test_ctrl_c_saves_a_local_job(lab: Any) -> None:
 
 def test_a_machine_is_ended_by_jobs_stop_and_the_outputs_of_the_rest_come_home(lab: Any) -> None:
     command = at_work(lab, lab.train(*WALK, options=("--output", "results")))
-    lab.run("jobs", "stop", "last")
+    os.kill(command.pid, signal.SIGINT)
     lab.finish(command, INTERRUPTED)
+    assert "goes on without this command" in lab.said()
+    assert len(lab.live()) == 1
+    lab.run("jobs", "stop", "last")
     assert (lab.report()["state"], lab.live()) == ("stopped", [])
     assert_corrupt_commits_are_refused(lab)
     planned = json.loads(lab.run("jobs", "resume", "last", "--dry-run", "-o", "json").stdout)

@@ -32,10 +32,11 @@ def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> No
     machine that boots are waited for. Raises ValidationError for a job that has ended, Conflict where the
     waiting takes too long, CloudError where the machine cannot be told.
     """
-    record = ledger.jobs.get(job)
-    _must_go_on(record)
-    wish = msgspec.structs.replace(decode(record.spec), stop_asked=True)
-    ledger.jobs.replace_spec(job, encode(wish))
+    with ledger.resources.together():
+        record = ledger.jobs.get(job)
+        _must_go_on(record)
+        wish = msgspec.structs.replace(decode(record.spec), stop_asked=True)
+        ledger.jobs.replace_spec(job, encode(wish))
     begun = time.monotonic()
     while not _is_asked(ledger, place, job, emit):
         waited = time.monotonic() - begun

@@ -94,9 +94,10 @@ def _boot_machine(instance: Any, machine: Machine) -> None:
         if instance._state.name != "pending":
             return
         enter(instance, "running")
+        since = cloud().usage.running_since(instance.id)
         cloud().online_from[instance.id] = cloud().clock.now() + cloud().timing.agent * cloud().jitter()
     try:
-        machine.boot()
+        machine.boot(since)
     except OSError:
         log.exception("%s does not boot", instance.id)
         with cloud().lock:

@@ -106,16 +106,17 @@ class Machine:
 
     # Power
 
-    def boot(self) -> None:
+    def boot(self, at: float | None = None) -> None:
         """Start isolation and metadata, plug the disks, start what cloud-init would; returns when up.
 
-        OSError when the host refuses the isolation.
+        `at` is since when it counts as running, now if left out. OSError when the host refuses the isolation.
         """
+        booted_at = self._clock.now() if at is None else at
         with self._lock:
             if self._on:
                 return
             self._furnish()
-            self._signals = Signals(disks=self._signals.disks, booted_at=self._clock.now())
+            self._signals = Signals(disks=self._signals.disks, booted_at=booted_at)
             self._server.hang(False)
             self._server.start()
             self._fifo = Fifo(self.folder / "power", self._power_asked)

@@ -77,6 +77,10 @@ class Usage:
             if cause.startswith("Server.Spot") and now - start < FREE_SECONDS:
                 known.free.add(len(known.runs) - 1)
 
+    def running_since(self, instance_id: str) -> float:
+        """When the last run of an instance began, by the bill."""
+        return self.instances[instance_id].runs[-1][0]
+
     def volume(
         self, volume_id: str, volume_type: str, size: int, iops: int, throughput: int, job: str
     ) -> None:

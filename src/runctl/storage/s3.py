@@ -54,7 +54,7 @@ class S3Store:
         self.prefix = checked_prefix(prefix.strip("/"))
         self._access = access
         self._made: Client | None = None
-        self._credentials_error: Exception | None = None
+        self._credentials_error: BaseException | None = None
 
     def read(self, key: str) -> bytes:
         import obstore
@@ -221,8 +221,8 @@ class S3Store:
         try:
             answer = self._access.credentials()
             keys = answer if isinstance(answer, Credentials) else Credentials(*answer)
-        except Exception as error:
-            self._credentials_error = error  # obstore keeps only its text
+        except BaseException as error:
+            self._credentials_error = error  # obstore keeps only its text, of a Ctrl-C, too
             raise
         return {
             "access_key_id": keys.access_key,
@@ -239,6 +239,9 @@ class S3Store:
         try:
             yield
         except (exceptions.BaseError, FileNotFoundError) as error:
+            if isinstance(self._credentials_error, KeyboardInterrupt):
+                interrupt, self._credentials_error = self._credentials_error, None
+                raise interrupt from None
             text = str(error)
             code = match[1] if (match := _CODE.search(text)) else ""
             if code == "NoSuchBucket":

@@ -45,6 +45,16 @@ def test_an_error_of_the_callers_credentials_comes_through(s3_endpoint: str) -> 
         open_store("bucket", "p", S3Access(s3_endpoint, None, none)).read("x")
 
 
+def test_a_ctrl_c_while_credentials_are_fetched_is_one(s3_endpoint: str) -> None:
+    def interrupted() -> Credentials:
+        raise KeyboardInterrupt
+
+    store = open_store("bucket", "p", S3Access(s3_endpoint, "us-east-1", interrupted))
+    for ask in (lambda: store.read_if_exists("x"), store.list, lambda: store.write("x", b"")):
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+
+
 def test_credentials_near_their_end_are_asked_for_again(
     s3_endpoint: str, new_bucket: Callable[[], str]
 ) -> None:
