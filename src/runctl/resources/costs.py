@@ -11,7 +11,7 @@ import msgspec
 from runctl.config import Thresholds
 from runctl.ledger import InstanceFacts, Interval, Ledger, ResourceRecord
 from runctl.model import Market, Price, PricePoint
-from runctl.pricing import catalog, meter, thresholds
+from runctl.pricing import catalog, live, meter, thresholds
 from runctl.pricing.meter import Cost, Stretch
 from runctl.pricing.thresholds import Spending
 from runctl.providers.aws.instances import Instance
@@ -73,7 +73,10 @@ def rate(session: Session, resource: Instance | Volume | Snapshot) -> Price | No
         if resource.state not in {"pending", "running"}:
             return Price(usd_per_hour=_FREE, source=resource.state, as_of=session.cloud.clock.now())
         return running_rate(session, resource)
-    return volume_rate(resource) if isinstance(resource, Volume) else snapshot_rate(resource)
+    cloud = session.cloud.key
+    if isinstance(resource, Volume):
+        return volume_rate(resource, cloud)
+    return snapshot_rate(resource, cloud)
 
 
 def running_rate(session: Session, instance: Instance) -> Price | None:
@@ -83,20 +86,22 @@ def running_rate(session: Session, instance: Instance) -> Price | None:
     return prices.on_demand(session, instance.instance_type)
 
 
-def volume_rate(volume: Volume) -> Price | None:
-    """USD/h of a volume, attached or not. None is unknown."""
+def volume_rate(volume: Volume, cloud: str) -> Price | None:
+    """USD/h of a volume, attached or not, by what is known here of a cloud's prices. None is unknown."""
     return catalog.volume_rate(
         volume.volume_type,
         size_gib=volume.size_gib,
         iops=volume.iops,
         throughput_mibs=volume.throughput_mibs,
         region=volume.region,
+        gib=prices.gib(cloud, volume.region, volume.volume_type),
     )
 
 
-def snapshot_rate(snapshot: Snapshot) -> Price | None:
+def snapshot_rate(snapshot: Snapshot, cloud: str) -> Price | None:
     """USD/h of a snapshot by what it stores. None where EBS does not tell."""
-    return catalog.snapshot_rate(snapshot.stored_bytes, region=snapshot.region)
+    gib = prices.gib(cloud, snapshot.region, live.SNAPSHOT)
+    return catalog.snapshot_rate(snapshot.stored_bytes, region=snapshot.region, gib=gib)
 
 
 def accounts(ledger: Ledger, cloud: str, now: datetime) -> list[Account]:
