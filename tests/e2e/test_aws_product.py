@@ -14,6 +14,10 @@ import pytest
 from runctl.cli.main import run
 from runctl.clock import SystemClock
 from runctl.ledger import Ledger, Owner
+from runctl.model import TAG_DATASET, TAG_DATASET_VERSION, TAG_MANAGED
+from runctl.providers.aws.session import Session
+from runctl.resources import prefixes
+from runctl.resources.filling import dataset_tag
 from runctl.safety.saga import Plan, PlannedStep
 
 pytestmark = pytest.mark.xdist_group("aws product")
@@ -118,6 +122,32 @@ def test_a_dry_run_of_what_changes_volumes_changes_nothing(command: Command, san
     assert "15.00 USD less a month" in told  # 375 MiB/s at 0.04 USD
     assert seen == ["create", "attach", "modify", "snapshot", "restore", "detach"]
     sandbox.client("ec2").terminate_instances(InstanceIds=[machine])
+
+
+@pytest.mark.slow
+def test_a_dataset_comes_from_its_snapshot_at_a_rate(command: Command, sandbox: Any) -> None:
+    bucket, ec2 = sandbox.name("set"), sandbox.client("ec2")
+    sandbox.client("s3").create_bucket(Bucket=bucket)
+    sandbox.client("s3").put_object(Bucket=bucket, Key="set/one", Body=b"1")
+    dataset = prefixes.dataset_of(Session(sandbox.cloud()), f"s3://{bucket}/set")
+    tags = {
+        TAG_MANAGED: "true",
+        TAG_DATASET: dataset_tag(dataset.location),
+        TAG_DATASET_VERSION: dataset.version,
+    }
+    pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+    taken = ec2.create_snapshot(
+        VolumeId=sandbox.volume(), TagSpecifications=[{"ResourceType": "snapshot", "Tags": pairs}]
+    )["SnapshotId"]
+    done = [{"Name": "snapshot-id", "Values": [taken]}, {"Name": "status", "Values": ["completed"]}]
+    sandbox.until(lambda: ec2.describe_snapshots(Filters=done)["Snapshots"])
+    stage = ("data", "stage", f"s3://{bucket}/set", "--zone", "us-east-1b", "--machine", "m7i.4xlarge")
+    plan = command(*stage, "--initialization-rate", "200", "--dry-run")
+    assert plan["snapshot"] == taken
+    (spec,) = [step["requests"][0]["spec"] for step in plan["steps"] if step["kind"] == "create-volume"]
+    assert (spec["snapshot"], spec["initialization_rate_mibs"]) == (taken, 200)
+    assert (spec["iops"], spec["throughput_mibs"]) == (3000, 596)
+    assert "slow once; --initialization-rate" in command(*stage, text=True)
 
 
 def test_a_dry_run_of_recovery_tells_the_steps_that_are_left(command: Command, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_lease_without_end_is_lifted(account: Account, sandbox: Any) -> None:
     assert lease(sandbox, instance) == ""
     home = sandbox.home / "sandbox/state/machines" / instance
     assert list((home / "per-boot").iterdir()) == []
-    tags = [{"Key": "runctl:job", "Value": "digits-1"}]
+    tags = [{"Key": "runctl:job", "Value": "leased-1"}]
     sandbox.client("ec2").create_tags(Resources=[instance], Tags=tags)
     refused = account.run("aws", "start", instance, "--lease", "3")
     assert "is a job's machine" in refused.error["what"]

@@ -143,3 +143,21 @@ def test_training_saves_to_its_volume_before_that_is_taken_away(
     assert account.volume(volume)["State"] == "available"
     files = sandbox.home / "sandbox/state/volumes" / volume / "fs"
     assert (files / "last.txt").read_text() == "final\n"
+
+
+@pytest.mark.slow
+def test_force_ends_a_machine_whose_shell_is_broken_and_keeps_its_volume(
+    account: Account, sandbox: Any
+) -> None:
+    instance, volume = account.create_instance(), account.create_volume("--persistent", name="broken")
+    account.ok("aws", "ebs", "attach", volume, instance)
+    sandbox.control.add_fault(
+        "ssm", "error", operation="SendCommand", instance=instance, code="AccessDeniedException", status=400
+    )
+    try:
+        refused = account.run("aws", "terminate", instance, "--yes")
+        assert "running training" in refused.error["reasons"]
+        account.ok("aws", "terminate", instance, "--yes", "--force")
+    finally:
+        sandbox.control.clear_faults()
+    account.until(lambda: account.volume(volume)["State"] == "available")

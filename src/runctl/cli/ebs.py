@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runctl.cli import acting
+from runctl.cli import acting, disk_request, snapshots
 from runctl.cli import pre_warm as filled
-from runctl.cli.options import Context, common, on_cloud, user_name
+from runctl.cli.options import Context, common, on_cloud
 
 if TYPE_CHECKING:
     from runctl.resources.operation import Operation
     from runctl.resources.prefixes import Dataset
-    from runctl.resources.volumes import Modification, VolumeRequest
+    from runctl.resources.volumes import Modification
     from runctl.resources.warming import Target
-
-TYPES = click.Choice(["gp3", "gp2", "io1", "io2", "st1", "sc1"])
-
-SLOW_ONCE = "its blocks come from S3 when they are first read: slow once; --initialization-rate 300"
 
 
 @click.group()
@@ -32,12 +28,19 @@ def ebs() -> None:
     """
 
 
-ebs.add_command(filled.pre_warm)
+for command in (
+    filled.pre_warm,
+    snapshots.snapshot,
+    snapshots.snapshot_list,
+    snapshots.snapshot_delete,
+    snapshots.restore,
+):
+    ebs.add_command(command)
 
 
 @ebs.command()
 @click.option("--size", type=click.IntRange(1), help="GiB.")
-@click.option("--volume-type", type=TYPES, help="[default: gp3]")
+@click.option("--volume-type", type=disk_request.TYPES, help="[default: gp3]")
 @click.option("--iops", type=click.IntRange(1), help="Provisioned I/O operations per second.")
 @click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
 @click.option("--encrypted/--not-encrypted", default=True, show_default=True)
@@ -72,7 +75,7 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
     if options["size"] is None and options["snapshot"] is None:
         raise ValidationError("A volume needs a size", next="--size GIB, or --snapshot ID")
     with acting.operation(context, on) as operation:
-        plan = volumes.plan_create(operation, _request(context, options))
+        plan = volumes.plan_create(operation, disk_request.request(context, options))
         if options["dry_run"]:
             acting.show_plan(context, plan)
             return None
@@ -88,7 +91,7 @@ def create(context: Context, *, on: str | None, pre_warm: str | None, **options:
         from runctl.render import figures
 
         if options["snapshot"] and not options["initialization_rate"]:
-            output.talk(SLOW_ONCE)
+            output.talk(disk_request.SLOW_ONCE)
 
         lock = ", persistent" if options["persistent"] else ""
         output.talk(
@@ -108,7 +111,7 @@ def _create_filled(context: Context, on: str | None, s3_uri: str, options: dict[
         from runctl.resources import warming
 
         size = options["size"] or warming.size_for(dataset)
-        return warming.new_target(operation, _request(context, {**options, "size": size}))
+        return warming.new_target(operation, disk_request.request(context, {**options, "size": size}))
 
     plain = {"delete": False, "check": False, "no_spot": False, "no_fallback": False}
     plain["dry_run"] = options["dry_run"]
@@ -180,7 +183,9 @@ def attach(
         hint = tuning.hint(operation, volume, instance)
     at = f"mounted at {mount}" if mount else f"attached as {made['attachment']['device']}"
     device = made["attachment"]["device"]
-    _say(context, volume, f"{volume} is {at} on {instance}", instance=instance, device=device, mount=mount)
+    disk_request.say(
+        context, volume, f"{volume} is {at} on {instance}", instance=instance, device=device, mount=mount
+    )
     if hint and not context.json and not context.quiet:
         from runctl.render import output
 
@@ -209,7 +214,7 @@ def detach(context: Context, volume: str, on: str | None, dry_run: bool) -> None
             return
         operation.carry_out(plan)
         noting.note(operation, volumes=[volume])
-    _say(context, volume, f"{volume} is detached")
+    disk_request.say(context, volume, f"{volume} is detached")
 
 
 @ebs.command()
@@ -232,7 +237,7 @@ def delete(context: Context, volume: str, on: str | None, snapshot_first: bool, 
 
     request = acting.asked(context, force=options["force"], unmanaged=options["unmanaged"])
     with acting.operation(context, on) as operation:
-        own = _own(context)
+        own = disk_request.own(context)
         plan = volumes.plan_delete(operation, volume, request, snapshot_first=snapshot_first, own=own)
         verdict = operation.door.assess(Action.DELETE, ResourceKind.VOLUME, volume, request)
         if not acting.refuse_or_show(
@@ -248,13 +253,13 @@ def delete(context: Context, volume: str, on: str | None, snapshot_first: bool, 
         snapshot = (made.get("snapshot") or {}).get("id")
         noting.note(operation, volumes=[volume], snapshots=[snapshot] if snapshot else [])
     kept = f"; its content is {snapshot}" if snapshot else ""
-    _say(context, volume, f"{volume} is deleted{kept}", snapshot=snapshot)
+    disk_request.say(context, volume, f"{volume} is deleted{kept}", snapshot=snapshot)
 
 
 @ebs.command()
 @click.argument("volume")
 @click.option("--size", type=click.IntRange(1), help="GiB; volumes only grow.")
-@click.option("--volume-type", type=TYPES)
+@click.option("--volume-type", type=disk_request.TYPES)
 @click.option("--iops", type=click.IntRange(1))
 @click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
 @click.option("--dry-run", is_flag=True, help="Check it, show what would change and touch nothing.")
@@ -285,7 +290,9 @@ def modify(context: Context, volume: str, on: str | None, dry_run: bool, **chang
         found = volumes.modify(operation, plan)
         noting.note(operation, volumes=[volume])
     speed = f", {found.iops} IOPS" if found.iops else ""
-    _say(context, volume, f"{volume} is {found.size_gib} GiB {found.volume_type}{speed}", now=found)
+    disk_request.say(
+        context, volume, f"{volume} is {found.size_gib} GiB {found.volume_type}{speed}", now=found
+    )
 
 
 def _show_changes(context: Context, plan: Modification) -> None:
@@ -296,184 +303,3 @@ def _show_changes(context: Context, plan: Modification) -> None:
         return
     for name, value in plan.changes.items():
         output.write_line(f"{plan.volume.id} {name}: {getattr(plan.volume, name)} -> {value}")
-
-
-@ebs.command()
-@click.argument("volume")
-@click.option("--name", default="", help="What to call the snapshot.")
-@click.option("--description", default="by runctl", help="What it is for.")
-@acting.planned
-@on_cloud
-@common
-def snapshot(
-    context: Context, volume: str, on: str | None, name: str, description: str, dry_run: bool
-) -> None:
-    """Take a snapshot and wait until it is complete.
-
-    \b
-    Examples:
-      runctl aws ebs snapshot vol-0123456789abcdef0
-      runctl aws ebs snapshot vol-0123456789abcdef0 --name imagenet-v2
-    """
-    import msgspec
-
-    from runctl.resources import noting, volumes
-
-    with acting.operation(context, on) as operation:
-        own = msgspec.structs.replace(_own(context), name=name)
-        plan = volumes.plan_snapshot(operation, volume, own, description=description)
-        if dry_run:
-            acting.show_plan(context, plan)
-            return
-        made = operation.carry_out(plan)
-        snapshot_id = made["snapshot"]["id"]
-        noting.note(operation, snapshots=[snapshot_id])
-    _say(context, snapshot_id, snapshot_id, snapshot=snapshot_id)
-
-
-@ebs.command("snapshot-list")
-@click.argument("source", required=False)
-@click.option("--unmanaged", is_flag=True, help="Those that runctl did not make, too.")
-@on_cloud
-@common
-def snapshot_list(context: Context, source: str | None, on: str | None, unmanaged: bool) -> None:
-    """List snapshots, of one volume or all.
-
-    \b
-    Examples:
-      runctl aws ebs snapshot-list
-      runctl aws ebs snapshot-list vol-0123456789abcdef0
-    """
-    from runctl.render import output
-    from runctl.resources import noting
-
-    with acting.operation(context, on) as operation:
-        found = noting.snapshots_of(operation, source, unmanaged=unmanaged)
-    if context.json:
-        output.write_json([{"snapshot": snapshot, "usd_per_month": rate} for snapshot, rate in found])
-    elif context.quiet:
-        for snapshot, _ in found:
-            output.write_line(snapshot.id)
-    elif not found:
-        output.talk("there is no such snapshot: runctl aws ebs snapshot VOLUME")
-    else:
-        from runctl.render.volume import show_snapshots
-
-        show_snapshots(found)
-
-
-@ebs.command("snapshot-delete")
-@click.argument("snapshot")
-@acting.destructive
-@on_cloud
-@common
-def snapshot_delete(context: Context, snapshot: str, on: str | None, **options: Any) -> None:
-    """Delete a snapshot; one that an image uses is refused.
-
-    \b
-    Examples:
-      runctl aws ebs snapshot-delete snap-0123456789abcdef0 --dry-run --explain
-      runctl aws ebs snapshot-delete snap-0123456789abcdef0 --yes
-    """
-    from runctl.resources import noting
-    from runctl.safety.protection import Action, ResourceKind
-
-    request = acting.asked(context, force=options["force"], unmanaged=options["unmanaged"])
-    with acting.operation(context, on) as operation:
-        verdict = operation.door.assess(Action.DELETE, ResourceKind.SNAPSHOT, snapshot, request)
-        if not acting.refuse_or_show(
-            context, [verdict], explain=options["explain"], dry_run=options["dry_run"]
-        ):
-            return
-        acting.confirm(f"Delete {snapshot}?", yes=options["yes"])
-        operation.door.delete_snapshot(snapshot, request)
-        noting.note(operation, snapshots=[snapshot])
-    _say(context, snapshot, f"{snapshot} is deleted")
-
-
-@ebs.command()
-@click.argument("source")
-@click.option("--availability-zone", help="Where the new volume shall be.")
-@click.option("--attach", metavar="INSTANCE", help="Attach it there, in that instance's zone.")
-@click.option("--mount", metavar="PATH", help="And mount it.")
-@click.option("--size", type=click.IntRange(1), help="GiB; more than the source has.")
-@click.option("--volume-type", type=TYPES)
-@click.option("--iops", type=click.IntRange(1))
-@click.option("--throughput", type=click.IntRange(1), help="MiB/s; gp3 alone.")
-@click.option("--persistent", is_flag=True)
-@click.option("--name", default="")
-@click.option("--initialization-rate", type=click.IntRange(100, 300), help="MiB/s at which it is filled.")
-@click.option("--project")
-@acting.planned
-@on_cloud
-@common
-def restore(
-    context: Context, source: str, *, on: str | None, attach: str | None, mount: str | None, **options: Any
-) -> None:
-    """Make a volume from a snapshot, or from a volume of another zone through one.
-
-    \b
-    Examples:
-      runctl aws ebs restore snap-0123456789abcdef0 --availability-zone us-east-1b
-      runctl aws ebs restore vol-0123456789abcdef0 --attach i-0123456789abcdef0 --mount /data
-    """
-    from runctl.errors import ValidationError
-    from runctl.render import output
-    from runctl.resources import noting, volumes
-
-    if mount and not attach:
-        raise ValidationError("--mount needs --attach", next="add --attach INSTANCE")
-    with acting.operation(context, on) as operation:
-        request = _request(context, options)
-        plan = volumes.plan_restore(operation, source, request, attach=attach, mount=mount)
-        if options["dry_run"]:
-            acting.show_plan(context, plan)
-            return
-        made = operation.carry_out(plan)
-        volume_id = made["volume"]["id"]
-        taken = (made.get("snapshot") or {}).get("id")
-        noting.note(operation, volumes=[volume_id], snapshots=[taken] if taken else [])
-    _say(context, volume_id, volume_id, volume=volume_id, zone=made["volume"]["zone"], snapshot=taken)
-    if not context.json and not context.quiet:
-        if taken:
-            output.talk(f"it came through {taken}, which is kept: runctl aws ebs snapshot-delete {taken}")
-        if not options["initialization_rate"]:
-            output.talk(SLOW_ONCE)
-
-
-def _say(context: Context, resource_id: str, text: str, **data: Any) -> None:
-    from runctl.render import output
-
-    if context.json:
-        output.write_json({"id": resource_id, **data})
-    else:
-        output.write_line(resource_id if context.quiet else text)
-
-
-def _own(context: Context) -> VolumeRequest:
-    from runctl.resources.volumes import VolumeRequest
-
-    settings = context.settings()
-    return VolumeRequest(project=settings.values.project or "", user=user_name(settings))
-
-
-def _request(context: Context, options: dict[str, Any]) -> VolumeRequest:
-    from runctl.resources.volumes import VolumeRequest
-
-    settings = context.settings()
-    return VolumeRequest(
-        size_gib=options["size"],
-        volume_type=options["volume_type"],
-        iops=options["iops"],
-        throughput_mibs=options["throughput"],
-        encrypted=options.get("encrypted", True),
-        persistent=options["persistent"],
-        name=options["name"],
-        zone=options["availability_zone"],
-        purpose=options.get("purpose"),
-        machine=options.get("machine"),
-        snapshot=options.get("snapshot"),
-        initialization_rate_mibs=options["initialization_rate"],
-        project=options["project"] or settings.values.project or "",
-        user=user_name(settings),
-    )

@@ -16,7 +16,8 @@ def adopt(context: Context, on: str | None, regions: str | None) -> None:
     """Rebuild the ledger from the cloud: a lost laptop loses no machine, disk or job.
 
     \b
-    Finds instances, spot requests, volumes and snapshots by tag, and jobs by what lies in their bucket.
+    Finds instances, spot requests, volumes and snapshots by tag; jobs, and what transfers staged, by
+    what lies in their bucket.
     Their costs count from the cloud's own times. Repeating it is harmless.
 
     \b

@@ -168,8 +168,11 @@ def volume_rate(
     iops: int | None = None,
     throughput_mibs: int | None = None,
     region: str = REGION,
+    gib: Price | None = None,
 ) -> Price | None:
     """USD/h of a disk: GiB-months, and IOPS and MiB/s beyond what gp3 includes, over 730 hours a month.
+
+    `gib` is what AWS itself says of one GiB; speed is billed by the catalog's prices then, too.
 
     None where the type or region is not known, or the IOPS of a type that bills each of them. `standard`
     bills its I/O besides, which nobody knows ahead. Source: AWS's EBS price page, by the dated catalog.
@@ -179,7 +182,8 @@ def volume_rate(
     row = _regions().get(region)
     if row is None or not row.get(f"{volume_type}_gib_mo"):
         return None
-    month = Decimal(row[f"{volume_type}_gib_mo"]) * size_gib
+    each = Decimal(row[f"{volume_type}_gib_mo"]) if gib is None else gib.usd_per_hour * HOURS_PER_MONTH
+    space = month = each * size_gib
     if volume_type == "gp3":
         month += Decimal(row["gp3_iops_mo"]) * max(0, (iops or GP3_INCLUDED_IOPS) - GP3_INCLUDED_IOPS)
         month += Decimal(row["gp3_mibps_mo"]) * max(
@@ -189,11 +193,9 @@ def volume_rate(
         month += Decimal(row["io1_iops_mo"]) * (iops or 0)
     elif volume_type == "io2":
         month += _tiered_iops(row, iops or 0)
-    return Price(
-        usd_per_hour=month / HOURS_PER_MONTH,
-        source="catalog",
-        as_of=datetime.fromisoformat(row["as_of"]).replace(tzinfo=UTC),
-    )
+    dated = datetime.fromisoformat(row["as_of"]).replace(tzinfo=UTC)
+    source = "catalog" if gib is None else gib.source if month == space else f"{gib.source}, speed: catalog"
+    return Price(usd_per_hour=month / HOURS_PER_MONTH, source=source, as_of=gib.as_of if gib else dated)
 
 
 def gib_month(volume_type: str, *, region: str = REGION) -> tuple[Decimal, str] | None:
@@ -204,8 +206,15 @@ def gib_month(volume_type: str, *, region: str = REGION) -> tuple[Decimal, str] 
     return Decimal(row[f"{volume_type}_gib_mo"]), row["as_of"]
 
 
-def snapshot_rate(stored_bytes: int | None, *, region: str = REGION) -> Price | None:
-    """USD/h of a snapshot by the blocks that it stores; None where those or the region are not known."""
+def snapshot_rate(
+    stored_bytes: int | None, *, region: str = REGION, gib: Price | None = None
+) -> Price | None:
+    """USD/h of a snapshot by the blocks that it stores; None where those or the region are not known.
+
+    `gib` is what AWS itself says of one GiB.
+    """
+    if stored_bytes is not None and gib is not None:
+        return msgspec.structs.replace(gib, usd_per_hour=gib.usd_per_hour * stored_bytes / 2**30)
     row = _regions().get(region)
     if stored_bytes is None or row is None or not row["snapshot_gib_mo"]:
         return None

@@ -12,7 +12,7 @@ from runctl.config import Thresholds
 from runctl.ledger import InstanceFacts, Interval, Ledger, ResourceRecord
 from runctl.ledger.prices import spot_pool
 from runctl.model import Market, Price, PricePoint
-from runctl.pricing import catalog, meter, thresholds
+from runctl.pricing import catalog, live, meter, thresholds
 from runctl.pricing.meter import Cost, Stretch
 from runctl.pricing.thresholds import Spending
 from runctl.providers.aws.instances import Instance
@@ -82,7 +82,10 @@ def rate(session: Session, ledger: Ledger, resource: Instance | Volume | Snapsho
             if point := ledger.prices.in_force(pool, now):
                 return Price(usd_per_hour=point.usd_per_hour, source=point.source, as_of=point.at)
         return running_rate(session, resource)
-    return volume_rate(resource) if isinstance(resource, Volume) else snapshot_rate(resource)
+    cloud = session.cloud.key
+    if isinstance(resource, Volume):
+        return volume_rate(resource, cloud)
+    return snapshot_rate(resource, cloud)
 
 
 def running_rate(session: Session, instance: Instance) -> Price | None:
@@ -92,20 +95,22 @@ def running_rate(session: Session, instance: Instance) -> Price | None:
     return prices.on_demand(session, instance.instance_type)
 
 
-def volume_rate(volume: Volume) -> Price | None:
-    """USD/h of a volume, attached or not. None is unknown."""
+def volume_rate(volume: Volume, cloud: str) -> Price | None:
+    """USD/h of a volume, attached or not, by what is known here of a cloud's prices. None is unknown."""
     return catalog.volume_rate(
         volume.volume_type,
         size_gib=volume.size_gib,
         iops=volume.iops,
         throughput_mibs=volume.throughput_mibs,
         region=volume.region,
+        gib=prices.gib(cloud, volume.region, volume.volume_type),
     )
 
 
-def snapshot_rate(snapshot: Snapshot) -> Price | None:
+def snapshot_rate(snapshot: Snapshot, cloud: str) -> Price | None:
     """USD/h of a snapshot by what it stores. None where EBS does not tell."""
-    return catalog.snapshot_rate(snapshot.stored_bytes, region=snapshot.region)
+    gib = prices.gib(cloud, snapshot.region, live.SNAPSHOT)
+    return catalog.snapshot_rate(snapshot.stored_bytes, region=snapshot.region, gib=gib)
 
 
 def accounts(ledger: Ledger, cloud: str, now: datetime) -> list[Account]:

@@ -338,7 +338,13 @@ def mark(
         TAG_DATASET_EXTRA: str(found.get("extra_files") or 0),
     }
     pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
-    around.session.call("ec2", "create_tags", Resources=[volume_id], Tags=pairs)
+    around.session.call(
+        "ec2",
+        "create_tags",
+        Resources=[volume_id],
+        Tags=pairs,
+        exists=lambda: volumes.describe(around.session, volume_id) is not None,
+    )
     if around.ledger is not None:
         around.ledger.staged.add(
             StagedRecord(

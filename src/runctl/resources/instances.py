@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from runctl.errors import NotFound, ValidationError
+from runctl.errors import CloudError, NotFound, ValidationError
+from runctl.events import Notice
 from runctl.model import (
     TAG_CREATED,
     TAG_LEASE_UNTIL,
@@ -235,9 +236,15 @@ def _release(
         return [_step(f"detach-{place['volume']}", "detach-volume", place) for place in places]
     if not places or not shell.is_online(session, instance.id):
         return []
+    try:
+        paths = [disks.mounted_at(session, instance.id, place["volume"]) for place in places]
+    except CloudError as error:
+        text = f"{instance.id} does not answer, its end detaches what is kept: {error.why or error.what}"
+        operation.emit(Notice(text=text, warning=True))
+        return []
     steps = [_step("training", "end-training", {"instance": instance.id, "request": asked})]
-    for place in places:
-        mounted = {**place, "path": disks.mounted_at(session, instance.id, place["volume"])}
+    for place, path in zip(places, paths, strict=True):
+        mounted = {**place, "path": path}
         for word, kind, request, condition in (
             ("unmount", "unmount", mounted, "runs"),
             ("detach", "detach-volume", place, "lives"),

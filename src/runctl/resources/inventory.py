@@ -14,6 +14,7 @@ from runctl.events import Emit, Notice
 from runctl.ledger import InstanceFacts, Ledger, ResourceRecord, SnapshotFacts, VolumeFacts
 from runctl.ledger.prices import spot_pool
 from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_PROJECT, TAG_USER, Market, Price
+from runctl.pricing import live
 from runctl.providers.aws import instances, market, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
@@ -94,7 +95,10 @@ def refresh(ledger: Ledger, sessions: Sequence[Session], seen: Inventory) -> Non
     """
     for session in sessions:
         here = [one for one in seen.instances if one.region == session.region and one.state not in _OVER]
-        prices.learn(session, {one.instance_type for one in here})
+        disks = {one.volume_type for one in seen.volumes if one.region == session.region}
+        if any(one.region == session.region for one in seen.snapshots):
+            disks.add(live.SNAPSHOT)
+        prices.learn(session, {one.instance_type for one in here}, disks)
     note(ledger, sessions, seen)
     shown = {one.id for one in (*seen.instances, *seen.volumes, *seen.snapshots)}
     unread = set(seen.unread)
@@ -196,7 +200,7 @@ def _note_volume(ledger: Ledger, seen: Inventory, found: Volume, known: Resource
     if known is None:
         _save(ledger, seen, found, "volume", found.zone, found.created, msgspec.json.encode(facts))
     at = seen.taken if known else found.created
-    _observe(ledger, found.id, found.state, at=at, billable=True, price=costs.volume_rate(found))
+    _observe(ledger, found.id, found.state, at=at, billable=True, price=costs.volume_rate(found, seen.cloud))
 
 
 def _note_snapshot(ledger: Ledger, seen: Inventory, found: Snapshot, known: ResourceRecord | None) -> None:
@@ -204,7 +208,9 @@ def _note_snapshot(ledger: Ledger, seen: Inventory, found: Snapshot, known: Reso
     if known is None:
         _save(ledger, seen, found, "snapshot", "", found.started, msgspec.json.encode(facts))
     at = seen.taken if known else found.started
-    _observe(ledger, found.id, found.state, at=at, billable=True, price=costs.snapshot_rate(found))
+    _observe(
+        ledger, found.id, found.state, at=at, billable=True, price=costs.snapshot_rate(found, seen.cloud)
+    )
 
 
 def _save(

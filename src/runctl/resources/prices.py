@@ -1,4 +1,4 @@
-"""On-demand prices as AWS tells them now, kept for a week; the bundled catalog where it does not tell."""
+"""Prices of machines and disks as AWS tells them now, kept for a week; the bundled catalog else."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from runctl.providers.aws.session import Session
 
 KEPT = timedelta(days=7)
 _FILE = "prices.json"
+_GIB = "GiB of "
 _writing = threading.Lock()
 _refused: dict[str, str] = {}
 """Why the Price List of a cloud did not answer, by the cloud's key: it is asked once in a process."""
@@ -49,18 +50,27 @@ def on_demand(session: Session, instance_type: str) -> Price | None:
     return msgspec.structs.replace(price, source=f"{price.source} ({why})") if price and why else price
 
 
-def learn(session: Session, instance_types: Collection[str]) -> None:
-    """Ask AWS for prices that are not known here, or for too long. That an account may not is no error."""
+def gib(cloud: str, region: str, kind: str) -> Price | None:
+    """USD/h of one GiB of a volume type, or of snapshots (`live.SNAPSHOT`), where AWS told it."""
+    kept = _kept(f"{cloud}/{region}/{_GIB}{kind}")
+    return kept.price if kept else None
+
+
+def learn(session: Session, instance_types: Collection[str], disks: Collection[str] = ()) -> None:
+    """Ask AWS for prices that are not known here, or for too long: of types, and of a GiB of disks.
+
+    That an account may not is no error.
+    """
     path, now = home() / _FILE, session.cloud.clock.now()
-    for instance_type in sorted(set(instance_types)):
-        name = _name(session, instance_type)
+    for wanted in (*sorted(set(instance_types)), *(f"{_GIB}{kind}" for kind in sorted(set(disks)))):
+        name = _name(session, wanted)
         kept = _kept(name)
         if kept is not None and timedelta(0) <= now - kept.at < KEPT:
             continue
         if session.cloud.key in _refused:
             return
         try:
-            fresh = _Kept(_ask(session, instance_type, now), now)
+            fresh = _Kept(_ask(session, wanted, now), now)
         except TrainctlError as error:
             _refused[session.cloud.key] = error.code if isinstance(error, CloudError) else error.what
             return
@@ -81,8 +91,12 @@ def _kept(name: str) -> _Kept | None:
     return _known[path].get(name)
 
 
-def _ask(session: Session, instance_type: str, now: datetime) -> Price | None:
-    answer = price_list.products(session, live.product_filters(instance_type, session.region))
+def _ask(session: Session, wanted: str, now: datetime) -> Price | None:
+    if wanted.startswith(_GIB):
+        kind = wanted.removeprefix(_GIB)
+        answer = price_list.products(session, live.disk_filters(kind, session.region))
+        return live.gib(answer, kind, as_of=now)
+    answer = price_list.products(session, live.product_filters(wanted, session.region))
     return live.on_demand(answer, as_of=now)
 
 

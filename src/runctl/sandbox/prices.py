@@ -49,6 +49,12 @@ class PriceBook:
             for step in range(first, last + 1)
         ]
 
+    def gib_month(self, kind: str) -> Decimal | None:
+        """USD of a GiB of a volume type, or of `snapshot`, for a month in us-east-1."""
+        row = next(row for row in volume_price_rows() if row["region"] == "us-east-1")
+        text = row.get(f"{kind}_gib_mo")
+        return Decimal(text) if text else None
+
     def volume_rate(self, volume_type: str, size_gib: int, iops: int, throughput: int) -> Decimal:
         """USD a month of a disk in us-east-1."""
         row = next(row for row in volume_price_rows() if row["region"] == "us-east-1")

@@ -87,10 +87,12 @@ EC2Response.get_spot_placement_scores = _placement_scores
 
 
 def pricing(operation: str, body: dict[str, Any]) -> dict[str, Any] | None:
-    """GetProducts for instance types; None for what is not simulated."""
+    """GetProducts for instance types and for space on disks; None for what is not simulated."""
     if operation != "GetProducts":
         return None
     wanted = {row["Field"]: row["Value"] for row in body.get("Filters", [])}
+    if wanted.get("productFamily", "").startswith("Storage"):
+        return {"FormatVersion": "aws_v1", "PriceList": _space(wanted)}
     names = [wanted["instanceType"]] if "instanceType" in wanted else cloud().prices.known_types()
     region = wanted.get("regionCode", "us-east-1")
     known = set(cloud().prices.known_types())
@@ -98,6 +100,29 @@ def pricing(operation: str, body: dict[str, Any]) -> dict[str, Any] | None:
         "FormatVersion": "aws_v1",
         "PriceList": [json.dumps(_product(name, region)) for name in names if name in known],
     }
+
+
+def _space(wanted: dict[str, str]) -> list[str]:
+    """A GiB of a volume type for a month, or of snapshots, which have further products."""
+    family = wanted["productFamily"]
+    if family == "Storage":
+        kind = wanted.get("volumeApiName", "")
+        usages = {f"EBS:VolumeUsage{'' if kind == 'standard' else f'.{kind}'}": kind}
+    else:
+        usages = {"EBS:SnapshotUsage": "snapshot", "EBS:SnapshotArchiveStorage": "snapshot_archive"}
+    found: list[str] = []
+    for usage, kind in usages.items():
+        usd = cloud().prices.gib_month(kind)
+        if usd is None:
+            continue
+        attributes = {"usagetype": usage, "regionCode": wanted.get("regionCode", "us-east-1")}
+        price = {"unit": "GB-Mo", "pricePerUnit": {"USD": f"{usd:.10f}"}}
+        product = {
+            "product": {"productFamily": family, "sku": usage, "attributes": attributes},
+            "terms": {"OnDemand": {f"{usage}.JRT": {"priceDimensions": {f"{usage}.JRT.6YS": price}}}},
+        }
+        found.append(json.dumps(product))
+    return found
 
 
 def _product(name: str, region: str) -> dict[str, Any]:

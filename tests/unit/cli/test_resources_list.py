@@ -101,7 +101,7 @@ def test_a_summary_explains_each_figure(shelf: Shelf) -> None:
     [account] = [one for one in found["accounts"] if one["resource"]["id"] == made]
     [stretch] = account["stretches"]
     assert Decimal(stretch["usd_per_hour"]) == pytest.approx(Decimal(80) / 730)
-    assert stretch["source"] == "catalog"
+    assert stretch["source"] == "AWS Price List"
     whole = Decimal(stretch["seconds"]) * Decimal(stretch["usd_per_hour"]) / 3600
     assert Decimal(account["sums"]["usd_total"]) == pytest.approx(whole)
     assert Decimal(found["by_project"][shelf.project]["usd_total"]) == pytest.approx(whole)

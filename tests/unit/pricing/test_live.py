@@ -77,3 +77,29 @@ def test_the_filters_leave_out_reservations_and_other_systems() -> None:
     assert filters["regionCode"] == "eu-west-1"
     assert {"operatingSystem", "tenancy", "preInstalledSw", "capacitystatus", "marketoption"} < filters.keys()
     assert {row["Type"] for row in live.product_filters("g5.xlarge", "eu-west-1")} == {"TERM_MATCH"}
+
+
+def space(usage: str, usd: str, unit: str = "GB-Mo") -> str:
+    terms = {"OnDemand": {"a": {"priceDimensions": {"b": {"unit": unit, "pricePerUnit": {"USD": usd}}}}}}
+    return json.dumps({"product": {"attributes": {"usagetype": usage}}, "terms": terms})
+
+
+def test_a_gib_of_a_disk_has_the_one_price_that_is_told() -> None:
+    price = live.gib([space("USW2-EBS:VolumeUsage.gp3", "0.0800000000")], "gp3", as_of=NOW)
+    assert price is not None
+    assert price.usd_per_hour * 730 == pytest.approx(Decimal("0.08"))
+    assert (price.source, price.as_of) == ("AWS Price List", NOW)
+    archive = space("EU-EBS:SnapshotArchiveStorage", "0.0125")
+    for usage in ("EBS:SnapshotUsage", "EU-EBS:SnapshotUsage"):
+        found = live.gib([archive, space(usage, "0.05")], live.SNAPSHOT, as_of=NOW)
+        assert found is not None
+        assert found.usd_per_hour * 730 == pytest.approx(Decimal("0.05"))
+    for rows in (
+        [],
+        [archive],
+        [space("EBS:SnapshotUsage", "0.05"), space("EBS:SnapshotUsage", "0.06")],
+        [space("EBS:SnapshotUsage", "0.05", unit="Hrs")],
+    ):
+        assert live.gib(rows, live.SNAPSHOT, as_of=NOW) is None
+    filters = {row["Field"]: row["Value"] for row in live.disk_filters("gp3", "eu-west-1")}
+    assert filters == {"productFamily": "Storage", "volumeApiName": "gp3", "regionCode": "eu-west-1"}

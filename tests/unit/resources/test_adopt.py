@@ -129,7 +129,7 @@ def test_what_a_lost_machine_cost_is_unknown_and_not_nothing(left_behind: Any, l
     [mine] = [
         account
         for account in costs.accounts(ledger, left_behind.cloud.key, datetime(2030, 1, 1, tzinfo=UTC))
-        if account.resource.job == "digits-1"
+        if account.resource.id.startswith("lost/digits-1/")
     ]
     assert mine.sums.unknown == 1
     assert [(stretch.seconds, stretch.usd_per_hour) for stretch in mine.stretches] == [(600, None)]

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import cloud_values
 import msgspec
 import pytest
 
@@ -15,7 +16,7 @@ from runctl.clouds import Cloud
 from runctl.errors import CloudError
 from runctl.model import Price
 from runctl.providers.aws.session import Session
-from runctl.resources import prices
+from runctl.resources import costs, prices
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -40,6 +41,7 @@ class PriceList(Session):
         self.clock = HandClock()
         super().__init__(Cloud(name="aws", key=key, clock=self.clock, region=region))
         self.says: str | None = "1.2340000000"
+        self.unit = "Hrs"
         self.refuses = ""
         self.asked = 0
 
@@ -50,7 +52,7 @@ class PriceList(Session):
             raise CloudError("no", service=service, operation=operation, code=self.refuses)
         if self.says is None:
             return iter(())
-        price = {"unit": "Hrs", "pricePerUnit": {"USD": self.says}}
+        price = {"unit": self.unit, "pricePerUnit": {"USD": self.says}}
         terms = {"OnDemand": {"a": {"priceDimensions": {"b": price}}}}
         return iter([msgspec.json.encode({"terms": terms}).decode()])
 
@@ -140,3 +142,26 @@ def test_the_sandbox_answers_the_price_list_over_http(sandbox_cloud: Any) -> Non
     found = asked(Session(sandbox_cloud.cloud()), "g5.xlarge")
     assert found is not None
     assert (found.usd_per_hour, found.source) == (Decimal("1.006"), "AWS Price List")
+
+
+def test_a_disk_costs_what_aws_says_of_its_space_and_speed_by_the_catalog() -> None:
+    session = PriceList("aws")
+    session.says, session.unit = "0.1000000000", "GB-Mo"
+    slow = cloud_values.volume(region="us-east-1", size_gib=100)
+    fast = cloud_values.volume(region="us-east-1", size_gib=100, iops=4000)
+    before = costs.volume_rate(slow, "aws")
+    assert before is not None
+    assert before.source == "catalog"
+    prices.learn(session, [], ["gp3"])
+    prices.learn(session, [], ["gp3"])
+    assert session.asked == 1
+    plain, tuned = costs.volume_rate(slow, "aws"), costs.volume_rate(fast, "aws")
+    assert plain is not None
+    assert tuned is not None
+    assert (plain.source, plain.as_of) == ("AWS Price List", NOON)
+    assert plain.usd_per_hour * 730 == pytest.approx(Decimal(10))
+    assert (tuned.source, tuned.as_of) == ("AWS Price List, speed: catalog", NOON)
+    assert tuned.usd_per_hour * 730 == pytest.approx(Decimal(15))
+    elsewhere = costs.volume_rate(slow, "sandbox:other")
+    assert elsewhere is not None
+    assert elsewhere.source == "catalog"

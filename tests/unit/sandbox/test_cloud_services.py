@@ -122,6 +122,10 @@ def test_prices_quotas_and_scores_are_answered(sandbox_cloud: LiveSandbox) -> No
     [terms] = json.loads(products["PriceList"][0])["terms"]["OnDemand"].values()
     [dimension] = terms["priceDimensions"].values()
     assert Decimal(dimension["pricePerUnit"]["USD"]) == Decimal("1.006")
+    family = [{"Type": "TERM_MATCH", "Field": "productFamily", "Value": "Storage Snapshot"}]
+    products = sandbox_cloud.client("pricing").get_products(ServiceCode="AmazonEC2", Filters=family)
+    usages = [json.loads(one)["product"]["attributes"]["usagetype"] for one in products["PriceList"]]
+    assert usages == ["EBS:SnapshotUsage", "EBS:SnapshotArchiveStorage"]
     quota = sandbox_cloud.client("service-quotas").get_service_quota(
         ServiceCode="ec2", QuotaCode="L-34B43A08"
     )["Quota"]
