@@ -150,7 +150,7 @@ def _left(
     going_on: TransactionRecord | None = None
     for record in dead:
         asked = saga.plan_of(record).steps[0].requests[0]
-        undone = any(step.outcome == "undone" for step in record.steps)
+        undone = any(step.outcome in {"undoing", "undone"} for step in record.steps)
         same = all(asked[name] == request[name] for name in ("options", "bucket"))
         if going_on is None and same and not undone:
             emit(Notice(text=f"going on with {record.id}, which was left unfinished"))
