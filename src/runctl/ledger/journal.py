@@ -66,6 +66,10 @@ class Journal:
         """The cloud refused the call: it left nothing behind."""
         self._outcome(tx, step, "failed", error=error)
 
+    def undoing(self, tx: str, step: int) -> None:
+        """Its undoing has begun: from now on it can only be undone."""
+        self._outcome(tx, step, "undoing")
+
     def undone(self, tx: str, step: int) -> None:
         self._outcome(tx, step, "undone")
 

@@ -130,7 +130,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of a transaction. `outcome` is None between the intent and the answer."""
+    """One call of a transaction. `outcome` is None between the intent and the answer; then it is `done` or
+    `failed`, and after that `undoing` until it is `undone`."""
 
     number: int
     name: str

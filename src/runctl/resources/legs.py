@@ -186,7 +186,7 @@ def _left(
     for record in dead:
         asked = saga.plan_of(record).steps[0].requests[0]
         # One that failed was being undone when its process died, or when the store did not answer.
-        ended = any(step.outcome in {"undone", "failed"} for step in record.steps)
+        ended = any(step.outcome in {"undoing", "undone", "failed"} for step in record.steps)
         same = all(asked[name] == request[name] for name in ("options", "bucket"))
         if going_on is None and same and not ended:
             emit(Notice(text=f"going on with {record.id}, which was left unfinished"))

@@ -95,8 +95,14 @@ def resume(
     ledger: Ledger, record: TransactionRecord, kinds: Mapping[str, Kind], *, emit: Emit
 ) -> Mapping[str, Result]:
     """Finish an abandoned operation. Raises what a step raises, after the rollback; Conflict where another
-    process took it up."""
+    process took it up, and where its rollback has begun: what is half undone is no ground to go on from."""
     plan = plan_of(record)
+    if undone := next((step for step in record.steps if step.outcome in {"undoing", "undone"}), None):
+        raise Conflict(
+            f"{record.id} is being rolled back",
+            why=f"its step {undone.name} is {undone.outcome}",
+            next=f"runctl tx rollback {record.id}",
+        )
     with transaction.resumed(ledger, record) as tx:
         return _go_on(tx, plan, kinds, record.steps, emit)
 
@@ -115,8 +121,7 @@ def roll_back(ledger: Ledger, record: TransactionRecord, kinds: Mapping[str, Kin
 
     def undoing(kind: Kind) -> transaction.Undoing:
         def find(step: StepRecord) -> bytes | None:
-            found = kind.find(_call(step, record.id))
-            return None if found is None else msgspec.json.encode(found)
+            return _found(kind, _call(step, record.id))
 
         def undo(step: StepRecord, result: bytes) -> None:
             kind.undo(_call(step, record.id), _result(result))
@@ -149,12 +154,6 @@ def _go_on(
             results[step.name] = _remember(tx, kind, done)
             tx.forward_only |= kind.final
             continue
-        if any(row.outcome == "undone" for row in earlier):
-            raise Conflict(
-                f"{tx.id} is being rolled back",
-                why=f"its step {step.name} was undone",
-                next=f"runctl tx rollback {tx.id}",
-            )
         if not _is_wanted(step, results):
             results[step.name] = {}
             continue
@@ -192,6 +191,7 @@ def _make(
                 request=msgspec.json.encode(intent),
                 do=lambda c=call: msgspec.json.encode(kind.do(c)),
                 undo=lambda result, c=call: kind.undo(c, _result(result)),
+                find=lambda c=call: _found(kind, c),
                 number=row.number if row else None,
             )
         except TrainctlError as error:
@@ -242,6 +242,11 @@ def _intent(row: StepRecord) -> _Intent:
 
 def _call(row: StepRecord, tx: str) -> Call:
     return Call(_intent(row).request, row.token, tx)
+
+
+def _found(kind: Kind, call: Call) -> bytes | None:
+    found = kind.find(call)
+    return None if found is None else msgspec.json.encode(found)
 
 
 def _result(data: bytes) -> Result:

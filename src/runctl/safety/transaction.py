@@ -17,6 +17,7 @@ from runctl import processes
 from runctl.errors import CloudError, Conflict, TrainctlError, TransferError
 from runctl.ledger import Ledger, Owner, StepRecord, TransactionRecord
 
+_NEVER = "it was never carried out"
 _under_way: set[str] = set()  # by `begin` in this very process
 
 
@@ -32,8 +33,8 @@ class Transaction(msgspec.Struct):
     forward_only: bool = False
     """Set before a step that cannot be undone: from then on the operation is finished, never rolled back."""
     _unknown: set[int] = msgspec.field(default_factory=set[int])
-    _undo: list[tuple[int, Callable[[], None]]] = msgspec.field(
-        default_factory=list[tuple[int, Callable[[], None]]]
+    _undo: list[tuple[int, Callable[[], bool]]] = msgspec.field(
+        default_factory=list[tuple[int, Callable[[], bool]]]
     )
 
     def step(
@@ -44,13 +45,15 @@ class Transaction(msgspec.Struct):
         request: bytes,
         do: Callable[[], bytes],
         undo: Callable[[bytes], None],
+        find: Callable[[], bytes | None] | None = None,
         number: int | None = None,
     ) -> bytes:
         """Journal the intent, make the call, journal its result. `do` makes this one call and no other.
 
         A refusal by the cloud means that the step left nothing. An answer that was lost leaves the
-        intent without an outcome and the transaction unfinished, for recovery to look into. Recovery
-        makes a call again with the `number` of its intent.
+        intent without an outcome: a rollback first asks `find` what became of it, as `Undoing.find` says;
+        without one, the transaction stays unfinished, for recovery to look into. Recovery makes a call
+        again with the `number` of its intent.
         """
         with _finishing_first():
             if number is None:
@@ -62,8 +65,10 @@ class Transaction(msgspec.Struct):
                 if _was_refused(error):
                     self.ledger.journal.failed(self.id, number, f"{error.kind}: {error}")
                     self._unknown.discard(number)
+                elif find is not None:
+                    self._undo.append((number, lambda: self._undo_unknown(number, find, undo)))
                 raise
-            self._undo.append((number, lambda: undo(result)))
+            self._undo.append((number, lambda: self._undo_known(number, lambda: undo(result))))
             self.ledger.journal.done(self.id, number, result)
             self._unknown.discard(number)
         return result
@@ -83,17 +88,30 @@ class Transaction(msgspec.Struct):
 
     def remember(self, number: int, undo: Callable[[], None]) -> None:
         """A step that an earlier process has done: a rollback undoes it, too."""
-        self._undo.append((number, undo))
+        self._undo.append((number, lambda: self._undo_known(number, undo)))
 
     def roll_back(self) -> None:
         """Undo what was done, the last first. Raises as the undo that failed; the journal keeps the rest."""
         while self._undo:
             number, undo = self._undo[-1]
-            undo()
-            self.ledger.journal.undone(self.id, number)
+            if undo():
+                self.ledger.journal.undone(self.id, number)
             self._unknown.discard(number)
             self._undo.pop()
         self.end("rolled-back")
+
+    def _undo_known(self, number: int, undo: Callable[[], None]) -> bool:
+        self.ledger.journal.undoing(self.id, number)
+        undo()
+        return True
+
+    def _undo_unknown(
+        self, number: int, find: Callable[[], bytes | None], undo: Callable[[bytes], None]
+    ) -> bool:
+        """Whether there was something to undo: what was made last is looked for before anything below it."""
+        result = find()
+        self.settle(number, result, _NEVER)
+        return result is not None and self._undo_known(number, lambda: undo(result))
 
     def end(self, outcome: str) -> None:
         """End it, unless it is unknown what became of a step: then recovery has to."""
@@ -180,12 +198,13 @@ def roll_back(ledger: Ledger, record: TransactionRecord, undoings: Mapping[str, 
         if step.outcome in {"failed", "undone"}:
             continue
         undoing = undoings[step.name]
-        result = step.result if step.outcome == "done" else undoing.find(step)
+        result = step.result if step.outcome in {"done", "undoing"} else undoing.find(step)
         if result is None:
-            journal.failed(record.id, step.number, "it was never carried out")
+            journal.failed(record.id, step.number, _NEVER)
             continue
         if step.outcome is None:
             journal.done(record.id, step.number, result)
+        journal.undoing(record.id, step.number)
         undoing.undo(step, result)
         journal.undone(record.id, step.number)
     journal.end(record.id, "rolled-back")

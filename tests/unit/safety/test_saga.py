@@ -36,6 +36,8 @@ class World:
     refuse: set[str] = field(default_factory=set[str])
     full: set[str] = field(default_factory=set[str])
     lose: set[str] = field(default_factory=set[str])
+    stuck: set[str] = field(default_factory=set[str])
+    hidden: bool = False
 
     def call(self, what: str) -> None:
         self.calls.append(what)
@@ -69,10 +71,14 @@ class Make:
         return {"id": call.token, "thing": thing}
 
     def find(self, call: Call) -> Result | None:
+        if self.world.hidden:
+            raise CloudError("no answer", service="s", operation="o", code="Lost", retryable=True)
         return {"id": call.token} if call.token in self.world.things else None
 
     def undo(self, call: Call, result: Result) -> None:
         assert result["id"] == call.token
+        if call.request["thing"] in self.world.stuck:
+            raise CloudError("stuck", service="s", operation="o", code="Stuck")
         self.world.call(f"unmake {call.request['thing']}")
         self.world.things.pop(call.token, None)
         self.world.after()
@@ -172,18 +178,56 @@ def test_after_a_final_step_nothing_is_undone_but_finished_later(ledger: Ledger)
     assert set(world.things.values()) == {"a"}
 
 
-def test_what_a_lost_answer_made_is_not_forgotten_by_a_resumption_that_cannot_be(ledger: Ledger) -> None:
-    """It was ended as rolled back, and the thing that nobody had looked for stayed and cost money."""
+def carry_out_in_vain(ledger: Ledger, world: World, *steps: PlannedStep) -> None:
+    with pytest.raises(CloudError):
+        saga.carry_out(ledger, plan(*steps), kinds(world), emit=ignore, at=NOW)
+
+
+def test_what_a_lost_answer_made_is_undone_before_what_it_stands_on(ledger: Ledger) -> None:
+    """A volume was detached while the mount, whose answer was lost, held it."""
     world = World(lose={"b"})
-    with pytest.raises(CloudError, match="b"):
-        saga.carry_out(ledger, plan(make("a", "a"), make("b", "b")), kinds(world), emit=ignore, at=NOW)
+    carry_out_in_vain(ledger, world, make("a", "a"), make("b", "b"))
+    assert world.calls == ["make a", "make b", "unmake b", "unmake a"]
+    assert world.things == {}
+    assert ledger.journal.newest()[0].outcome == "rolled-back"
+
+
+def test_while_nobody_knows_what_a_lost_answer_made_nothing_below_it_is_undone(ledger: Ledger) -> None:
+    world = World(lose={"b"}, hidden=True)
+    carry_out_in_vain(ledger, world, make("a", "a"), make("b", "b"))
     (record,) = transaction.abandoned(ledger)
-    assert [step.outcome for step in record.steps] == ["undone", None]
+    assert [step.outcome for step in record.steps] == ["done", None]
+    world.lose, world.hidden = set(), False
+    resume(ledger, record, kinds(world))
+    assert ledger.journal.get(record.id).outcome == "finished"
+    assert sorted(world.things.values()) == ["a", "b"]
+
+
+def test_what_was_half_undone_is_not_gone_on_from(ledger: Ledger) -> None:
+    """A volume that was being detached counted as attached, and the operation as finished."""
+    world = World(lose={"c"}, stuck={"b"})
+    carry_out_in_vain(ledger, world, make("a", "a"), make("b", "b"), make("c", "c"))
+    (record,) = transaction.abandoned(ledger)
+    assert [step.outcome for step in record.steps] == ["done", "undoing", "undone"]
     with pytest.raises(Conflict, match="being rolled back"):
         resume(ledger, record, kinds(world))
     (record,) = transaction.abandoned(ledger)
+    world.stuck = set()
     saga.roll_back(ledger, record, kinds(world))
     assert ledger.journal.get(record.id).outcome == "rolled-back"
+    assert world.things == {}
+
+
+def test_an_operation_that_is_taken_up_does_not_end_while_a_call_is_unaccounted_for(ledger: Ledger) -> None:
+    """It was ended as rolled back, and the thing that nobody had looked for stayed and cost money."""
+    world = World()
+    record = cut_short(ledger, world, plan(make("a", "a"), make("b", "b")), at=2, before=False)
+    assert record is not None
+    world.die_at = 0
+    with pytest.raises(KeyboardInterrupt), transaction.resumed(ledger, record):
+        raise KeyboardInterrupt
+    (record,) = transaction.abandoned(ledger)
+    saga.roll_back(ledger, record, kinds(world))
     assert world.things == {}
 
 

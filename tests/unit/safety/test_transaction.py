@@ -127,7 +127,7 @@ def test_an_undo_that_fails_hides_neither_the_cause_nor_the_rest(ledger: Ledger)
     with pytest.raises(CapacityError) as caught, begin(ledger) as tx:
         calls.all(tx, "a", "b", "c", last_fails=error(CapacityError), undo_of_b=error())
     assert "could not be rolled back" in caught.value.__notes__[0]
-    assert outcomes(ledger) == (None, ["done", "done", "failed"])
+    assert outcomes(ledger) == (None, ["done", "undoing", "failed"])
     assert [record.id for record in transaction.abandoned(ledger)] == [tx.id]
 
 
