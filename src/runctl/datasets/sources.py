@@ -14,7 +14,7 @@ from typing import Protocol
 
 from runctl.datasets.cache import Item, Lease, LocalCache, read_at
 from runctl.datasets.direct import PIECE, DirectS3, write_at
-from runctl.datasets.packs import Pack
+from runctl.datasets.packs import CRC, Pack
 from runctl.errors import NotFound, ValidationError
 from runctl.storage.entries import Entry
 
@@ -197,17 +197,21 @@ class Cached:
         return None if found is None else self._files.keep(entry.key, _OpenFile(found))
 
     def _fetch(self, item: Item, entry: Entry) -> int | None:
-        crc = ""
+        """Proven while it comes, where S3 or an index has a CRC of the whole; else it is read again."""
+        algorithm, expected = (CRC, item.crc) if item.crc else self.remote.crc(entry)
+        came = ""
 
         def fill(file: int) -> int:
-            nonlocal crc
-            size, crc = self.remote.fill(entry, file)
+            nonlocal came
+            size, came = self.remote.fill(entry, file, algorithm)
             return size
 
-        def proven(path: Path) -> bool:
-            return not item.crc and self.remote.proves(entry, path)
-
-        return self.cache.add(item, fill, known=lambda: bool(item.crc) and crc == item.crc, proven=proven)
+        return self.cache.add(
+            item,
+            fill,
+            known=lambda: bool(expected) and came == expected,
+            proven=lambda path: not item.crc and self.remote.proves(entry, path),
+        )
 
     def _have(self, entry: Entry) -> None:
         if self.cache.holds(self._item(entry)):

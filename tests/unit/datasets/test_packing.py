@@ -98,6 +98,7 @@ def desk(
     monkeypatch.chdir(tmp_path)
     made = Desk(s3_server, tmp_path, capsys)
     yield made
+    made.s3.close()
     for dataset in made.opened:
         dataset.close()
 
