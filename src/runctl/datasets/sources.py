@@ -108,10 +108,9 @@ class Cached:
         return (_cached, (self.cache, self.remote, self.verify))
 
     def start(self, entry: Entry, start: int, length: int) -> Callable[[], bytes]:
-        whole = length == entry.size and length <= PIECE
         if self._files.get(entry.key) or self.cache.holds(self._item(entry)):
             return partial(self._read, entry, start, length)
-        if whole:
+        if _is_small(entry, length):
             return self.remote.submit(partial(self._read, entry, start, length)).result
         return partial(self._window, self.begin(entry), entry, start, length)
 
@@ -148,7 +147,7 @@ class Cached:
         return Item(self._place, self._above() + entry.key, entry.etag, entry.size, crc)
 
     def _read(self, entry: Entry, start: int, length: int) -> bytes:
-        if length == entry.size and length <= PIECE:
+        if _is_small(entry, length):
             return self._small(entry)
         file = self._files.get(entry.key)
         if file is None:
@@ -216,10 +215,15 @@ class Cached:
     def _have(self, entry: Entry) -> None:
         if self.cache.holds(self._item(entry)):
             return
-        if entry.size <= PIECE:
+        if _is_small(entry, entry.size):
             self._small(entry)
         else:
             self._open(entry)
+
+
+def _is_small(entry: Entry, length: int) -> bool:
+    """Whether it is fetched by whoever asks: two at once cost less than waiting for each other. Not packs."""
+    return length == entry.size and length <= PIECE and not isinstance(entry, Pack)
 
 
 class _OpenFile:
