@@ -27,7 +27,7 @@ from runctl.errors import ValidationError
 Transform = Callable[[str, bytes], Any]
 """Makes a sample of a file's name and bytes; runs in the worker."""
 
-MIX = 512 << 20
+MIX = 256 << 20
 """Bytes of a packed dataset that are mixed at a time."""
 _OURS = {"sampler", "batch_sampler", "drop_last", "persistent_workers", "in_order"}
 """Arguments of a DataLoader that a Loader sets itself."""
