@@ -27,6 +27,7 @@ def data() -> None:
     \b
     Examples:
       runctl data plan s3://bucket/imagenet --runs 5 --epochs 3 --machine g5.xlarge
+      runctl data pack s3://bucket/imagenet s3://bucket/imagenet-packed --mix
       runctl data stage s3://bucket/imagenet --zone us-east-1b --snapshot
       runctl data stage s3://bucket/imagenet --volume vol-0123456789abcdef0
     """

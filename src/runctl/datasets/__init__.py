@@ -27,7 +27,8 @@ def open(  # noqa: A001 (datasets.open reads as what it does)
 
     `strategy`: `existing` reads a folder of this machine (a volume, or what the agent brought), `cache` keeps
     each object on a local disk from its first reading on, `direct` reads S3 each time. `auto` takes the
-    folder that the agent has of this location, a cache where `cache` names one, and S3 otherwise.
+    folder that the agent has of this location, a cache where `cache` names one, and S3 otherwise. What
+    `runctl data pack` wrote is read as the files that it was made of; for it `auto` takes a cache.
     `cache` is its folder or itself, `cache_bytes` how much it may hold (by default four fifths of the disk).
     `verify` compares what the cache holds with its checksum at each reading. `parallel` requests run at once,
     and at most `ahead_bytes` are read before they are asked for; both hold for one process.

@@ -54,6 +54,7 @@ class BlockOrder:
 
     def __init__(self, blocks: Blocks, seed: int, epoch: int) -> None:
         self._blocks, self._seed, self._epoch = blocks, seed, epoch
+        self.mixed = blocks.mixed
         order = Permutation(blocks.packs, seed, epoch)
         self.packs = [order[place] for place in range(blocks.packs)]
         self._ends = list(accumulate(blocks.count(pack) for pack in self.packs))
@@ -62,7 +63,7 @@ class BlockOrder:
         self._mix = Permutation(0, 0, 0)
 
     def __getitem__(self, position: int) -> int:
-        block = self.turn(position) // self._blocks.mixed
+        block = self.turn(position) // self.mixed
         if block != self._block:
             self._enter(block)
         place = self._first + self._mix[position - self._first]
@@ -75,14 +76,14 @@ class BlockOrder:
 
     def wanted(self, position: int) -> range:
         """The turns of the packs that are needed at this position, and of those that will be next."""
-        turn, mixed = self.turn(position), self._blocks.mixed
+        turn, mixed = self.turn(position), self.mixed
         return range(turn // mixed * mixed, min(len(self.packs), turn + mixed + 1))
 
     def _begin(self, turn: int) -> int:
         return self._ends[turn - 1] if turn else 0
 
     def _enter(self, block: int) -> None:
-        mixed = self._blocks.mixed
+        mixed = self.mixed
         self._block, self._first = block, self._begin(block * mixed)
         end = self._ends[min(len(self.packs), (block + 1) * mixed) - 1]
         self._mix = Permutation(end - self._first, self._seed, self._epoch, part=block + 1)

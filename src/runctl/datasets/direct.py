@@ -34,7 +34,7 @@ _used_in = 0
 
 
 class Filled(NamedTuple):
-    """What was written into a file: bytes, and their CRC-64/NVME in hex."""
+    """What was written into a file: bytes, and their CRC in hex."""
 
     size: int
     crc: str
@@ -119,23 +119,30 @@ class DirectS3:
             raise self._changed(entry)
         return data
 
-    def fill(self, entry: Entry, file: int) -> Filled:
-        """Write an object into a file."""
+    def crc(self, entry: Entry) -> tuple[str, str]:
+        """The CRC that S3 keeps of an object's bytes, by its name and in hex; empty where it keeps none."""
+        proof = self._retried("HeadObject", lambda: self._reading().proof(entry.key, entry.size, entry.etag))
+        whole = proof.algorithm in digests.CRCS and not proof.part_size
+        return (proof.algorithm, proof.expected) if whole else ("", "")
+
+    def fill(self, entry: Entry, file: int, crc: str) -> Filled:
+        """Write an object into a file; `crc` names the CRC that is taken of it meanwhile, if any."""
 
         def move(start: int) -> tuple[bytes, int]:
             length = min(FILL, entry.size - start)
-            return self._retried("GetObject", lambda: self._move(entry, file, start, length))
+            return self._retried("GetObject", lambda: self._move(entry, file, start, length, crc))
 
         pieces = list(self._threads()[1].map(move, range(0, entry.size, FILL)))
-        return Filled(sum(size for _, size in pieces), digests.of_whole("crc64nvme", pieces).hex())
+        return Filled(sum(size for _, size in pieces), digests.of_whole(crc, pieces).hex() if crc else "")
 
-    def _move(self, entry: Entry, file: int, start: int, length: int) -> tuple[bytes, int]:
-        """The CRC-64/NVME and the bytes of what was written."""
-        digest, at = digests.new("crc64nvme"), start
+    def _move(self, entry: Entry, file: int, start: int, length: int, crc: str) -> tuple[bytes, int]:
+        """The CRC and the bytes of what was written."""
+        digest, at = digests.new(crc) if crc else None, start
         for chunk in self._reading().stream(entry.key, start, length, entry.etag):
-            digest.update(chunk)
+            if digest:
+                digest.update(chunk)
             at += write_at(file, chunk, at)
-        return digest.digest(), at - start
+        return digest.digest() if digest else b"", at - start
 
     def proves(self, entry: Entry, path: Path) -> bool:
         """Whether S3 has nothing against these bytes, where the ETag alone did not fit. Costs a request."""
@@ -145,7 +152,9 @@ class DirectS3:
         return not proof.algorithm or file_proves(proof, path, entry.size)
 
     def close(self) -> None:
-        """End the threads. What is read later makes new ones."""
+        """End the threads and connections. What is read later makes new ones."""
+        if self._made is not None:
+            self._made.close()
         pools, self._pools = self._pools, None
         for pool in pools or ():
             pool.shutdown(wait=False, cancel_futures=True)

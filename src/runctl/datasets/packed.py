@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runctl.datasets.cache import LocalCache
 from runctl.datasets.packs import Index, Pack, PackedFile, Torn, spans
 from runctl.datasets.sources import Cached, Source
 from runctl.errors import ValidationError
@@ -44,9 +43,10 @@ class Packed:
         if isinstance(self.inner, Cached) and number < len(self.packs):
             self.inner.begin(self.packs[number])
 
-    @property
-    def cache(self) -> LocalCache | None:
-        return self.inner.cache if isinstance(self.inner, Cached) else None
+    def has_room(self, count: int) -> bool:
+        """Whether so many packs can be kept at once."""
+        largest = max((pack.size for pack in self.packs), default=0)
+        return isinstance(self.inner, Cached) and self.inner.cache.max_bytes >= count * largest
 
     def close(self) -> None:
         self.inner.close()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from runctl.datasets.cache import Item, Lease, LocalCache, read_at
 from runctl.datasets.direct import PIECE, DirectS3, write_at
-from runctl.datasets.packs import Pack
+from runctl.datasets.packs import CRC, Pack
 from runctl.errors import NotFound, ValidationError
 from runctl.storage.entries import Entry
 
@@ -108,10 +108,9 @@ class Cached:
         return (_cached, (self.cache, self.remote, self.verify))
 
     def start(self, entry: Entry, start: int, length: int) -> Callable[[], bytes]:
-        whole = length == entry.size and length <= PIECE
         if self._files.get(entry.key) or self.cache.holds(self._item(entry)):
             return partial(self._read, entry, start, length)
-        if whole:
+        if _is_small(entry, length):
             return self.remote.submit(partial(self._read, entry, start, length)).result
         return partial(self._window, self.begin(entry), entry, start, length)
 
@@ -148,7 +147,7 @@ class Cached:
         return Item(self._place, self._above() + entry.key, entry.etag, entry.size, crc)
 
     def _read(self, entry: Entry, start: int, length: int) -> bytes:
-        if length == entry.size and length <= PIECE:
+        if _is_small(entry, length):
             return self._small(entry)
         file = self._files.get(entry.key)
         if file is None:
@@ -197,25 +196,34 @@ class Cached:
         return None if found is None else self._files.keep(entry.key, _OpenFile(found))
 
     def _fetch(self, item: Item, entry: Entry) -> int | None:
-        crc = ""
+        """Proven while it comes, where S3 or an index has a CRC of the whole; else it is read again."""
+        algorithm, expected = (CRC, item.crc) if item.crc else self.remote.crc(entry)
+        came = ""
 
         def fill(file: int) -> int:
-            nonlocal crc
-            size, crc = self.remote.fill(entry, file)
+            nonlocal came
+            size, came = self.remote.fill(entry, file, algorithm)
             return size
 
-        def proven(path: Path) -> bool:
-            return not item.crc and self.remote.proves(entry, path)
-
-        return self.cache.add(item, fill, known=lambda: bool(item.crc) and crc == item.crc, proven=proven)
+        return self.cache.add(
+            item,
+            fill,
+            known=lambda: bool(expected) and came == expected,
+            proven=lambda path: not item.crc and self.remote.proves(entry, path),
+        )
 
     def _have(self, entry: Entry) -> None:
         if self.cache.holds(self._item(entry)):
             return
-        if entry.size <= PIECE:
+        if _is_small(entry, entry.size):
             self._small(entry)
         else:
             self._open(entry)
+
+
+def _is_small(entry: Entry, length: int) -> bool:
+    """Whether it is fetched by whoever asks: two at once cost less than waiting for each other. Not packs."""
+    return length == entry.size and length <= PIECE and not isinstance(entry, Pack)
 
 
 class _OpenFile:

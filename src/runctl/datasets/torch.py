@@ -27,7 +27,7 @@ from runctl.errors import ValidationError
 Transform = Callable[[str, bytes], Any]
 """Makes a sample of a file's name and bytes; runs in the worker."""
 
-MIX = 512 << 20
+MIX = 256 << 20
 """Bytes of a packed dataset that are mixed at a time."""
 _OURS = {"sampler", "batch_sampler", "drop_last", "persistent_workers", "in_order"}
 """Arguments of a DataLoader that a Loader sets itself."""
@@ -145,11 +145,12 @@ class IterableDataset(TorchIterableDataset):
         """The samples' numbers; the next packs are fetched meanwhile, each by one of the workers."""
         source = self.samples.dataset.source
         assert isinstance(source, Packed)  # noqa: S101
+        roomy = source.has_room(2 * arranged.mixed + 1)  # else the next packs would drive out the present
         begun = -1
         for position, number in places:
             wanted = arranged.wanted(position)
             for turn in range(max(begun, wanted.start), wanted.stop):
-                if turn % workers == worker:
+                if turn % workers == worker and roomy:
                     source.ahead(arranged.packs[turn])
             begun = wanted.stop
             yield number

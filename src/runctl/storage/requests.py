@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -32,15 +33,17 @@ class Requests:
         self._bucket = bucket
         self._access = access
         self._made: Bucket | None = None
+        self._making = threading.Lock()
 
     @property
     def client(self) -> Bucket:
-        if self._made is None:
-            from runctl.agent.s3 import Bucket
+        with self._making:
+            if self._made is None:
+                from runctl.agent.s3 import Bucket
 
-            region = self._access.region or "us-east-1"
-            self._made = Bucket(self._bucket, region, _Keys(self._access), endpoint=self._access.endpoint)
-        return self._made
+                region = self._access.region or "us-east-1"
+                self._made = Bucket(self._bucket, region, _Keys(self._access), endpoint=self._access.endpoint)
+            return self._made
 
     def close(self) -> None:
         """A process that is forked must not share connections."""

@@ -6,11 +6,14 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_proxy import FaultProxy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +101,7 @@ def desk(
     monkeypatch.chdir(tmp_path)
     made = Desk(s3_server, tmp_path, capsys)
     yield made
+    made.s3.close()
     for dataset in made.opened:
         dataset.close()
 
@@ -197,6 +201,29 @@ def test_damaged_bytes_are_not_served(desk: Desk) -> None:
         dataset = desk.open(way)
         with pytest.raises(TransferError, match="damaged"):
             dict(dataset)
+
+
+def test_processes_of_a_machine_fetch_each_pack_once(desk: Desk, s3_server: Any) -> None:
+    desk.pack("set", desk.url)
+    script = (
+        "import sys; from runctl import datasets\n"
+        "with datasets.open(sys.argv[1], cache=sys.argv[2]) as dataset:\n"
+        "    assert dataset.strategy == 'cache'\n"
+        "    print(sum(len(data) for _, data in dataset))\n"
+    )
+    with FaultProxy(s3_server.endpoint) as proxy:
+        environment = {**os.environ, **s3_server.environment(proxy.endpoint)}
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, desk.url, str(desk.folder / "shared")],
+                env=environment,
+                stdout=subprocess.PIPE,
+            )
+            for _ in range(3)
+        ]
+        size = sum(map(len, FILES.values()))
+        assert [int(one.communicate(timeout=60)[0]) for one in running] == [size] * 3
+        assert size <= sum(one.got for one in proxy.seen if ".pack" in one.key) < size * 1.1
 
 
 def test_names_and_places_that_could_hurt_are_refused(desk: Desk) -> None:

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from runctl import datasets
+from runctl.datasets import packing
 from runctl.datasets.dataset import Dataset
+from runctl.datasets.packs import lay_out
 from runctl.errors import ValidationError
+from runctl.storage.access import S3Access
+from runctl.storage.location import LocalPath
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'runctl[torch]'")
 
@@ -117,3 +121,45 @@ def test_another_dataset_or_order_is_refused(dataset: Dataset, tmp_path: Path) -
         Loader(datasets.open(tmp_path), number_of, seed=1).load_state_dict(state)
     with pytest.raises(ValidationError, match="drop_last"):
         Loader(dataset, drop_last=True)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Dataset:
+    source = tmp_path / "set"
+    source.mkdir()
+    for name, data in FILES.items():
+        (source / name).write_bytes(data)
+    plan = packing.plan(LocalPath(source), LocalPath(tmp_path / "packed"), packing.PackOptions(), S3Access())
+    plan.packs = lay_out(plan.source.entries, range(50), 2000)
+    packing.carry_out(plan)
+    return datasets.open(tmp_path / "packed")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_packed_dataset_is_shuffled_by_blocks_and_gone_on_with(packed: Dataset, workers: int) -> None:
+    loader = Loader(packed, number_of, batch_size=4, seed=3, mix_bytes=6000, num_workers=workers)
+    seen: list[int] = []
+    for step, batch in enumerate(loader, 1):
+        seen += numbers([batch])
+        if step == 3:
+            break
+    assert len({number // 6 for number in seen}) < 6, "of more packs than are mixed at a time"
+    state = loader.state_dict()
+    for rank in range(2):
+        other = Loader(packed, number_of, seed=3, mix_bytes=6000, rank=rank, ranks=2, num_workers=2 - workers)
+        other.load_state_dict(state)
+        seen += numbers(other)
+    assert sorted(seen) == list(range(50))
+
+
+def test_another_packing_or_mixing_is_another_order(packed: Dataset, tmp_path: Path) -> None:
+    state = Loader(packed, number_of, mix_bytes=6000).state_dict()
+    Loader(packed, number_of, mix_bytes=6000).load_state_dict(state)
+    for other in (packed, datasets.open(tmp_path / "set")):
+        with pytest.raises(ValidationError, match="checkpoint"):
+            Loader(other, number_of).load_state_dict(state)
+    plain = Loader(datasets.open(tmp_path / "set"), number_of)
+    before = {name: value for name, value in plain.state_dict().items() if name != "blocks"}
+    plain.load_state_dict(before)  # of a version that knew no packs
+    in_order = Loader(packed, number_of, shuffle=False).state_dict()
+    Loader(datasets.open(tmp_path / "set"), number_of, shuffle=False).load_state_dict(in_order)
