@@ -46,6 +46,10 @@ _LIST_PAGE = 1000
 """How often one page may come torn."""
 
 
+_LOST_INTERRUPT = "credential provider: KeyboardInterrupt"
+"""A Ctrl-C that comes while obstore asks us for credentials is but the text of an error to it."""
+
+
 class S3Store:
     """Objects under a prefix of a bucket. Makes its client on first use."""
 
@@ -54,7 +58,7 @@ class S3Store:
         self.prefix = checked_prefix(prefix.strip("/"))
         self._access = access
         self._made: Client | None = None
-        self._credentials_error: BaseException | None = None
+        self._credentials_error: Exception | None = None
 
     def read(self, key: str) -> bytes:
         import obstore
@@ -221,8 +225,8 @@ class S3Store:
         try:
             answer = self._access.credentials()
             keys = answer if isinstance(answer, Credentials) else Credentials(*answer)
-        except BaseException as error:
-            self._credentials_error = error  # obstore keeps only its text, of a Ctrl-C, too
+        except Exception as error:
+            self._credentials_error = error  # obstore keeps only its text
             raise
         return {
             "access_key_id": keys.access_key,
@@ -239,10 +243,9 @@ class S3Store:
         try:
             yield
         except (exceptions.BaseError, FileNotFoundError) as error:
-            if isinstance(self._credentials_error, KeyboardInterrupt):
-                interrupt, self._credentials_error = self._credentials_error, None
-                raise interrupt from None
             text = str(error)
+            if _LOST_INTERRUPT in text:
+                raise KeyboardInterrupt from None
             code = match[1] if (match := _CODE.search(text)) else ""
             if code == "NoSuchBucket":
                 raise NoBucket(
