@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -34,6 +35,7 @@ from runctl.datasets.sources import Direct, Folder, Source
 from runctl.errors import CloudError, Conflict, NotFound, ValidationError
 from runctl.events import Emit, Progress, ignore
 from runctl.retry import RetryPolicy
+from runctl.storage import digests
 from runctl.storage.access import S3Access
 from runctl.storage.bulk import BulkStore
 from runctl.storage.download import is_passing
@@ -145,12 +147,12 @@ def carry_out(plan: PackPlan, *, emit: Emit = ignore) -> PackReport:
 
 
 class _Writing:
-    """`crcs` fills with the CRC-32 of each piece, by file and start."""
+    """`crcs` fills with the CRC-32 of each piece, by number of the pack."""
 
     def __init__(self, plan: PackPlan, emit: Emit) -> None:
         self._plan, self._emit = plan, emit
         self.there = {item.key: item.size for item in plan.target.list() if name_parts(item.key) is not None}
-        self.crcs: dict[tuple[int, int], int] = {}
+        self.crcs: dict[int, array[int]] = {}
         self.kept = 0
         self._done = 0
         self._packs: dict[int, Pack] = {}
@@ -248,40 +250,37 @@ class _Writing:
         self._keep(planned, body, name, kept=int(is_there))
 
     def _keep(self, planned: Planned, data: bytes, name: str, *, kept: int = 1) -> None:
-        at, view = 0, memoryview(data)
+        at, view, crcs = 0, memoryview(data), array("Q")
         for piece in planned.pieces:
-            self.crcs[piece.file, piece.start] = zlib.crc32(view[at : at + piece.length])
+            crcs.append(zlib.crc32(view[at : at + piece.length]))
             at += piece.length
+        self.crcs[planned.number] = crcs
         self._packs[planned.number] = Pack(name, planned.size, 0, crc=(name_parts(name) or ("", "", ""))[2])
         self.kept += kept
         self._done += planned.size
         self._emit(Progress(task="pack", done=self._done, total=self._plan.size, unit="B"))
 
 
-def _files(plan: PackPlan, crcs: dict[tuple[int, int], int]) -> Iterator[PackedFile]:
-    """The files in order of name, with their places."""
-    places: dict[int, tuple[int, int]] = {}
-    pieces: dict[int, list[Sample]] = {}
+def _files(plan: PackPlan, crcs: dict[int, array[int]]) -> Iterator[PackedFile]:
+    """The files in order of name, with their places; `crcs` are those of each pack's pieces."""
+    entries = plan.source.entries
+    packs, offsets, whole = (array("Q", bytes(8 * len(entries))) for _ in range(3))
     for planned in plan.packs:
         at = 0
-        for piece in planned.pieces:
-            places.setdefault(piece.file, (planned.number, at))
-            pieces.setdefault(piece.file, []).append(piece)
-            at += piece.length
-    pack = offset = 0
-    for number, entry in enumerate(plan.source.entries):
-        pack, offset = places.get(number, (pack, offset))
-        crc = _crc([(crcs[number, piece.start], piece.length) for piece in pieces.get(number, ())])
-        yield PackedFile(entry.key, entry.size, 0, entry.etag, pack, offset, crc)
+        for (file, start, length), crc in zip(planned.pieces, crcs[planned.number], strict=True):
+            if start == 0:
+                packs[file], offsets[file], whole[file] = planned.number, at, crc
+            else:
+                whole[file] = _joined((whole[file], start), (crc, length))
+            at += length
+    for number, entry in enumerate(entries):
+        place = packs[number], offsets[number], whole[number]
+        yield PackedFile(entry.key, entry.size, 0, entry.etag, *place)
 
 
-def _crc(pieces: list[tuple[int, int]]) -> int:
-    if len(pieces) <= 1:
-        return pieces[0][0] if pieces else 0
-    from runctl.storage import digests
-
-    whole = digests.of_whole("crc32", ((crc.to_bytes(4), length) for crc, length in pieces))
-    return int.from_bytes(whole)
+def _joined(*parts: tuple[int, int]) -> int:
+    """The CRC-32 of bytes that follow each other, from their CRCs and lengths."""
+    return int.from_bytes(digests.of_whole("crc32", ((crc.to_bytes(4), length) for crc, length in parts)))
 
 
 def _source(
