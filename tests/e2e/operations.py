@@ -340,7 +340,7 @@ def _terminate_done(world: World, made: Shown) -> bool:
 
 
 def _terminate_undone(world: World, made: Shown) -> bool:
-    attached = world.is_attached("kept") and world.is_attached("other")
+    attached = world.is_attached("kept") and world.is_attached("other") and world.is_mounted("kept")
     return _none_made(world, made) and world.live.state(world.instance) == "running" and attached
 
 
@@ -448,7 +448,7 @@ def _detach(world: World, operation: Operation) -> None:
 
 
 def _detach_undone(world: World, made: Shown) -> bool:
-    return _none_made(world, made) and world.is_attached("kept")
+    return _none_made(world, made) and world.is_attached("kept") and world.is_mounted("kept")
 
 
 def _before_cleanup(world: World) -> None:

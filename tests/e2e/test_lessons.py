@@ -15,8 +15,8 @@ import pytest
 from classics import Account, on_sandbox
 from dying import carried_out
 from inside import Inside
-from operations import STORIES, World
-from test_crash_matrix import recovered
+from operations import STORIES, World, begin, require_end
+from test_crash_matrix import recover
 
 pytestmark = pytest.mark.xdist_group("lessons")
 
@@ -39,18 +39,16 @@ def launched(account: Account) -> list[str]:
 
 
 def test_l1_a_kill_right_after_run_instances_leaks_no_machine(own_cloud: Any, tmp_path: Path) -> None:
-    for number, undo in enumerate((True, False)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        world = World(own_cloud, folder)
-        at = call_of_run_instances(world)
+    at = call_of_run_instances(own_cloud, tmp_path / "noted")
+    for undo in (True, False):
+        world = begin(own_cloud, tmp_path / f"{undo=}", "create-instance")
         assert carried_out(world, "create-instance", at, before=False)[0]
-        tx, outcome = recovered(world, undo=undo)
-        assert outcome == ("rolled-back" if undo else "finished")
-        assert len(world.made(tx)["instances"]) == (0 if undo else 1)
+        recover(world, undo=undo)
+        assert world.outcome() == ("rolled-back" if undo else "finished")
+        require_end(world, "create-instance", world.outcome())
 
 
-def call_of_run_instances(world: World) -> int:
+def call_of_run_instances(live: Any, folder: Path) -> int:
     """Which call of the operation launches the machine, found out in a world of its own."""
     from runctl.providers.aws.session import Session
 
@@ -61,10 +59,10 @@ def call_of_run_instances(world: World) -> int:
             seen.append(operation)
             return super().call(service, operation, **parameters)
 
-    folder = world.folder / "noted"
-    folder.mkdir()
-    other = World(world.live, folder)
-    STORIES["create-instance"].act(other, other.operation(Noting))
+    world = begin(live, folder, "create-instance")
+    operation = world.operation(Noting)
+    STORIES["create-instance"].act(world, operation)
+    operation.ledger.close()
     return seen.index("run_instances") + 1
 
 

@@ -13,7 +13,7 @@ from runctl.ledger import AttemptRecord, JobRecord
 from runctl.model import HOURS_PER_MONTH, TAG_JOB, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_USER, Price
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import MachineImage, Snapshot
-from runctl.providers.aws.volumes import Volume
+from runctl.providers.aws.volumes import Attachment, Volume
 from runctl.safety.graph import NOTHING, Edge, Graph, Node, NodeKind, Relation
 from runctl.safety.protection import evaluate, marked
 from runctl.safety.vocabulary import Action, Activity, Disk, Effect, Facts, Request, ResourceKind
@@ -84,6 +84,13 @@ def marks(
 ) -> dict[str, str]:
     """The rule that holds each resource for good, by id: what listings alone tell, no call is made."""
     tags_of = {volume.id: volume.tags for volume in volumes}
+    attached: dict[str, dict[str, Attachment]] = {}
+    # Instances and volumes are listed one after the other: what either tells of counts.
+    for disk in [
+        *(disk for volume in volumes for disk in volume.attachments),
+        *(disk for instance in instances for disk in instance.disks),
+    ]:
+        attached.setdefault(disk.instance, {})[disk.volume] = disk
     users = {snapshot: image.id for image in images for snapshot in image.snapshots}
     asked: list[tuple[Action, str, Facts]] = []
     for instance in instances:
@@ -94,7 +101,7 @@ def marks(
                 dies_with_instance=disk.delete_on_termination,
                 tags=tags_of.get(disk.volume, {}),
             )
-            for disk in instance.disks
+            for disk in attached.get(instance.id, {}).values()
         )
         facts = Facts(
             kind=ResourceKind.INSTANCE, tags=instance.tags, disks=disks, activity=Activity.IDLE, created=now

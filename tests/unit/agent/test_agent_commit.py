@@ -246,4 +246,8 @@ def test_all_who_read_parts_make_the_same_of_them(tmp_path_factory, data: bytes,
     cut = [data[at : at + part] for at in range(0, len(data), part)] if part else []
     wanted = b"".join(hashlib.sha256(piece).digest() for piece in cut) if part else data
     assert file_digest(str(path), part) == hashlib.sha256(wanted).hexdigest()
-    assert checkpoints._digest(data, part) == hashlib.sha256(wanted).hexdigest()
+    named = checkpoints.ManifestFile(path="digested", size=len(data), sha256="", part=part)
+    assert (
+        checkpoints._digest(LocalObjects(path.parent), "digested", named)
+        == hashlib.sha256(wanted).hexdigest()
+    )

@@ -243,6 +243,8 @@ class World:
     def _answer(self, operation: str, **asked: Any) -> list[Any]:
         if operation == "get_products":
             wanted = {row["Field"]: row["Value"] for row in asked["Filters"]}
+            if "instanceType" not in wanted:
+                return []  # of disks and snapshots the bill knows the catalog's prices
             usd = str(self.prices.on_demand(wanted["instanceType"]))
             dimension = {"unit": "Hrs", "pricePerUnit": {"USD": usd}}
             terms = {"OnDemand": {"term": {"priceDimensions": {"dimension": dimension}}}}

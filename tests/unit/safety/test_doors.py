@@ -21,10 +21,10 @@ RECEIVERS = {"door", "_door", "Door"}
 STORAGE = "runctl.storage."
 STORES = re.compile("store|bucket|staging")
 ALLOWED = {
-    "runctl.storage.transfer:_delete": "`--delete` of uploads: its plan was shown, and a job's objects stay",
+    "runctl.storage.plans:_delete": "`--delete` of uploads: its plan was shown, and a job's objects stay",
     "runctl.resources.leg_run:_delete": "`--delete` of a transfer between two places, under the same plan",
     "runctl.resources.leg_run:_remove_arrived": "its own parcels in staging, once they have arrived",
-    "runctl.resources.leg_run:_put_together": "its own parcels in staging, once they are one object",
+    "runctl.resources.composing:put_together": "its own parcels, and an object that it made wrongly",
     "runctl.resources.sides:look": "what was staged for one reader, once it was read",
     "runctl.resources.carrying:clear": "the staging prefix of one transfer, which nobody else has",
 }
