@@ -153,33 +153,33 @@ class Supervisor:
     def _launch(self, job: JobRecord) -> None:
         """Finish what a dead process began, or launch anew; the attempt's row was written before."""
         attempt = attempt_of(self._ledger, job.id, self._place.clock.now())
-        if attempt.instance_id is None:
-            try:
-                machine = self._find_machine(job, attempt)
-            except KeyboardInterrupt:
-                # What may be left is for recovery: only a job that left nothing is stopped.
-                if not transaction.abandoned(self._ledger, subject=f"{job.id}/{attempt.number}"):
-                    self._move(job, JobState.STOPPED, "stopped while it was provisioned; nothing is left")
-                raise
-            if machine is None:
-                return
-            where = f"{machine.instance_type} {machine.market} in {machine.zone}"
-            cause = f"{machine.id}: {where}" if self._place.session else "the agent started"
-        else:
-            cause = f"{attempt.instance_id} was launched"
-        self._move(job, JobState.STAGING, cause)
+        try:
+            cause = self._launched(job, attempt)
+        except KeyboardInterrupt:
+            # What may be left is for recovery: only a job that left nothing is stopped.
+            if attempt.instance_id is None and not transaction.abandoned(
+                self._ledger, subject=f"{job.id}/{attempt.number}"
+            ):
+                self._move(job, JobState.STOPPED, "stopped while it was provisioned; nothing is left")
+            raise
+        if cause is not None:
+            self._move(job, JobState.STAGING, cause)
 
-    def _find_machine(self, job: JobRecord, attempt: AttemptRecord) -> Machine | None:
-        """A machine for an attempt; None where it has to be tried again."""
+    def _launched(self, job: JobRecord, attempt: AttemptRecord) -> str | None:
+        """How an attempt has come to its machine; None where it has to be tried again."""
         spec, attempts = decode(job.spec), self._ledger.jobs.attempts(job.id)
         launcher = Launcher(self._ledger, self._place, job, spec, self._emit, self._holds_lease)
         try:
-            if (machine := launcher.recover(attempt)) is not None:
-                return machine
-            guard(self._place, spec, emit=self._emit)
-            found = offers(self._place, spec, avoid=self._lost_zones(attempts), emit=self._emit)
-            # A budget cannot count what has no price.
-            return launcher.launch(attempt, [one for one in found if one.price or spec.budget is None])
+            # Also where the machine is known: its launch may have been cut off just before its end.
+            machine = launcher.recover(attempt)
+            if machine is None and attempt.instance_id is not None:
+                return f"{attempt.instance_id} was launched"
+            if machine is None:
+                guard(self._place, spec, emit=self._emit)
+                found = offers(self._place, spec, avoid=self._lost_zones(attempts), emit=self._emit)
+                # A budget cannot count what has no price.
+                priced = [one for one in found if one.price or spec.budget is None]
+                machine = launcher.launch(attempt, priced)
         except CapacityError as error:
             self._wait_for_capacity(job, error)
             return None
@@ -191,6 +191,9 @@ class Supervisor:
                 return None
             self._move(job, JobState.FAILED, str(error))
             raise
+        if self._place.session is None:
+            return "the agent started"
+        return f"{machine.id}: {machine.instance_type} {machine.market} in {machine.zone}"
 
     def _wait_for_capacity(self, job: JobRecord, error: CapacityError) -> None:
         """A minute, or until somebody stops the job: it has no machine and costs nothing."""
