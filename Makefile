@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all bench bench-transfer bench-loading lock clean
+.PHONY: demo test check test-all test-torch bench bench-transfer bench-loading lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -16,6 +16,17 @@ test: $(VENV)/.dev
 # Everything, the crash and soak suites included.
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 4 --dist loadgroup tests
+
+# What needs PyTorch, in an environment of its own.
+test-torch: $(VENV)-torch/.done
+	$(VENV)-torch/bin/pytest tests/unit/datasets/test_torch.py tests/unit/examples/test_pytorch.py
+
+$(VENV)-torch/.done: requirements/torch.txt requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(VENV)-torch/bin/pip install --quiet --requirement requirements/torch.txt
+	$(VENV)-torch/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -39,7 +50,7 @@ $(VENV)-bench/.done: requirements/bench.txt
 bench-loading: $(VENV)/.dev $(VENV)-loading/.done
 	$(BIN)/python -m benchmarks.loading --python $(abspath $(VENV)-loading/bin/python) $(BENCH)
 
-$(VENV)-loading/.done: requirements/loading.txt
+$(VENV)-loading/.done: requirements/loading.txt requirements/torch.txt
 	$(PYTHON) -m venv $(VENV)-loading
 	$(VENV)-loading/bin/pip install --quiet --requirement requirements/loading.txt
 	touch $@
@@ -67,4 +78,4 @@ lock: | $(VENV)/bin/python
 	  --output-file requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-loading .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-loading $(VENV)-torch .pytest_cache .ruff_cache .import_linter_cache
