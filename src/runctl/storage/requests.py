@@ -89,7 +89,9 @@ class Requests:
             text = str(error)
             if "NoSuchBucket" in text:
                 raise NoBucket(
-                    f"There is no bucket {self._bucket}", why=f"S3 answered {operation} so"
+                    f"There is no bucket {self._bucket}",
+                    why=f"S3 answered {operation} so",
+                    next=f"look at the name; aws s3 mb s3://{self._bucket} makes one",
                 ) from error
             if "HTTP 404" in text:
                 raise NotFound(f"There is no {key}", why=text) from error
