@@ -320,6 +320,7 @@ def test_the_meter_agrees_with_the_bill_to_the_cent(events: list[tuple[Any, ...]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @ManyUsages
 @given(happenings, st.integers(0, 10**6))
 def test_over_many_histories_it_agrees_too(events: list[tuple[Any, ...]], seed: int) -> None:

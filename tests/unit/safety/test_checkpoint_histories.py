@@ -279,5 +279,6 @@ def test_no_checkpoint_goes_that_a_rule_holds_and_none_is_held_for_nothing(ledge
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_five_thousand_histories_of_checkpoints(ledger: Ledger) -> None:
     print(tell(ledger, range(200, 5_200)))
