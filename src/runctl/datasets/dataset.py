@@ -18,6 +18,10 @@ AHEAD = 2048
 """Samples that are on their way at once, unless their bytes are more than `ahead_bytes` before: so many, that
 small windows of one shard let the next shards come."""
 _BUFFER = 1 << 20
+"""Bytes of the first read at a place."""
+_PIECE = 4 << 20
+_MOST_AHEAD = 4
+"""Pieces of `_PIECE` bytes that come while a file is read from one end to the other."""
 
 
 class Dataset:
@@ -87,7 +91,7 @@ class Dataset:
         return self.source.start(entry, start, left if length is None else min(length, left))()
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read from and seek in; reads from S3 come in pieces of a MiB at least."""
+        """A file to read from and seek in. Who reads on finds the next pieces there: at most 20 MiB are held."""
         return cast("BinaryIO", io.BufferedReader(_File(self._entry(name), self.source), _BUFFER))
 
     def fetch(self, samples: Iterable[Sample]) -> Iterator[bytes]:
@@ -126,10 +130,15 @@ class Dataset:
 
 
 class _File(io.RawIOBase):
-    """A file of a dataset as Python's buffered reader takes it."""
+    """A file of a dataset as Python's buffered reader takes it; who reads on finds the next pieces there."""
 
     def __init__(self, entry: Entry, source: Source) -> None:
         self._entry, self._source, self._at = entry, source, 0
+        self._rest = memoryview(b"")
+        """What is in memory from `_at` on."""
+        self._coming: deque[tuple[Callable[[], bytes], int]] = deque()
+        self._run = 1
+        """Pieces read since the last seek; a file that was just opened is expected to be read on."""
 
     def readable(self) -> bool:
         return True
@@ -141,12 +150,36 @@ class _File(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._entry.size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative seek position {base + offset}")
+        if base + offset != self._at:
+            self._rest, self._run = memoryview(b""), 0
+            self._coming.clear()
         self._at = base + offset
         return self._at
 
     def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        length = max(0, min(len(buffer), self._entry.size - self._at))
-        data = self._source.start(self._entry, self._at, length)() if length else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        if not self._rest and self._at < self._entry.size:
+            self._rest = memoryview(self._next())
+        length = min(len(buffer), len(self._rest))
+        buffer[:length] = self._rest[:length]
+        self._rest = self._rest[length:]
+        self._at += length
+        return length
+
+    def _next(self) -> bytes:
+        """The piece at `_at`; the ones after it are asked for."""
+        if not self._coming:
+            self._ask(self._at, _BUFFER)
+        finish, end = self._coming.popleft()
+        if self._coming:
+            end = self._coming[-1][1]
+        ahead = min(_MOST_AHEAD, (1 << self._run) >> 1)
+        self._run = min(self._run + 1, _MOST_AHEAD)
+        while len(self._coming) < ahead and end < self._entry.size:
+            end = self._ask(end, _PIECE)
+        return finish()
+
+    def _ask(self, start: int, length: int) -> int:
+        """Begin to read a piece; answers where it ends."""
+        end = min(start + length, self._entry.size)
+        self._coming.append((self._source.start(self._entry, start, end - start), end))
+        return end
