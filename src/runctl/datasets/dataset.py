@@ -91,7 +91,7 @@ class Dataset:
         return self.source.start(entry, start, left if length is None else min(length, left))()
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read from and seek in. Who reads on finds the next pieces there: at most 20 MiB are held."""
+        """A file to read from and seek in. Whoever reads on finds the next pieces there; 20 MiB at most."""
         return cast("BinaryIO", io.BufferedReader(_File(self._entry(name), self.source), _BUFFER))
 
     def fetch(self, samples: Iterable[Sample]) -> Iterator[bytes]:
