@@ -55,13 +55,14 @@ def test_a_url_opens_nothing_else(staging: LoopbackStaging, courier: Courier) ->
     staging.write("one", b"1")
     staging.write("other", b"2")
     put, get = staging.sign("PUT", ["one"])[0], staging.sign("GET", ["one"])[0]
+    almost = get[:-5] + ("1" if get[-5] == "0" else "0") + "/one"
     for method, url in (
         ("PUT", get),
         ("GET", put),
         ("GET", get.replace("/one", "/other")),
         ("GET", get.replace("/one", "/")),
         ("GET", get.replace("/one", "/one/../other")),
-        ("GET", get[:-5] + "0/one"),
+        ("GET", almost),
         ("GET", f"http://{urlsplit(get).netloc}/"),
     ):
         assert ask(method, url) == 403, (method, url)
