@@ -228,7 +228,7 @@ def test_down_ends_everything_and_throws_its_data_away(
     with start_sandbox(tmp_path) as live:
         machines = [live.launch() for _ in range(3)]
         for machine in machines:
-            live.until(lambda machine=machine: live.is_online(machine))
+            live.until(lambda machine=machine: live.is_online(machine), 90)
             live.command(machine, "setsid sh -c 'trap \"\" TERM; sleep 600' >/dev/null 2>&1 </dev/null &")
         started = time.monotonic()
         assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True}
