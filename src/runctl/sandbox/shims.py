@@ -6,7 +6,9 @@ so that a timer it armed fires even when every process in the machine is dead.
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,13 +76,13 @@ class PowerRequest:
 
 
 def install(folder: Path) -> None:
-    """Write the shims into `folder`; those already right are left alone."""
+    """Write the shims into `folder`; those already right are left alone. Machines that boot at once may."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in SHIMS.items():
         shim = folder / name
         if shim.exists() and shim.read_text() == text:
             continue
-        fresh = folder / f".{name}.new"
+        fresh = folder / f".{name}.{os.getpid()}.{threading.get_ident()}"
         fresh.write_text(text)
         fresh.chmod(0o755)
         fresh.replace(shim)

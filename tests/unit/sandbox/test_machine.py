@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runctl.sandbox import shims
 from runctl.sandbox.isolation import FORCE_VARIABLE, choose
 from runctl.sandbox.machine import Machine
 
@@ -311,3 +313,12 @@ def test_isolation_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose() == "plain"
     monkeypatch.delenv(FORCE_VARIABLE)
     assert choose() in ("namespaces", "plain")
+
+
+def test_machines_that_boot_at_once_find_their_commands(tmp_path: Path) -> None:
+    """They wrote under one temporary name: whoever came second did not boot at all."""
+    for turn in range(30):
+        folder = tmp_path / str(turn)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _, to=folder: shims.install(to), range(8)))
+        assert {path.name for path in folder.iterdir()} == set(shims.SHIMS)
