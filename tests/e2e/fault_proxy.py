@@ -12,8 +12,10 @@ import contextlib
 import http.client
 import http.server
 import random
+import signal
 import socket
 import socketserver
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -356,3 +358,20 @@ def _spoilt(piece: bytes, at: int, fault: str) -> bytes:
 def only(kind: str, rate: float = 1.0, **others: Any) -> Faults:
     """One kind of fault alone."""
     return replace(Faults(**others), **{kind: rate})
+
+
+def bytes_moved(proxy: FaultProxy) -> int:
+    """What went over in bodies, both ways."""
+    return sum(one.sent + one.got for one in list(proxy.seen) if one.moves)
+
+
+def kill_after(process: subprocess.Popen[str], proxy: FaultProxy, size: int) -> bool:
+    """Kill it when so many bytes more went over; whether it was killed before its end."""
+    goal = bytes_moved(proxy) + size
+    deadline = time.monotonic() + 60
+    while process.poll() is None and bytes_moved(proxy) < goal:
+        assert time.monotonic() < deadline, "it does not come forward"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL

@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_proxy import FaultProxy
+from fault_proxy import FaultProxy, kill_after
 from s3_server import S3Server
 
 from runctl import datasets
@@ -73,21 +71,6 @@ class Packing:
             return dict(dataset)
 
 
-def _bytes(proxy: FaultProxy) -> int:
-    return sum(one.sent + one.got for one in list(proxy.seen) if one.moves)
-
-
-def _kill_after(process: subprocess.Popen[str], proxy: FaultProxy, size: int) -> bool:
-    goal = _bytes(proxy) + size
-    deadline = time.monotonic() + 60
-    while process.poll() is None and _bytes(proxy) < goal:
-        assert time.monotonic() < deadline, "it does not come forward"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
-
-
 def _goes_on(server: S3Server, folder: Path, seed: int) -> int:
     chance = random.Random(f"moments {seed}")
     one = Packing(server, folder, seed)
@@ -103,7 +86,7 @@ def _goes_on(server: S3Server, folder: Path, seed: int) -> int:
             if packs.INDEX in one.names(target):
                 break
             process = one.start(proxy.endpoint, source, target)
-            kills += _kill_after(process, proxy, chance.randint(1, 6 * MIB))
+            kills += kill_after(process, proxy, chance.randint(1, 6 * MIB))
         before = one.names(target)
         if packs.INDEX in before:
             assert one.read(target) == one.content

@@ -10,14 +10,12 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from fault_proxy import FaultProxy
+from fault_proxy import FaultProxy, bytes_moved, kill_after
 from s3_server import S3Server
 
 MIB = 1024 * 1024
@@ -93,22 +91,6 @@ class Transfer:
         }
 
 
-def _bytes(proxy: FaultProxy) -> int:
-    return sum(one.sent + one.got for one in list(proxy.seen) if one.moves)
-
-
-def _kill_after(process: subprocess.Popen[str], proxy: FaultProxy, size: int) -> bool:
-    """Kill it when so many bytes more went over; whether it was killed before its end."""
-    goal = _bytes(proxy) + size
-    deadline = time.monotonic() + 60
-    while process.poll() is None and _bytes(proxy) < goal:
-        assert time.monotonic() < deadline, "it does not come forward"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
-
-
 def _goes_on(server: S3Server, folder: Path, direction: str, seed: int) -> None:
     one = Transfer(server, folder, direction, seed)
     arguments = one.prepare()
@@ -116,7 +98,7 @@ def _goes_on(server: S3Server, folder: Path, direction: str, seed: int) -> None:
     with FaultProxy(server.endpoint, seed=seed) as proxy:
         for _ in range(one.chance.choice([1, 1, 2])):
             process = one.start(proxy.endpoint, arguments)
-            kills += _kill_after(process, proxy, one.chance.randint(1, one.big))
+            kills += kill_after(process, proxy, one.chance.randint(1, one.big))
         last = one.start(proxy.endpoint, arguments)
         told, errors = last.communicate(timeout=100)
         moved = proxy.moved()
@@ -128,7 +110,7 @@ def _goes_on(server: S3Server, folder: Path, direction: str, seed: int) -> None:
     again = {part: times for part, times in moved.items() if times > 1}
     assert sum(times - 1 for times in again.values()) <= kills * PARALLEL, (kills, again)
     size = sum(len(data) for data in one.content.values())
-    assert _bytes(proxy) <= size + kills * PARALLEL * PART[direction], (kills, moved)
+    assert bytes_moved(proxy) <= size + kills * PARALLEL * PART[direction], (kills, moved)
     one.client.close()
 
 
@@ -145,7 +127,7 @@ def test_a_source_that_changed_since_the_kill_starts_anew_and_says_so(
     one = Transfer(s3_server, tmp_path, direction, 0)
     arguments = one.prepare()
     with FaultProxy(s3_server.endpoint) as proxy:
-        killed = _kill_after(one.start(proxy.endpoint, arguments), proxy, one.big * 3 // 4)
+        killed = kill_after(one.start(proxy.endpoint, arguments), proxy, one.big * 3 // 4)
         fresh = one.content["big"][::-1]
         one.content["big"] = fresh
         if direction == "up":
