@@ -302,6 +302,14 @@ def plain_sandbox_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
         yield live
 
 
+@pytest.fixture(autouse=True)
+def no_fault_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A fault that one test added and none of its calls met is not the next test's."""
+    yield
+    for shared in {"sandbox_cloud", "plain_sandbox_cloud"} & set(request.fixturenames):
+        request.getfixturevalue(shared).control.clear_faults()
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[real_s3.S3Server]:
     """The session's real S3 server, shared: each test makes a bucket of its own."""
