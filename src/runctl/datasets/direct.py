@@ -137,12 +137,15 @@ class DirectS3:
 
     def _move(self, entry: Entry, file: int, start: int, length: int, crc: str) -> tuple[bytes, int]:
         """The CRC and the bytes of what was written."""
-        digest, at = digests.new(crc) if crc else None, start
-        for chunk in self._reading().stream(entry.key, start, length, entry.etag):
-            if digest:
-                digest.update(chunk)
-            at += write_at(file, chunk, at)
-        return digest.digest() if digest else b"", at - start
+        digest, at = digests.new(crc), start
+
+        def take(piece: memoryview) -> None:
+            nonlocal at
+            digest.update(piece)
+            at += write_at(file, piece, at)
+
+        self._reading().receive(entry.key, start, length, entry.etag, take)
+        return digest.digest(), at - start
 
     def proves(self, entry: Entry, path: Path) -> bool:
         """Whether S3 has nothing against these bytes, where the ETag alone did not fit. Costs a request."""
@@ -225,7 +228,7 @@ def _again(bucket: str, prefix: str, access: S3Access, parallel: int) -> DirectS
     return DirectS3(bucket, prefix, access, parallel=parallel)
 
 
-def write_at(file: int, data: bytes, start: int) -> int:
+def write_at(file: int, data: bytes | memoryview, start: int) -> int:
     """Write all of it at its place; answers how many bytes that were. Raises OSError."""
     done = 0
     view = memoryview(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +25,7 @@ from runctl.storage.s3 import S3Store, entry_of
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from obstore import Bytes, GetOptions, PutMode
+    from obstore import Bytes, PutMode
 
     from runctl.agent.s3 import Bucket
 
@@ -102,18 +102,15 @@ class BulkStore(S3Store):
             raise _short(key, len(data), entry.size)
         return Body(data, entry.etag, entry.modified)
 
-    def stream(self, key: str, start: int, length: int, etag: str) -> Iterator[bytes]:
-        """A range of the object that `etag` names, in pieces of about a MiB. Raises Conflict, CloudError."""
-        import obstore
+    def receive(
+        self, key: str, start: int, length: int, etag: str, take: Callable[[memoryview], object]
+    ) -> None:
+        """Give a range of the object that `etag` names to `take`, piece by piece, as it comes.
 
-        wanted: GetOptions = {"range": (start, start + length), "if_match": f'"{etag}"'}
-        came = 0
-        with self._errors("GetObject", key):
-            for chunk in obstore.get(self._client(), self._path(key), options=wanted).stream(_CHUNK):
-                came += len(chunk)
-                yield chunk
-        if came != length:
-            raise _short(key, came, length)
+        A piece is good until `take` returns. One try. Raises Conflict, NotFound, CloudError.
+        """
+        with self.part_errors("GetObject", key):
+            self._requests.receive(self._path(key), start, length, etag, take)
 
     def send(self, key: str, data: bytes, mode: PutMode = "overwrite") -> str:
         """Write one object, which S3 checks against its SHA-256; answers its ETag.

@@ -285,17 +285,19 @@ class _Parts:
 
     def _fetch(self, number: int) -> None:
         header = self.file.header
-        start = number * header.part_size
+        at = start = number * header.part_size
         length = min(header.part_size, header.size - start)
-        digest = digests.new(header.algorithm) if self._inline else None
-        at = start
-        for chunk in self._store.stream(self._entry.key, start, length, header.etag):
-            if digest is not None:
-                digest.update(chunk)
-            _write_at(self.file.file, chunk, at)
-            at += len(chunk)
-            self._crew.moved(len(chunk))
-        self.file.note(number, digest.digest() if digest is not None else b"")
+        digest = digests.new(header.algorithm)
+
+        def take(piece: memoryview) -> None:
+            nonlocal at
+            digest.update(piece)
+            _write_at(self.file.file, piece, at)
+            at += len(piece)
+            self._crew.moved(len(piece))
+
+        self._store.receive(self._entry.key, start, length, header.etag, take)
+        self.file.note(number, digest.digest())
 
     def _end(self) -> None:
         try:
@@ -395,8 +397,7 @@ def _write(file: int, data: object) -> None:
         left = left[os.write(file, left) :]
 
 
-def _write_at(file: int, data: object, start: int) -> None:
-    left = memoryview(data)  # pyright: ignore[reportArgumentType]
+def _write_at(file: int, left: memoryview, start: int) -> None:
     while left:
         written = os.pwrite(file, left, start)
         start += written

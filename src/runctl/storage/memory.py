@@ -49,6 +49,14 @@ class Memory:
         """Whether the object was this one when it equalled its file."""
         return self._knows(_number(f"O{key}\0{etag}"))
 
+    def recalls(self, key: str, size: int, modified: int, etag: str) -> bool:
+        """Whether file and object are what they were when they were equal; then they are noted."""
+        file, there = _number(f"F{key}\0{size}\0{modified}"), _number(f"O{key}\0{etag}")
+        if not (self._knows(file) and self._knows(there)):
+            return False
+        self._seen.extend((file, there))
+        return True
+
     def note(self, key: str, size: int, modified: int, etag: str) -> None:
         """File and object are equal now."""
         self._seen.extend((_number(f"F{key}\0{size}\0{modified}"), _number(f"O{key}\0{etag}")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -86,10 +87,12 @@ class Store(Protocol):
         ...
 
 
+_NO_KEY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\0-\x1f]")
+
+
 def checked_key(key: str) -> str:
     """A key whose path can leave no folder. Raises ValidationError for any other."""
-    parts = key.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or any(ord(letter) < 32 for letter in key):
+    if _NO_KEY.search(key):
         raise ValidationError(
             f"{key!r} is no key of an object",
             why="a key is relative and has no empty part, no '.', no '..' and no control character",

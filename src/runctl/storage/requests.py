@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,11 +19,15 @@ from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
 
 if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
     from runctl.agent.s3 import Bucket
 
 _PAGE = 1000
 """The most that one ListObjectsV2 answers."""
 _TORN_PAGES = 6
+_PIECE = 256 * 1024
+"""Bytes: what a core's cache holds while it is received, hashed and written."""
 
 
 class Requests:
@@ -74,6 +78,31 @@ class Requests:
             if not token:
                 return
 
+    def receive(
+        self, path: str, start: int, length: int, etag: str, take: Callable[[memoryview], object]
+    ) -> None:
+        """Give a range of the object that `etag` names to `take`, in pieces that are good until it returns.
+
+        One try. obstore copies what comes twice more before it can be hashed and written.
+        Raises PreconditionFailed, StoreAway, StoreRefused, and what `take` raises.
+        """
+        buffer = memoryview(bytearray(min(length, _PIECE)))
+
+        def into(answer: HTTPResponse) -> None:
+            told = answer.getheader("content-length")
+            if told is not None and told != str(length):
+                raise StoreAway(f"{told} bytes of {path} came where {length} were asked for")
+            left = length
+            while left:
+                count = _received(answer, buffer[:left], path)
+                if not count:
+                    raise StoreAway(f"{path} was cut short: {length - left} of {length} bytes came")
+                take(buffer[:count])
+                left -= count
+
+        headers = {"Range": f"bytes={start}-{start + length - 1}", "If-Match": f'"{etag}"'}
+        self.client.ask("GET", path, headers=headers, into=into, tries=1)
+
     @contextmanager
     def errors(self, operation: str, key: str) -> Generator[None]:
         """The client's errors as ours; NotFound for HTTP 404, Conflict for a condition that does not hold."""
@@ -101,7 +130,7 @@ class Requests:
                     why=text[:300],
                     next="check the credentials and their rights on this bucket",
                 ) from error
-            code = "BadDigest" if "BadDigest" in text else "Refused"
+            code = next((code for code in ("BadDigest", "InvalidRange") if code in text), "Refused")
             raise _failed(operation, key, error, code=code) from error
 
     def _page(self, query: dict[str, str]) -> ElementTree.Element:
@@ -114,6 +143,15 @@ class Requests:
                 if attempt == _TORN_PAGES - 1:
                     raise StoreAway(f"a torn listing: {error}") from error
         raise AssertionError("unreachable")
+
+
+def _received(answer: HTTPResponse, buffer: memoryview, path: str) -> int:
+    from http.client import HTTPException
+
+    try:
+        return answer.readinto(buffer)
+    except (OSError, HTTPException) as error:
+        raise StoreAway(f"{path} was cut short: {error}") from error
 
 
 def _entry(found: dict[str, str | None], space: str, *, encoded: bool, cut: int) -> Entry | None:

@@ -232,7 +232,7 @@ def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator
                 checked_key(entry.key)
             except ValidationError as error:
                 why = error.why
-        if why is None and any(len(os.fsencode(part)) > 255 for part in entry.key.split("/")):
+        if why is None and len(entry.key) > 63 and _longest_part(entry.key) > 255:
             why = "a part of the name is longer than 255 bytes"
         if why is None and entry.key.rpartition("/")[2].startswith(PARTIAL_PREFIX):
             why = "its name is that of a file on its way"
@@ -240,6 +240,11 @@ def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator
             yield entry
         else:
             left_out.append(LeftOut(printable(entry.key), why))
+
+
+def _longest_part(key: str) -> int:
+    """In bytes, of which a letter has up to four."""
+    return max(len(os.fsencode(part)) for part in key.split("/"))
 
 
 def held_back(missing: list[Entry], walk: Walk, left_out: list[LeftOut]) -> list[Entry]:
@@ -254,12 +259,4 @@ def held_back(missing: list[Entry], walk: Walk, left_out: list[LeftOut]) -> list
 
 
 def _remembered(memory: Memory) -> Callable[[Entry, Entry], bool]:
-    def equal(file: Entry, there: Entry) -> bool:
-        known = memory.knows_file(file.key, file.size, file.modified) and memory.knows_object(
-            there.key, there.etag
-        )
-        if known:
-            memory.note(file.key, file.size, file.modified, there.etag)
-        return known
-
-    return equal
+    return lambda file, there: memory.recalls(file.key, file.size, file.modified, there.etag)

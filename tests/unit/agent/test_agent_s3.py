@@ -37,6 +37,16 @@ def test_a_missing_object_is_none(client, tmp_path):
     assert client.get_file("no", str(tmp_path / "x")) is False
 
 
+def test_a_place_that_cannot_be_written_is_no_fault_of_the_store(client, bucket, tmp_path):
+    client.put("a", b"data")
+    asked = []
+    bucket.delay = lambda method, key: asked.append(key)
+    with pytest.raises(FileNotFoundError):
+        client.get_file("a", str(tmp_path / "no" / "a"))
+    assert asked == ["a"]
+    assert client.get("a") == b"data"
+
+
 def test_a_listing_has_every_page(client, bucket):
     bucket.objects.update({f"p/{number:02}": b"x" for number in range(8)})
     assert [item.key for item in client.list("p/")] == [f"p/{number:02}" for number in range(8)]
