@@ -21,7 +21,7 @@ from runctl.agent import multipart
 from runctl.agent import s3 as agent_s3
 from runctl.errors import TrainctlError
 from runctl.retry import RetryPolicy
-from runctl.storage import download, s3, transfer, upload
+from runctl.storage import download, s3, transfer, tries, upload
 from runctl.storage.bulk import BulkStore
 from runctl.storage.s3 import Credentials, S3Access
 from runctl.storage.transfer import TransferOptions, TransferReport
@@ -41,7 +41,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts, and waits of milliseconds where there are seconds; the number of tries stays."""
     for module in (download, upload):
         monkeypatch.setattr(module, "PIECE", BIG)
-        monkeypatch.setattr(module, "RetryPolicy", _hurried)
+    monkeypatch.setattr(tries, "RetryPolicy", _hurried)
     monkeypatch.setattr(download, "_STRETCH", BIG)
     monkeypatch.setattr(multipart, "PART", BIG)
     monkeypatch.setattr(

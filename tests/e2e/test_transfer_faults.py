@@ -13,7 +13,7 @@ from s3_server import S3Server
 from runctl.agent import s3 as agent_s3
 from runctl.events import Event, Notice
 from runctl.retry import RetryPolicy
-from runctl.storage import download, transfer, upload
+from runctl.storage import transfer, tries, upload
 from runctl.storage.bulk import BulkStore
 from runctl.storage.s3 import Credentials, S3Access
 from runctl.storage.transfer import TransferOptions, TransferReport
@@ -28,8 +28,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     def hurried(attempts: int, seconds: float) -> RetryPolicy:
         return RetryPolicy(attempts=attempts, seconds=seconds, first_wait=0.01, longest_wait=0.1)
 
-    for module in (download, upload):
-        monkeypatch.setattr(module, "RetryPolicy", hurried)
+    monkeypatch.setattr(tries, "RetryPolicy", hurried)
     real = agent_s3.time.sleep
     monkeypatch.setattr(agent_s3.time, "sleep", lambda seconds: real(seconds / 20))
 

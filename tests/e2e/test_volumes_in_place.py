@@ -12,7 +12,7 @@ from inside import Inside
 
 from runctl.config import Protection
 from runctl.ledger import Ledger
-from runctl.providers.aws import disks
+from runctl.providers.aws import disks, volumes
 from runctl.providers.aws.session import Session
 from runctl.resources.operation import Operation
 from runctl.resources.steps import Surroundings, kinds
@@ -125,6 +125,27 @@ def test_a_mount_that_was_there_before_is_no_step_to_undo(
         mount.undo(Call({**request, "was_mounted": False}, "token", "tx"), request)
         assert place(sandbox, instance, volume) is None
         disks.mount(session, instance, volume, "/checkpoints")
+
+
+def test_a_mount_that_comes_after_its_undoing_does_not_hold_the_volume(
+    account: Account, sandbox: Any, mounted: tuple[str, str], tmp_path: Path
+) -> None:
+    """A SendCommand whose answer was lost runs whenever it likes; the second undoing finds `detaching`."""
+    instance, volume = mounted[0], account.create_volume(name="late")
+    session = Session(sandbox.cloud())
+    with Ledger.open(tmp_path) as ledger:
+        door = Door(session, ledger, account.word, policy=Protection())
+        attach = kinds(Surroundings(session, door, session.emit, ledger))["attach-volume"]
+        call = Call({"instance": instance, "volume": volume}, "token", "tx")
+        for asked_before in (False, True):
+            result = attach.do(call)
+            disks.mount(session, instance, volume, "/late")
+            if asked_before:
+                volumes.detach(session, volume, instance)
+                assert attachments(account, volume) == [(instance, "detaching")]
+            attach.undo(call, result)
+            assert account.volume(volume)["State"] == "available"
+    account.ok("aws", "ebs", "delete", volume, "--yes", "--force")
 
 
 def test_training_saves_to_its_volume_before_that_is_taken_away(

@@ -38,7 +38,6 @@ from runctl.retry import RetryPolicy
 from runctl.storage import digests
 from runctl.storage.access import S3Access
 from runctl.storage.bulk import BulkStore
-from runctl.storage.download import is_passing
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.folder import FolderStore
@@ -46,6 +45,7 @@ from runctl.storage.listing import LeftOut, Walk
 from runctl.storage.location import LocalPath, S3Location
 from runctl.storage.objects import PARTIAL_PREFIX
 from runctl.storage.transfer import fit_for_paths
+from runctl.storage.tries import is_passing
 
 SMALLEST, LARGEST = 1 << 20, 1 << 30
 """Bytes of a pack: one request writes it, and it is held in memory meanwhile."""

@@ -26,6 +26,8 @@ from runctl.safety.saga import Call, Kind, Result
 
 BOOT_PATIENCE = timedelta(minutes=15)
 VOLUME_PATIENCE = timedelta(minutes=10)
+HELD_PATIENCE = timedelta(minutes=2)
+"""A volume that no mount holds is detached in seconds."""
 SNAPSHOT_PATIENCE = timedelta(hours=6)
 
 
@@ -187,9 +189,19 @@ class AttachVolume(_Step):
     def undo(self, call: Call, result: Result) -> None:
         if call.request.get("was_attached"):
             return
-        if _device(self._session, result["id"], result["instance"]) is not None:
-            volumes.detach(self._session, result["id"], result["instance"])
-            volumes.wait_detached(self._session, result["id"], timeout=VOLUME_PATIENCE, emit=self._emit)
+        volume, instance_id = result["id"], result["instance"]
+        if _device(self._session, volume, instance_id) is not None:
+            volumes.detach(self._session, volume, instance_id)
+        elif not _is_leaving(self._session, volume, instance_id):
+            return
+        try:
+            volumes.wait_detached(self._session, volume, timeout=HELD_PATIENCE, emit=self._emit)
+        except CloudError as error:
+            if error.code != "TimedOut":
+                raise
+            # A mount whose answer was lost may run after its own undoing: then it holds the volume.
+            disks.unmount(self._session, instance_id, volume)
+            volumes.wait_detached(self._session, volume, timeout=VOLUME_PATIENCE, emit=self._emit)
 
 
 class KeepVolume(_Step):
@@ -384,3 +396,10 @@ def _device(session: Session, volume_id: str, instance_id: str) -> str | None:
         if attachment.instance == instance_id and attachment.state in {"attaching", "attached", "busy"}:
             return attachment.device
     return None
+
+
+def _is_leaving(session: Session, volume_id: str, instance_id: str) -> bool:
+    """Whether a volume is being detached from an instance, and not yet free."""
+    volume = volumes.describe(session, volume_id)
+    attachments = volume.attachments if volume else ()
+    return any(one.instance == instance_id and one.state == "detaching" for one in attachments)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from typing import TypeVar
 
 import msgspec
 
@@ -17,20 +15,18 @@ from runctl.agent.failures import StoreAway
 from runctl.agent.multipart import MOST_PARTS, Part
 from runctl.errors import Conflict, NotFound, ValidationError
 from runctl.events import Emit, Notice
-from runctl.retry import RetryPolicy
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
 from runctl.storage.compare import compare, in_order
 from runctl.storage.crew import Crew, Piece
-from runctl.storage.download import Damaged, is_passing
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, no_key, printable
 from runctl.storage.memory import Memory, memory_file
-from runctl.storage.objects import checked_key, is_of_a_job
-from runctl.storage.plans import Plan, TransferOptions, never, refuse_for_one, wanted
+from runctl.storage.objects import checked_key
+from runctl.storage.plans import Plan, TransferOptions, never, refuse_for_one, spare_jobs, wanted
+from runctl.storage.tries import Damaged, Tries
 
-T = TypeVar("T")
 LARGEST = 1024 * etags.MIB
 """Bytes: bigger ones go in parts, side by side. S3 user guide, "Copying objects": one request takes 5 GiB."""
 PART = 512 * etags.MIB
@@ -76,14 +72,12 @@ def plan_copies(source: BulkStore, target: BulkStore, options: TransferOptions) 
     memory = Memory(memory_file(options.state, source.place, target.place))
     there = in_order(wanted(target.entries(), filters))
     comparison = compare(here, there, never if options.checksum else _known(memory), extra=options.delete)
-    extra = [entry for entry in comparison.extra if not is_of_a_job(f"{target.prefix}/{entry.key}")]
-    kept, comparison.extra = len(comparison.extra) - len(extra), extra
     return Copying(
         comparison=comparison,
         left_out=left_out,
         options=options,
         memory=memory,
-        kept=kept,
+        kept=spare_jobs(comparison, target.prefix),
         source=source,
         target=target,
     )
@@ -116,28 +110,14 @@ class _Copies:
         self._plan = plan
         self._crew = crew
         self._emit = emit
-        self._policy = RetryPolicy(attempts=6, seconds=120.0)
+        self._tries = Tries(emit)
 
     def pieces(self) -> Iterator[Piece]:
         """What there is to do, big objects first."""
         for entry in sorted(self._plan.comparison.missing, key=lambda item: -item.size):
-            yield functools.partial(self._guarded, entry, self._copy)
+            yield self._crew.guarded(entry, self._copy)
         for entry in self._plan.comparison.doubtful:
-            yield functools.partial(self._guarded, entry, self._compare)
-
-    def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
-        try:
-            work(entry)
-        except Exception as error:
-            self._crew.fail(entry.key, error)
-
-    def _retried(self, operation: str, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            return self._policy.call(operation, work, retryable=is_passing, emit=self._emit)
+            yield self._crew.guarded(entry, self._compare)
 
     def _compare(self, entry: Entry) -> None:
         """Same size and other ETags, which parts and encryption make too: the checksums tell."""
@@ -172,7 +152,7 @@ class _Copies:
         self._copy_proven(entry)
 
     def _copy_proven(self, entry: Entry) -> None:
-        etag = self._retried("CopyObject", lambda: self._copy_once(entry))
+        etag = self._tries.call("CopyObject", lambda: self._copy_once(entry))
         self._note(entry, etag)
         self._crew.moved(entry.size)
         self._crew.done()

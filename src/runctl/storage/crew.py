@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from runctl.errors import ConfigError, Interrupted, TrainctlError
 from runctl.events import Emit, Progress
+from runctl.storage.entries import Entry
 from runctl.storage.listing import LeftOut, printable
 
 Piece = Callable[[], None]
@@ -89,6 +90,17 @@ class Crew:
         """Raises Stopped where the transfer ends."""
         if self._ending.is_set():
             raise Stopped
+
+    def guarded(self, entry: Entry, work: Callable[[Entry], None]) -> Piece:
+        """A piece whose failure is that of its file."""
+
+        def piece() -> None:
+            try:
+                work(entry)
+            except Exception as error:
+                self.fail(entry.key, error)
+
+        return piece
 
     def fail(self, name: str, error: Exception) -> None:
         """Note that a file did not go over. An error that every other file will meet ends the transfer."""

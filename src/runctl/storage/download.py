@@ -12,11 +12,10 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from runctl.errors import CloudError, Conflict, TransferError
+from runctl.errors import Conflict, TransferError
 from runctl.events import Emit, Notice
-from runctl.retry import RetryPolicy
 from runctl.storage import digests, durable, etags, spelling
 from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece, reason
@@ -24,10 +23,8 @@ from runctl.storage.entries import Entry
 from runctl.storage.memory import Memory
 from runctl.storage.objects import PARTIAL_PREFIX, inside, sync
 from runctl.storage.partial import Header, PartialFile
+from runctl.storage.tries import Damaged, Tries
 
-T = TypeVar("T")
-_SPOILT = ("BadDigest", "InvalidRange")
-"""What S3 says of bytes spoilt on their way up, and of a body that went on behind an end that was a lie."""
 PIECE = 8 * etags.MIB
 """Bytes: what is bigger is fetched in parts."""
 
@@ -36,22 +33,6 @@ _FEW = 32
 _STRETCH = 16 * etags.MIB
 _ANEW = 3
 """How often a file that came damaged, or changed on the way, is fetched anew."""
-
-
-class Damaged(TransferError):
-    """What came is not what S3 has."""
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether the same request may succeed in a while."""
-    return isinstance(error, Damaged) or (
-        isinstance(error, CloudError) and (error.retryable or is_spoilt(error))
-    )
-
-
-def is_spoilt(error: CloudError) -> bool:
-    """Whether the wire did something to the bytes."""
-    return error.code in _SPOILT
 
 
 class Downloads:
@@ -71,7 +52,6 @@ class Downloads:
         verify: bool = True,
         only_if: Mapping[str, Entry] | None = None,
         memory: Memory | None = None,
-        policy: RetryPolicy | None = None,
         emit: Emit,
     ) -> None:
         self._store = store
@@ -81,7 +61,7 @@ class Downloads:
         self.verify = verify
         self._only_if = only_if
         self._memory = memory
-        self._policy = policy or RetryPolicy(attempts=6, seconds=120.0)
+        self.tries = Tries(emit)
         self.emit = emit
         self._folders: set[Path] = set()
         self._open: set[_Parts] = set()
@@ -99,9 +79,9 @@ class Downloads:
             if entry.size > PIECE:
                 yield from self._parts(entry)
             else:
-                yield functools.partial(self._guarded, entry, self._whole)
+                yield self.crew.guarded(entry, self._whole)
         for entry in doubtful:
-            yield functools.partial(self._guarded, entry, self._compare)
+            yield self.crew.guarded(entry, self._compare)
 
     def leave(self) -> None:
         """Close what is in flight and keep it for the next time."""
@@ -121,15 +101,6 @@ class Downloads:
         except OSError as error:
             raise TransferError(f"Cannot put {self._root} on the disk", why=reason(error)) from error
 
-    def retried(self, operation: str, work: Callable[[], T]) -> T:
-        """Do it, and again under the policy where it failed in a way that passes."""
-        try:
-            return work()
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            return self._policy.call(operation, work, retryable=is_passing, emit=self.emit)
-
     def _has_its_name(self, entry: Entry, names: spelling.Spelling) -> bool:
         try:
             names.claim(self._target(entry.key).relative_to(self._root).as_posix())
@@ -137,12 +108,6 @@ class Downloads:
             self.crew.fail(entry.key, error)
             return False
         return True
-
-    def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
-        try:
-            work(entry)
-        except Exception as error:
-            self.crew.fail(entry.key, error)
 
     def _place(self, key: str) -> Path:
         """Where a key goes; its folder is there and does not lead out of the root."""
@@ -155,7 +120,7 @@ class Downloads:
 
     def _whole(self, entry: Entry) -> None:
         path = self._place(entry.key)
-        self.arrived(self.retried("GetObject", lambda: self._fetch(entry.key, path)))
+        self.arrived(self.tries.call("GetObject", lambda: self._fetch(entry.key, path)))
 
     def arrived(self, entry: Entry) -> None:
         """The file is what the object is."""
@@ -273,7 +238,7 @@ class _Parts:
     def _piece(self, number: int) -> None:
         try:
             if self._error is None and not self.file.is_there(number):
-                self._downloads.retried("GetObject", lambda: self._fetch(number))
+                self._downloads.tries.call("GetObject", lambda: self._fetch(number))
         except Exception as error:
             self._error = self._error or error
         self._crew.check()
@@ -336,7 +301,7 @@ class _Parts:
         self.file.begin(self._header(self._entry))
         for number in range(self._count()):
             try:
-                self._downloads.retried("GetObject", functools.partial(self._fetch, number))
+                self._downloads.tries.call("GetObject", functools.partial(self._fetch, number))
             except Conflict as error:
                 self._error = error
                 return
@@ -357,7 +322,7 @@ class _Parts:
     def _proof_of(self, entry: Entry) -> Proof:
         if not self._downloads.verify:
             return Proof("", "")
-        return self._downloads.retried(
+        return self._downloads.tries.call(
             "HeadObject", lambda: self._store.proof(entry.key, entry.size, entry.etag)
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from runctl.events import Emit
 from runctl.storage import digests, etags, spelling
 from runctl.storage.compare import compare
 from runctl.storage.crew import Crew, Piece, reason
-from runctl.storage.download import Damaged
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, Walk, one_file, printable
@@ -30,6 +28,7 @@ from runctl.storage.plans import (
     remove_stale,
     same_time,
 )
+from runctl.storage.tries import Damaged
 from runctl.storage.upload import Changed
 
 _READ = 4 * etags.MIB
@@ -124,21 +123,15 @@ class _Copies:
             except Conflict as error:
                 self._crew.fail(entry.key, error)
                 continue
-            yield functools.partial(self._guarded, entry, self._copy)
+            yield self._crew.guarded(entry, self._copy)
         for entry in self._plan.comparison.doubtful:
-            yield functools.partial(self._guarded, entry, self._compare)
+            yield self._crew.guarded(entry, self._compare)
 
     def sync_folders(self) -> None:
         """Put the new names on the disk."""
         for folder in self._folders:
             with contextlib.suppress(OSError):  # it went meanwhile
                 sync(folder)
-
-    def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
-        try:
-            work(entry)
-        except Exception as error:
-            self._crew.fail(entry.key, error)
 
     def _compare(self, entry: Entry) -> None:
         """Same size, another time: the content tells."""

@@ -19,7 +19,7 @@ from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut
 from runctl.storage.memory import Memory
-from runctl.storage.objects import PARTIAL_PREFIX
+from runctl.storage.objects import PARTIAL_PREFIX, is_of_a_job
 
 KEPT = "runctl s3 cleanup deletes old checkpoints, by the rules that protect them"
 
@@ -153,6 +153,13 @@ def refuse_for_one(options: TransferOptions) -> None:
         raise ValidationError(
             f"{named} is for folders", why="this is a single file", next=f"leave {named} out"
         )
+
+
+def spare_jobs(comparison: Comparison, prefix: str) -> int:
+    """Take the objects of jobs below `prefix` out of what would be deleted; answers how many they are."""
+    extra = [entry for entry in comparison.extra if not is_of_a_job(f"{prefix}/{entry.key}")]
+    spared, comparison.extra = len(comparison.extra) - len(extra), extra
+    return spared
 
 
 def wanted(entries: Iterable[Entry], filters: Filters) -> Iterator[Entry]:

@@ -19,7 +19,7 @@ from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable, secret
 from runctl.storage.memory import Memory, memory_file
-from runctl.storage.objects import PARTIAL_PREFIX, checked_key, is_of_a_job
+from runctl.storage.objects import PARTIAL_PREFIX, checked_key
 from runctl.storage.plans import (
     DOWN,
     UP,
@@ -33,6 +33,7 @@ from runctl.storage.plans import (
     remove_files,
     remove_stale,
     same_time,
+    spare_jobs,
     wanted,
 )
 from runctl.storage.upload import Uploads
@@ -135,8 +136,6 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
     comparison = compare(
         walk, there, never if options.checksum else _remembered(memory), extra=options.delete
     )
-    extra = [entry for entry in comparison.extra if not is_of_a_job(f"{store.prefix}/{entry.key}")]
-    kept, comparison.extra = len(comparison.extra) - len(extra), extra
     return TransferPlan(
         upload=True,
         store=store,
@@ -148,7 +147,7 @@ def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> Tra
         key=str,
         path=lambda key: folder / key,
         memory=memory,
-        kept=kept,
+        kept=spare_jobs(comparison, store.prefix),
     )
 
 

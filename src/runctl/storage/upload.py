@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -20,15 +20,13 @@ from runctl.agent.failures import SourceChanged
 from runctl.agent.multipart import Multipart, Part, part_size
 from runctl.errors import CloudError, Conflict, NotFound, TransferError
 from runctl.events import Emit, Notice
-from runctl.retry import RetryPolicy
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece
-from runctl.storage.download import Damaged, is_passing, is_spoilt
 from runctl.storage.entries import Entry
 from runctl.storage.memory import Memory
+from runctl.storage.tries import Damaged, Tries, is_spoilt
 
-T = TypeVar("T")
 PIECE = 16 * etags.MIB
 """Bytes: what is bigger is sent in parts."""
 
@@ -73,7 +71,6 @@ class Uploads:
         memory: Memory | None = None,
         key: Callable[[str], str] = str,
         only_if: Mapping[str, Entry] | None = None,
-        policy: RetryPolicy | None = None,
         emit: Emit,
     ) -> None:
         self.store = store
@@ -84,7 +81,7 @@ class Uploads:
         self._memory = memory
         self._only_if = only_if
         self._begun = begun
-        self._policy = policy or RetryPolicy(attempts=6, seconds=120.0)
+        self.tries = Tries(emit)
 
     def pieces(self, missing: Iterable[Entry], doubtful: Iterable[Entry]) -> Iterator[Piece]:
         """What there is to do, big files first."""
@@ -92,18 +89,9 @@ class Uploads:
             if entry.size > PIECE:
                 yield from self._parts(entry)
             else:
-                yield functools.partial(self._guarded, entry, self._whole)
+                yield self.crew.guarded(entry, self._whole)
         for entry in doubtful:
-            yield functools.partial(self._guarded, entry, self._compare)
-
-    def retried(self, operation: str, work: Callable[[], T]) -> T:
-        """Do it, and again under the policy where it failed in a way that passes."""
-        try:
-            return work()
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            return self._policy.call(operation, work, retryable=is_passing, emit=self.emit)
+            yield self.crew.guarded(entry, self._compare)
 
     def record_of(self, entry: Entry) -> Path:
         """Where the upload in parts of this file is noted."""
@@ -116,15 +104,9 @@ class Uploads:
             self._memory.note(entry.key, entry.size, entry.modified, etag)
         self.crew.done()
 
-    def _guarded(self, entry: Entry, work: Callable[[Entry], None]) -> None:
-        try:
-            work(entry)
-        except Exception as error:
-            self.crew.fail(entry.key, error)
-
     def _whole(self, entry: Entry) -> None:
         state, data = _read(self.source(entry.key))
-        etag = self.retried("PutObject", lambda: self._send(entry.key, data))
+        etag = self.tries.call("PutObject", lambda: self._send(entry.key, data))
         self.arrived(msgspec.structs.replace(entry, size=state.size, modified=state.modified), etag)
 
     def expected(self, name: str) -> str | None:
@@ -236,7 +218,7 @@ class _Parts:
             lost = True
             return self._uploads.store.begin_parts(key).upload
 
-        return self._uploads.retried("CreateMultipartUpload", begin)
+        return self._uploads.tries.call("CreateMultipartUpload", begin)
 
     def _abort_unanswered(self, asked: float) -> None:
         for upload in self._uploads.store.open_parts(self._uploads.key(self._entry.key), asked - _CLOCKS):
@@ -330,7 +312,7 @@ class _Parts:
         expected = ""
         if all(etags.parts_of(one) == 1 for one in ours):
             expected = etags.of_parts(bytes.fromhex(one) for one in ours)
-        etag = self._uploads.retried("CompleteMultipartUpload", lambda: self._put_together(expected))
+        etag = self._uploads.tries.call("CompleteMultipartUpload", lambda: self._put_together(expected))
         if expected and etags.parts_of(etag) == len(ours) and etag != expected:
             raise Damaged(f"{self._entry.key} arrived damaged", why="S3 put other parts together")
         return etag
