@@ -281,7 +281,7 @@ class MemoryCloud:
     def send_command(self, InstanceIds: list[str], Comment: str, Parameters: Any, **_: Any) -> Any:
         (id_,) = InstanceIds
         command = f"command-{len(self.answers)}"
-        self.answers[command] = self.obey(id_, Comment, Parameters["commands"][0])
+        self.answers[command] = self.obey(id_, Comment.rpartition(" ")[0], Parameters["commands"][0])
         return {"Command": {"CommandId": command}}
 
     def obey(self, id_: str, comment: str, script: str) -> str:

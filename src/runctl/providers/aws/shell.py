@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from datetime import timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from runctl.errors import CloudError, NotFound
+from runctl.errors import CloudError, NotFound, TrainctlError
 from runctl.events import Emit, Progress
 from runctl.providers.aws.session import Session
 
@@ -18,6 +19,10 @@ _FIRST_POLL = 0.25
 _LONGEST_POLL = 5.0
 _DELIVERY_SECONDS = 60
 _ONLINE_POLL = 0.5
+_COMMENT = 91
+"""Letters of a comment, of which SSM takes 100, beside the mark."""
+_SEEN_WITHIN = 3.0
+"""Seconds after which a command that SSM does not show was not sent."""
 
 
 class ShellResult(msgspec.Struct, frozen=True):
@@ -81,17 +86,7 @@ def run(
     Raises CloudError where SSM cannot deliver it or does not finish it in `timeout`.
     """
     seconds = int(timeout.total_seconds())
-    answer = session.call(
-        "ssm",
-        "send_command",
-        repeatable=False,
-        InstanceIds=[instance_id],
-        DocumentName="AWS-RunShellScript",
-        Comment=comment[:100],
-        TimeoutSeconds=_DELIVERY_SECONDS,
-        Parameters={"commands": [script], "executionTimeout": [str(seconds)]},
-    )
-    command_id = answer["Command"]["CommandId"]
+    command_id = _send(session, instance_id, script, comment, seconds)
     deadline = time.monotonic() + seconds + _DELIVERY_SECONDS
     wait = _FIRST_POLL
     while time.monotonic() < deadline:
@@ -116,6 +111,46 @@ def run(
         why=f"{comment}: no result after {seconds} s",
         next=f"aws ssm get-command-invocation --command-id {command_id} --instance-id {instance_id}",
     )
+
+
+def _send(session: Session, instance_id: str, script: str, comment: str, seconds: int) -> str:
+    """Send a script; answers the command's id, also where SSM's answer was lost: it is known by its comment.
+
+    What was sent and is given up would run later, behind the back of whoever undoes it.
+    """
+    marked = f"{comment[:_COMMENT]} {secrets.token_hex(4)}"
+    try:
+        answer = session.call(
+            "ssm",
+            "send_command",
+            repeatable=False,
+            InstanceIds=[instance_id],
+            DocumentName="AWS-RunShellScript",
+            Comment=marked,
+            TimeoutSeconds=_DELIVERY_SECONDS,
+            Parameters={"commands": [script], "executionTimeout": [str(seconds)]},
+        )
+    except CloudError as error:
+        found = _find(session, instance_id, marked) if error.lost_answer else None
+        if found is None:
+            raise
+        return found
+    return str(answer["Command"]["CommandId"])
+
+
+def _find(session: Session, instance_id: str, comment: str) -> str | None:
+    """The command with this comment; None where SSM shows none for a while, or does not let us look."""
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while True:
+        try:
+            for command in session.pages("ssm", "list_commands", "Commands", InstanceId=instance_id):
+                if command.get("Comment") == comment:
+                    return str(command["CommandId"])
+        except TrainctlError:
+            return None
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_FIRST_POLL)
 
 
 def _invocation(session: Session, command_id: str, instance_id: str) -> dict[str, Any] | None:
