@@ -270,7 +270,9 @@ def test_many_small_files_need_few_commands(road: Road, tmp_path: Path) -> None:
 def test_lost_answers_and_failing_calls_are_survived(road: Road, tmp_path: Path) -> None:
     source, name = tree(tmp_path / "source"), road.live.name("faults")
     control = road.live.control
+    # The first command is not found again and is asked for anew; the second one is.
     control.add_fault("ssm", "lost-response", operation="SendCommand", count=2)
+    control.add_fault("ssm", "error", operation="ListCommands", count=1, status=400, code="AccessDenied")
     control.add_fault("ssm", "throttle", operation="GetCommandInvocation", count=2)
     control.add_fault("s3", "error", operation="GetObject", rate=0.2, count=6, status=503, code="SlowDown")
     control.add_fault("s3", "lost-response", operation="PutObject", count=2)
