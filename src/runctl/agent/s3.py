@@ -216,17 +216,17 @@ class Bucket:
             connection.request(method, path, body=content if size else None, headers=headers)
             answer = connection.getresponse()
             got = {name.lower(): value for name, value in answer.getheaders()}
-            taken = into is not None and answer.status in (200, 206)
-            data = b"" if taken else answer.read()
+            take = into if answer.status in (200, 206) else None
+            data = answer.read() if take is None else b""
         except (OSError, http.client.HTTPException) as error:
             _close(connection)
             raise StoreAway("%s %s: %s" % (method, key, error)) from error
         except BaseException:
             _close(connection)
             raise
-        if into is not None and taken:
+        if take is not None:
             try:
-                into(answer)
+                take(answer)
             except BaseException:
                 _close(connection)
                 raise

@@ -14,6 +14,7 @@ from runctl.events import ignore
 from runctl.retry import RetryPolicy
 from runctl.storage import digests, etags
 from runctl.storage.entries import Entry
+from runctl.storage.partial import write_at
 
 if TYPE_CHECKING:
     from runctl.events import Emit
@@ -226,15 +227,6 @@ class DirectS3:
 
 def _again(bucket: str, prefix: str, access: S3Access, parallel: int) -> DirectS3:
     return DirectS3(bucket, prefix, access, parallel=parallel)
-
-
-def write_at(file: int, data: bytes | memoryview, start: int) -> int:
-    """Write all of it at its place; answers how many bytes that were. Raises OSError."""
-    done = 0
-    view = memoryview(data)
-    while done < len(data):
-        done += os.pwrite(file, view[done:], start + done)
-    return done
 
 
 def _passes(error: Exception) -> bool:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from runctl.datasets.cache import Item, Lease, LocalCache, read_at
-from runctl.datasets.direct import PIECE, DirectS3, write_at
+from runctl.datasets.direct import PIECE, DirectS3
 from runctl.datasets.packs import CRC, Pack
 from runctl.errors import NotFound, ValidationError
 from runctl.storage.entries import Entry
+from runctl.storage.partial import write_at
 
 _OPEN = 64
 """Files that a source keeps open, so that a window of a shard costs one system call."""

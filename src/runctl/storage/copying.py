@@ -342,9 +342,9 @@ def _known(memory: Memory) -> Callable[[Entry, Entry], bool]:
     """Equal by the same ETag, or because it was copied from this very object and is what it was then."""
 
     def equal(source: Entry, there: Entry) -> bool:
-        remembered = memory.knows_file(f"{source.key}\0{source.etag}", source.size, 0)
-        remembered = remembered and memory.knows_object(f"{source.key}\0{source.etag}", there.etag)
-        if remembered or _same_etag(source, there):
+        if memory.recalls(f"{source.key}\0{source.etag}", source.size, 0, there.etag):
+            return True
+        if _same_etag(source, there):
             _note(memory, source, there.etag)
             return True
         return False

@@ -22,7 +22,7 @@ from runctl.storage.crew import Crew, Piece, reason
 from runctl.storage.entries import Entry
 from runctl.storage.memory import Memory
 from runctl.storage.objects import PARTIAL_PREFIX, inside, sync
-from runctl.storage.partial import Header, PartialFile
+from runctl.storage.partial import Header, PartialFile, write_at
 from runctl.storage.tries import Damaged, Tries
 
 PIECE = 8 * etags.MIB
@@ -257,8 +257,7 @@ class _Parts:
         def take(piece: memoryview) -> None:
             nonlocal at
             digest.update(piece)
-            _write_at(self.file.file, piece, at)
-            at += len(piece)
+            at += write_at(self.file.file, piece, at)
             self._crew.moved(len(piece))
 
         self._store.receive(self._entry.key, start, length, header.etag, take)
@@ -360,10 +359,3 @@ def _write(file: int, data: object) -> None:
     left = memoryview(data)  # pyright: ignore[reportArgumentType]
     while left:
         left = left[os.write(file, left) :]
-
-
-def _write_at(file: int, left: memoryview, start: int) -> None:
-    while left:
-        written = os.pwrite(file, left, start)
-        start += written
-        left = left[written:]

@@ -129,3 +129,12 @@ class PartialFile:
             record = records[start : start + _RECORD]
             self.digests[int.from_bytes(record[:4])] = record[4 : 4 + length]
         os.ftruncate(self._record, len(line) + 1 + whole)
+
+
+def write_at(file: int, data: bytes | memoryview, start: int) -> int:
+    """Write all of it at its place; answers how many bytes that were. Raises OSError."""
+    done = 0
+    view = memoryview(data)
+    while done < len(data):
+        done += os.pwrite(file, view[done:], start + done)
+    return done
