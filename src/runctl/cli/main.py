@@ -36,7 +36,11 @@ def main() -> None:
 
         sys.stdout.write(f"runctl {__version__}\n")
         sys.exit(0)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    # `python -m` ends by SIGINT where an interrupt ever passed an exec of text (imports have them), handled
+    # or not; the next exec makes Python forget it. bpo-1054041, Py_RunMain.
+    exec("")  # noqa: S102
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,3 +165,19 @@ def test_settings_say_where_they_came_from(run: Run, project: Path) -> None:
 def test_completion_knows_our_shells(run: Run) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "runctl" in run("completion", shell).stdout
+
+
+def test_ctrl_c_while_a_library_is_read_ends_with_the_code_of_an_interruption(tmp_path: Path) -> None:
+    """Python ended such a command by SIGINT, though it had handled the interrupt and said so."""
+    interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT); [None for _ in range(1000)]"
+    (tmp_path / "sqlite3.py").write_text(f"import runctl.cli.failures\nexec({interrupt!r})\n")
+    environment = {**os.environ, "RUNCTL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "runctl", "jobs", "list"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
