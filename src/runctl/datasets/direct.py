@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from runctl.errors import CloudError, ConfigError, Conflict
+from runctl.errors import ConfigError, Conflict
 from runctl.events import ignore
-from runctl.retry import RetryPolicy
 from runctl.storage import digests, etags
 from runctl.storage.entries import Entry
 from runctl.storage.partial import write_at
+from runctl.storage.tries import Tries
 
 if TYPE_CHECKING:
     from runctl.events import Emit
@@ -29,7 +29,6 @@ FILL = 16 * etags.MIB
 READ_AHEAD = 4
 """Pieces of one stream that are on their way at once."""
 
-_retry = RetryPolicy(attempts=6, seconds=120.0)
 _used_in = 0
 """The process that has used the S3 client, whose threads a fork does not take along."""
 
@@ -53,7 +52,7 @@ class DirectS3:
     ) -> None:
         self.bucket, self.prefix, self.access = bucket, prefix, access
         self.parallel = parallel
-        self._emit = emit
+        self._tries = Tries(emit or ignore)
         self._pid = 0
         self._made: BulkStore | None = None
         self._pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
@@ -122,7 +121,9 @@ class DirectS3:
 
     def crc(self, entry: Entry) -> tuple[str, str]:
         """The CRC that S3 keeps of an object's bytes, by its name and in hex; empty where it keeps none."""
-        proof = self._retried("HeadObject", lambda: self._reading().proof(entry.key, entry.size, entry.etag))
+        proof = self._tries.call(
+            "HeadObject", lambda: self._reading().proof(entry.key, entry.size, entry.etag)
+        )
         whole = proof.algorithm in digests.CRCS and not proof.part_size
         return (proof.algorithm, proof.expected) if whole else ("", "")
 
@@ -131,7 +132,7 @@ class DirectS3:
 
         def move(start: int) -> tuple[bytes, int]:
             length = min(FILL, entry.size - start)
-            return self._retried("GetObject", lambda: self._move(entry, file, start, length, crc))
+            return self._tries.call("GetObject", lambda: self._move(entry, file, start, length, crc))
 
         pieces = list(self._threads()[1].map(move, range(0, entry.size, FILL)))
         return Filled(sum(size for _, size in pieces), digests.of_whole(crc, pieces).hex() if crc else "")
@@ -152,7 +153,9 @@ class DirectS3:
         """Whether S3 has nothing against these bytes, where the ETag alone did not fit. Costs a request."""
         from runctl.storage.download import file_proves
 
-        proof = self._retried("HeadObject", lambda: self._reading().proof(entry.key, entry.size, entry.etag))
+        proof = self._tries.call(
+            "HeadObject", lambda: self._reading().proof(entry.key, entry.size, entry.etag)
+        )
         return not proof.algorithm or file_proves(proof, path, entry.size)
 
     def close(self) -> None:
@@ -176,7 +179,7 @@ class DirectS3:
                 raise self._changed(entry)
             return bytes(body.data)
 
-        return self._retried("GetObject", get)
+        return self._tries.call("GetObject", get)
 
     def _changed(self, entry: Entry) -> Conflict:
         return Conflict(
@@ -184,14 +187,6 @@ class DirectS3:
             why=f"s3://{self.bucket}/{self.prefix} is not what it was when it was opened",
             next="open the dataset anew",
         )
-
-    def _retried(self, operation: str, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except CloudError as error:
-            if not error.retryable:
-                raise
-            return _retry.call(operation, work, retryable=_passes, emit=self._emit or ignore)
 
     def _store(self) -> BulkStore:
         if self._made is None:
@@ -227,7 +222,3 @@ class DirectS3:
 
 def _again(bucket: str, prefix: str, access: S3Access, parallel: int) -> DirectS3:
     return DirectS3(bucket, prefix, access, parallel=parallel)
-
-
-def _passes(error: Exception) -> bool:
-    return isinstance(error, CloudError) and error.retryable

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from runctl.storage.entries import Entry
+
+T = TypeVar("T")
 
 
 class Comparison(msgspec.Struct, kw_only=True):
@@ -22,6 +25,10 @@ class Comparison(msgspec.Struct, kw_only=True):
     extra: list[Entry]
     equal_files: int = 0
     equal_bytes: int = 0
+
+    @property
+    def source_files(self) -> int:
+        return len(self.missing) + len(self.doubtful) + self.equal_files
 
 
 Equal = Callable[[Entry, Entry], bool]
@@ -65,11 +72,39 @@ def side_by_side(
             one, other = next(first, None), next(second, None)
 
 
+Order = Callable[[Iterable[Entry]], Iterable[Entry]]
+"""Gives a listing the order of its keys' UTF-8 bytes, which is S3's own."""
+
+
+def as_listed(plan: Callable[[Order], T]) -> T:
+    """Plan from listings as they come, held nowhere; from sorted ones where a store has an order of its own.
+
+    What `plan` does must bear repeating.
+    """
+    try:
+        return plan(_checked)
+    except _Disordered:
+        return plan(in_order)
+
+
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """The entries in the order that `compare` needs: not every store lists in S3's."""
     found = list(entries)
     found.sort(key=_key)  # nearly no work where they are in order
     return found
+
+
+class _Disordered(Exception):
+    """A store lists in an order of its own."""
+
+
+def _checked(entries: Iterable[Entry]) -> Iterator[Entry]:
+    before = ""
+    for entry in entries:
+        if entry.key < before:
+            raise _Disordered
+        before = entry.key
+        yield entry
 
 
 def _key(entry: Entry) -> str:

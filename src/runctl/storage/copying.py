@@ -17,7 +17,7 @@ from runctl.errors import Conflict, NotFound, ValidationError
 from runctl.events import Emit, Notice
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
-from runctl.storage.compare import compare, in_order
+from runctl.storage.compare import Order, as_listed, compare
 from runctl.storage.crew import Crew, Piece
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
@@ -65,13 +65,19 @@ def plan_copies(source: BulkStore, target: BulkStore, options: TransferOptions) 
     """Everything under one prefix to another. Raises NotFound where there is nothing, ValidationError."""
     _refuse_overlap(source, target)
     _refuse_bandwidth(options)
-    filters, left_out = Filters(options.include, options.exclude), []
-    here = in_order(_copyable(wanted(source.entries(), filters), left_out))
-    if not here and not left_out:
-        raise NotFound(f"There is nothing under s3://{source.bucket}/{source.prefix}")
+    return as_listed(lambda order: _plan(source, target, options, order))
+
+
+def _plan(source: BulkStore, target: BulkStore, options: TransferOptions, order: Order) -> Copying:
+    filters = Filters(options.include, options.exclude)
+    left_out: list[LeftOut] = []
     memory = Memory(memory_file(options.state, source.place, target.place))
-    there = in_order(wanted(target.entries(), filters))
-    comparison = compare(here, there, never if options.checksum else _known(memory), extra=options.delete)
+    equal = never if options.checksum else _known(memory)
+    with memory.until_planned():
+        here = order(_copyable(wanted(source.entries(), filters), left_out))
+        comparison = compare(here, order(wanted(target.entries(), filters)), equal, extra=options.delete)
+        if not comparison.source_files and not left_out:
+            raise NotFound(f"There is nothing under s3://{source.bucket}/{source.prefix}")
     return Copying(
         comparison=comparison,
         left_out=left_out,

@@ -12,6 +12,7 @@ import os
 import secrets
 from array import array
 from bisect import bisect_left
+from collections.abc import Generator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -68,6 +69,15 @@ class Memory:
             if entry.etag
             else _number(f"F{entry.key}\0{entry.size}\0{entry.modified}")
         )
+
+    @contextlib.contextmanager
+    def until_planned(self) -> Generator[None]:
+        """Closes it where no plan comes of what is done meanwhile."""
+        try:
+            yield
+        except BaseException:
+            self.close(complete=False)
+            raise
 
     def save(self) -> None:
         """Append what was noted since the last time."""

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
-from xml.etree import ElementTree
 
 from runctl.agent.credentials import Credentials as RoleCredentials
 from runctl.agent.credentials import Keys
@@ -17,6 +16,7 @@ from runctl.agent.failures import PreconditionFailed, StoreAway, StoreRefused
 from runctl.errors import CloudError, ConfigError, Conflict, NotFound
 from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
+from runctl.storage.pages import pages
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 """The most that one ListObjectsV2 answers."""
-_TORN_PAGES = 6
 _PIECE = 256 * 1024
 """Bytes: what a core's cache holds while it is received, hashed and written."""
 
@@ -60,23 +59,21 @@ class Requests:
         obstore takes keys for paths: it drops slashes at either end and gives up at others. These are exact.
         Raises NotFound for the bucket, ConfigError, CloudError.
         """
-        token = ""
-        while True:
-            query = {"list-type": "2", "prefix": prefix, "max-keys": str(_PAGE), "encoding-type": "url"}
-            if token:
-                query["continuation-token"] = token
-            with self.errors("ListObjectsV2", prefix or "/"):
-                root = self._page(query)
-            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
-            encoded = root.findtext(f"{space}EncodingType") == "url"
-            for item in root.iter(f"{space}Contents"):
-                found = {child.tag: child.text for child in item}
-                entry = _entry(found, space, encoded=encoded, cut=cut)
-                if entry is not None:
-                    yield entry, found.get(f"{space}StorageClass") or "STANDARD"
-            token = root.findtext(f"{space}NextContinuationToken") or ""
-            if not token:
-                return
+        query = {"list-type": "2", "prefix": prefix, "max-keys": str(_PAGE), "encoding-type": "url"}
+
+        def ask(token: str) -> bytes:
+            following = {"continuation-token": token} if token else {}
+            return self.client.ask("GET", "", query={**query, **following})[2]
+
+        with self.errors("ListObjectsV2", prefix or "/"):
+            for root in pages(ask):
+                space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+                encoded = root.findtext(f"{space}EncodingType") == "url"
+                for item in root.iter(f"{space}Contents"):
+                    found = {child.tag: child.text for child in item}
+                    entry = _entry(found, space, encoded=encoded, cut=cut)
+                    if entry is not None:
+                        yield entry, found.get(f"{space}StorageClass") or "STANDARD"
 
     def receive(
         self, path: str, start: int, length: int, etag: str, take: Callable[[memoryview], object]
@@ -132,17 +129,6 @@ class Requests:
                 ) from error
             code = next((code for code in ("BadDigest", "InvalidRange") if code in text), "Refused")
             raise _failed(operation, key, error, code=code) from error
-
-    def _page(self, query: dict[str, str]) -> ElementTree.Element:
-        """One page, asked for again where it came torn."""
-        for attempt in range(_TORN_PAGES):
-            _, _, body = self.client.ask("GET", "", query=query)
-            try:
-                return ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
-            except ElementTree.ParseError as error:
-                if attempt == _TORN_PAGES - 1:
-                    raise StoreAway(f"a torn listing: {error}") from error
-        raise AssertionError("unreachable")
 
 
 def _received(answer: HTTPResponse, buffer: memoryview, path: str) -> int:

@@ -43,9 +43,6 @@ _REQUEST_ID = re.compile(r"<RequestId>([^<]+)</RequestId>")
 _CREDENTIALS_KEPT = timedelta(minutes=10)
 _LIST_PAGE = 1000
 """The most that one ListObjectsV2 answers."""
-"""How often one page may come torn."""
-
-
 _LOST_INTERRUPT = "credential provider: KeyboardInterrupt"
 """A Ctrl-C that comes while obstore asks us for credentials is but the text of an error to it."""
 

@@ -9,7 +9,7 @@ import msgspec
 from runctl.events import Emit, ignore
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
-from runctl.storage.compare import Comparison, in_order, side_by_side
+from runctl.storage.compare import Comparison, Order, as_listed, side_by_side
 from runctl.storage.crew import reason
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
@@ -58,6 +58,10 @@ class TwoWays(msgspec.Struct, kw_only=True):
 
 def plan(folder: Path, store: BulkStore, options: TransferOptions) -> TwoWays:
     """Compare both sides with what they had in common. Raises NotFound for the folder or the bucket."""
+    return as_listed(lambda order: _plan_both(folder, store, options, order))
+
+
+def _plan_both(folder: Path, store: BulkStore, options: TransferOptions, order: Order) -> TwoWays:
     filters = Filters(options.include, options.exclude)
     walk = Walk(folder, filters, secrets=options.secrets)
     left_out: list[LeftOut] = []
@@ -73,19 +77,16 @@ def plan(folder: Path, store: BulkStore, options: TransferOptions) -> TwoWays:
         lost_there=[],
         memory=memory,
     )
-    for here, there in side_by_side(walk, in_order(fit_for_paths(listed, left_out))):
-        if here is not None and there is not None:
-            _both(found, here, there)
-        elif here is not None:
-            _alone(
-                here,
-                found.lost_there,
-                up,
-                memory,
-                known=memory.knows_file(here.key, here.size, here.modified),
-            )
-        elif there is not None:
-            _alone(there, found.lost_here, down, memory, known=memory.knows_object(there.key, there.etag))
+    with memory.until_planned():
+        for here, there in side_by_side(walk, order(fit_for_paths(listed, left_out))):
+            if here is not None and there is not None:
+                _both(found, here, there)
+            elif here is not None:
+                known = memory.knows_file(here.key, here.size, here.modified)
+                _alone(here, found.lost_there, up, memory, known=known)
+            elif there is not None:
+                known = memory.knows_object(there.key, there.etag)
+                _alone(there, found.lost_here, down, memory, known=known)
     down.missing = held_back(down.missing, walk, left_out)
     found.lost_here = held_back(found.lost_here, walk, left_out)
     left_out.extend(walk.left_out)

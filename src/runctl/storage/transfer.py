@@ -12,7 +12,7 @@ import msgspec
 from runctl.errors import NotFound, TransferError, ValidationError
 from runctl.events import Emit
 from runctl.storage.bulk import BulkStore
-from runctl.storage.compare import compare, in_order
+from runctl.storage.compare import Order, as_listed, compare
 from runctl.storage.crew import Crew, reason
 from runctl.storage.download import Downloads
 from runctl.storage.entries import Entry
@@ -84,13 +84,17 @@ def plan_download(store: BulkStore, folder: Path, options: TransferOptions) -> T
     """Everything under the store's prefix into `folder`. Raises NotFound where there is nothing."""
     if folder.exists() and not folder.is_dir():
         raise ValidationError(f"{folder} is a file", why="a prefix needs a folder")
+    return as_listed(lambda order: _plan_download(store, folder, options, order))
+
+
+def _plan_download(store: BulkStore, folder: Path, options: TransferOptions, order: Order) -> TransferPlan:
     left_out: list[LeftOut] = []
     filters = Filters(options.include, options.exclude)
-    there = in_order(fit_for_paths(wanted(store.entries(), filters), left_out))
-    if not there and not left_out:
-        raise NotFound(f"There is nothing under s3://{store.bucket}/{store.prefix}")
+    there = order(fit_for_paths(wanted(store.entries(), filters), left_out))
     walk = Walk(folder, filters, secrets=None) if folder.is_dir() else None
     comparison = compare(there, walk or (), never if options.checksum else same_time, extra=options.delete)
+    if not comparison.source_files and not left_out:
+        raise NotFound(f"There is nothing under s3://{store.bucket}/{store.prefix}")
     if walk:
         comparison.missing = held_back(comparison.missing, walk, left_out)
     return TransferPlan(
@@ -129,13 +133,16 @@ def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions)
 def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> TransferPlan:
     """Every file of `folder` under the store's prefix. Raises NotFound where there is no folder."""
     _refuse_unproven(options)
+    return as_listed(lambda order: _plan_upload(folder, store, options, order))
+
+
+def _plan_upload(folder: Path, store: BulkStore, options: TransferOptions, order: Order) -> TransferPlan:
     filters = Filters(options.include, options.exclude)
     walk = Walk(folder, filters, secrets=options.secrets)
-    memory = Memory(memory_file(options.state, folder, f"{store.place}"))
-    there = in_order(wanted(store.entries(), filters))
-    comparison = compare(
-        walk, there, never if options.checksum else _remembered(memory), extra=options.delete
-    )
+    memory = Memory(memory_file(options.state, folder, store.place))
+    equal = never if options.checksum else _remembered(memory)
+    with memory.until_planned():
+        comparison = compare(walk, order(wanted(store.entries(), filters)), equal, extra=options.delete)
     return TransferPlan(
         upload=True,
         store=store,

@@ -1,0 +1,88 @@
+"""The pages of a listing, each of which S3 looks up while the one before is read here."""
+
+from __future__ import annotations
+
+import html
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from xml.etree import ElementTree
+
+from runctl.agent.failures import StoreAway
+
+Ask = Callable[[str], bytes]
+"""Answers the body of the page that begins at a continuation token; the first one's is empty."""
+
+_TORN = 6
+"""How often one page may come torn."""
+_AHEAD = 2
+_NEXT = re.compile(rb"<(?:\w+:)?NextContinuationToken>([^<]*)<")
+
+
+def pages(ask: Ask) -> Iterator[ElementTree.Element]:
+    """Every page, in order. Raises StoreAway, and what `ask` raises."""
+    token, torn = "", 0
+    coming = _Coming(ask, token)
+    try:
+        while True:
+            asked, body = coming.next()
+            if asked != token:  # what looked like the next token was none
+                coming = coming.anew(token)
+                continue
+            if isinstance(body, BaseException):
+                raise body
+            try:
+                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
+            except ElementTree.ParseError as error:
+                torn += 1
+                if torn == _TORN:
+                    raise StoreAway(f"a torn listing: {error}") from error
+                coming = coming.anew(token)
+                continue
+            yield root
+            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            token, torn = root.findtext(f"{space}NextContinuationToken") or "", 0
+            if not token:
+                return
+    finally:
+        coming.leave()
+
+
+class _Coming:
+    """Pages that a thread fetches ahead, by tokens that it finds without parsing them."""
+
+    def __init__(self, ask: Ask, token: str) -> None:
+        self._ask = ask
+        self._found: queue.Queue[tuple[str | None, bytes | BaseException]] = queue.Queue(_AHEAD)
+        self._left = threading.Event()
+        # A daemon: it keeps nobody from leaving.
+        threading.Thread(target=self._fetch, args=(token,), name="listing", daemon=True).start()
+
+    def next(self) -> tuple[str | None, bytes | BaseException]:
+        """The next page's token, None after the last, with its body or what asking for it raised."""
+        return self._found.get()
+
+    def anew(self, token: str) -> _Coming:
+        """Instead of these pages, those from `token` on."""
+        self.leave()
+        return _Coming(self._ask, token)
+
+    def leave(self) -> None:
+        """Let the thread end; it may wait for room."""
+        self._left.set()
+        while not self._found.empty():
+            self._found.get()
+
+    def _fetch(self, token: str) -> None:
+        while not self._left.is_set():
+            try:
+                body = self._ask(token)
+            except BaseException as error:  # it is the reader's
+                self._found.put((token, error))
+                return
+            self._found.put((token, body))
+            if (following := _NEXT.search(body)) is None:
+                break
+            token = html.unescape(following[1].decode("utf-8", "replace"))
+        self._found.put((None, b""))
