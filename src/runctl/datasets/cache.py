@@ -24,9 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from runctl.datasets.cache_locks import Lease, Writer, is_dead
+from runctl.datasets.cache_folders import Folders, Lease, made_aside
+from runctl.datasets.cache_locks import Writer, is_dead
+from runctl.datasets.items import Item
 from runctl.errors import TransferError, ValidationError
-from runctl.storage import etags
 
 Fill = Callable[[int], int]
 """Writes an object into a descriptor and answers how many bytes it had."""
@@ -34,33 +35,6 @@ Fill = Callable[[int], int]
 _SLACK = 20
 """When room is made, a 20th of the bound is made free beside, so that not every object looks for room."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-class Item(msgspec.Struct, frozen=True, gc=False):
-    """One state of one object: `place` is its bucket, with a mark of its endpoint where that is not AWS.
-
-    `size` is in bytes. `crc` is what its bytes are proven by instead of its ETag, where it is known: their
-    CRC-64/NVME in hex.
-    """
-
-    place: str
-    key: str
-    etag: str
-    size: int
-    crc: str = ""
-
-    @property
-    def name(self) -> str:
-        """The file of this object in a cache."""
-        text = f"{self.key}\0{self.etag}\0{self.size}"
-        digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-        return f"{self.place}/{digest[:2]}/{digest[2:]}"
-
-    def is_at(self, path: Path) -> bool | None:
-        """Whether the file has its bytes; None where the ETag cannot tell. Raises OSError."""
-        if self.crc:
-            return next(etags.digests(path, self.size, self.size, "crc64nvme")).hex() == self.crc
-        return etags.matches(path, self.size, self.etag)
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +74,9 @@ class LocalCache:
         self._objects = f"{self.root}/objects/"
         self._writer: Writer | None = None
         self._made: set[str] = set()
-        for name in ("objects", "writers", "folders"):
+        for name in ("objects", "writers"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
+        self._folders = Folders(self.root / "folders")
         with self._locked():
             self._suspect = self._since_boot()
 
@@ -200,17 +175,7 @@ class LocalCache:
         `fetch` has an object added. Raises ValidationError where the cache has no room for all of them.
         """
         name = blake2b(f"{version}\0{self._suspect}".encode(), digest_size=16).hexdigest()
-        target = self.root / "folders" / name
-        lease = Lease(target, os.open(f"{target}.lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
-        try:
-            fcntl.flock(lease.lock, fcntl.LOCK_SH)
-            os.utime(lease.lock)
-            if not target.is_dir():
-                self._link_all(target, items, fetch)
-        except BaseException:
-            lease.close()
-            raise
-        return lease
+        return self._folders.lease(name, lambda target: self._link_all(target, items, fetch))
 
     def holdings(self) -> list[Holding]:
         """What is here, by bucket."""
@@ -335,7 +300,7 @@ class LocalCache:
         total, files, freed = written + sum(file.size for file in found), 0, 0
         for linked in (False, True):
             if linked and total > max_bytes and not dry_run:
-                self._remove_unused_folders()
+                self._folders.remove_unused()
                 found = list(self._files())
             for file in sorted(found, key=lambda item: item.used) if total > max_bytes else []:
                 if total <= max_bytes:
@@ -378,45 +343,25 @@ class LocalCache:
                             status = entry.stat(follow_symlinks=False)
                             yield _File(entry.path, status.st_size, status.st_mtime_ns, status.st_nlink)
 
-    def _remove_unused_folders(self) -> None:
-        for lease in sorted((self.root / "folders").glob("*.lease"), key=_modified):
-            file = os.open(lease, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lease.with_suffix(""), ignore_errors=True)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(file)
-
     def _link_all(
         self, target: Path, items: Iterable[tuple[str, Item]], fetch: Callable[[Item], None]
     ) -> None:
-        """Takes the lock. Under the lease; many may do it at once, and the first one's folder stays."""
+        """Takes the lock. Many may do it at once, and the first one's folder stays."""
         with self._locked():
             building = Path(self._writing().next_path() + ".folder")
-            building.mkdir()
-        try:
+        with made_aside(building, target):
             for name, item in items:
-                path = building / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._link(path, item, fetch)
-            try:
-                building.rename(target)
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+                self._link(building / name, item, fetch)
 
     def _link(self, path: Path, item: Item, fetch: Callable[[Item], None]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
             file = self.find(item)
             if file is None:
                 fetch(item)
                 continue
             os.close(file)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
                 path.hardlink_to(self._objects + item.name)
                 return
         raise ValidationError(
@@ -442,10 +387,3 @@ def read_at(file: int, start: int, length: int) -> bytes:
             raise OSError(errno.EIO, "the file ends too early")
         data += more
     return data
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -1,4 +1,4 @@
-"""Who uses the files of a cache: each holds a lock that ends with its process, however it ends."""
+"""Who writes into a cache: each process holds a lock that ends with it, however it ends."""
 
 from __future__ import annotations
 
@@ -7,19 +7,6 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
-
-
-class Lease:
-    """Holds a folder of a cache until it is closed or the process ends."""
-
-    def __init__(self, path: Path, lock: int) -> None:
-        self.path = path
-        self.lock = lock
-
-    def close(self) -> None:
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -1
 
 
 class Writer:

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from runctl.datasets.cache import Item, Lease, LocalCache, read_at
+from runctl.datasets.cache import LocalCache, read_at
+from runctl.datasets.cache_folders import Lease
 from runctl.datasets.direct import PIECE, DirectS3
+from runctl.datasets.items import Item
 from runctl.datasets.packs import CRC, Pack
 from runctl.errors import NotFound, ValidationError
 from runctl.storage.entries import Entry

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from runctl.cli.main import run
-from runctl.datasets.cache import Item, LocalCache
+from runctl.datasets.cache import LocalCache
+from runctl.datasets.items import Item
 from runctl.datasets.opening import default_root
 
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runctl.datasets.cache import Damaged, Item, LocalCache, read_at
+from runctl.datasets.cache import Damaged, LocalCache, read_at
+from runctl.datasets.items import Item
 from runctl.errors import ValidationError
 
 
@@ -214,7 +215,8 @@ WRITER = """
 import os, random, sys
 from hashlib import md5
 from pathlib import Path
-from runctl.datasets.cache import Item, LocalCache
+from runctl.datasets.cache import LocalCache
+from runctl.datasets.items import Item
 seed, root, bound = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 choice = random.Random(seed)
 cache = LocalCache(root, bound)
