@@ -67,7 +67,7 @@ class Attempt:
         """When the job's first spec was written, by this machine's file system."""
         try:
             return os.path.getmtime(os.path.join(self.job_folder, "attempt-1", "spec.json"))
-        except OSError:
+        except OSError:  # a job without a first attempt here
             return 0.0
 
     @property
@@ -85,7 +85,7 @@ class Attempt:
         """Nobody else writes any more: what is held is for the last words."""
         try:
             os.unlink(self.path("reserve"))
-        except OSError:
+        except OSError:  # none is held
             pass
 
     def update(self, **changes: Any) -> None:

@@ -52,7 +52,7 @@ def _text_of(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
-    except OSError:
+    except OSError:  # there is none
         return ""
 
 

@@ -46,7 +46,7 @@ def scan(folder: str) -> List[Checkpoint]:
     found = []
     try:
         entries = list(os.scandir(folder))
-    except OSError:
+    except OSError:  # there is no folder yet
         return []
     for entry in entries:
         if _is_being_written(entry.name):
@@ -62,7 +62,7 @@ def scan(folder: str) -> List[Checkpoint]:
                     found.append(Checkpoint(entry.name, True, files))
             elif entry.is_file():
                 found.append(Checkpoint(entry.name, False, (_file(folder, entry.name),)))
-        except OSError:
+        except OSError:  # it vanished
             continue
     return sorted(found, key=lambda one: (one.newest, step_of_name(one.name) or -1, one.name))
 
@@ -73,7 +73,7 @@ def completeness(folder: str, checkpoint: Checkpoint) -> Optional[bool]:
         if checkpoint.is_folder:
             return _folder_completeness(os.path.join(folder, checkpoint.name), checkpoint)
         return _file_completeness(os.path.join(folder, checkpoint.name))
-    except OSError:
+    except OSError:  # it vanished
         return False
 
 

@@ -84,7 +84,7 @@ def _is_whole(folder: str, version: str, listed: List[objects.Entry]) -> bool:
             if file.read() != version:
                 return False
         return all(os.stat(os.path.join(folder, item.key)).st_size == item.size for item in listed)
-    except OSError:
+    except OSError:  # a file is missing
         return False
 
 
@@ -156,7 +156,7 @@ def _make_room(folder: str, size: int) -> None:
 def _used(path: str) -> float:
     try:
         return os.path.getmtime(path)
-    except OSError:
+    except OSError:  # it went
         return 0.0
 
 

@@ -290,7 +290,7 @@ class _Ranges:
         try:
             with open(self._note, encoding="ascii") as file:
                 lines = file.read().split("\n")[:-1]
-        except OSError:
+        except OSError:  # it has noted nothing yet
             return
         if not lines or lines[0] != "%d %d" % (self._size, self.length):
             return

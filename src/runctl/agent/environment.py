@@ -104,7 +104,7 @@ def _still_suffices(remembered: Optional[Dict[str, Any]], own: str) -> bool:
         return False
     try:
         return all(os.stat(path).st_mtime_ns == then for path, then in remembered["packages"].items())
-    except OSError:
+    except OSError:  # a package went
         return False
 
 

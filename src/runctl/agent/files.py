@@ -20,7 +20,7 @@ def write_atomically(path: str, data: bytes, durable: bool = True) -> None:
     except BaseException:
         try:
             os.unlink(temporary)
-        except OSError:
+        except OSError:  # the first error is the one to tell
             pass
         raise
 

@@ -147,5 +147,5 @@ def sync(folder: str) -> None:
 def unlink(path: str) -> None:
     try:
         os.unlink(path)
-    except OSError:
+    except OSError:  # it is gone already
         pass

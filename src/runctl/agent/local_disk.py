@@ -46,7 +46,7 @@ def _devices() -> List[str]:
         try:
             with open(model) as file:
                 is_store = STORE in file.read()
-        except OSError:
+        except OSError:  # the device went
             continue
         device = os.path.join(dev, os.path.basename(os.path.dirname(model)) + "n1")
         if is_store and os.path.exists(device):
@@ -90,12 +90,12 @@ def _is_blank(device: str) -> bool:
             return False
         with open(device, "rb") as file:
             return not file.read(1 << 20).strip(b"\0")
-    except OSError:
+    except OSError:  # a disk that cannot be looked at is not taken for empty
         return False
 
 
 def _ok(*command: str) -> bool:
     try:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
-    except OSError:
+    except OSError:  # there is no such program
         return False

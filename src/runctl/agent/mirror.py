@@ -86,7 +86,7 @@ class Mirror:
             self._sent = self._sent_before()
         try:
             size = os.path.getsize(self._attempt.log)
-        except OSError:
+        except OSError:  # no log yet
             return
         while self._sent < size:
             with open(self._attempt.log, "rb") as file:

@@ -227,7 +227,7 @@ class Run:
                         break
                     self._log_read += len(data)
                     self._steps.feed(data)
-        except OSError:
+        except OSError:  # no log yet
             pass
         if force:
             self._steps.feed(b"\n")

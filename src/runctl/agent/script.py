@@ -120,7 +120,7 @@ def _processes_with(marks: Set[bytes]) -> Set[int]:
             with open("/proc/%s/environ" % entry, "rb") as file:
                 if marks <= set(file.read().split(b"\0")):
                     found.add(int(entry))
-        except OSError:
+        except OSError:  # it has ended
             continue
     return found - _ourselves_and_above()
 
@@ -151,7 +151,7 @@ def _descendants(group: int) -> Set[int]:
         try:
             with open("/proc/%s/stat" % entry, "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
-        except OSError:
+        except OSError:  # it has ended
             continue
         if fields[0] in (b"Z", b"X"):
             continue
@@ -180,14 +180,14 @@ def _group_members(group: int) -> Set[int]:
 def _kill(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
-    except OSError:
+    except OSError:  # it has ended
         pass
 
 
 def _kill_group(group: int) -> None:
     try:
         os.killpg(group, signal.SIGKILL)
-    except OSError:
+    except OSError:  # it has ended
         pass
 
 
@@ -197,7 +197,7 @@ def _reap(script: int) -> None:
         if pid != script:
             try:
                 os.waitpid(pid, os.WNOHANG)
-            except OSError:
+            except OSError:  # no child, or collected already
                 pass
 
 
@@ -205,5 +205,5 @@ def _children_of_us() -> List[int]:
     try:
         with open("/proc/self/task/%d/children" % os.getpid()) as file:
             return [int(pid) for pid in file.read().split()]
-    except OSError:
+    except OSError:  # a kernel that does not tell
         return []

@@ -113,6 +113,6 @@ def _copy(source: str, target: str) -> None:
             if sys.platform == "linux":
                 fcntl.ioctl(copy, _FICLONE, original.fileno())
                 return
-        except OSError:
+        except OSError:  # it cannot: the bytes are copied
             pass
     shutil.copyfile(source, target)

@@ -188,7 +188,7 @@ def _entry(path: str, key: str, checksum: bool) -> Optional[Entry]:
         digest = _sha256(path) if checksum else ""
         if not os.access(path, os.R_OK):
             return None
-    except OSError:
+    except OSError:  # it went, or is not ours to read
         return None
     return Entry(key, about.st_size, about.st_mtime_ns, bool(about.st_mode & stat.S_IXUSR), digest)
 
@@ -246,7 +246,7 @@ def _forgotten(root: str, path: str) -> List[Partial]:
     try:
         if os.path.exists(whole + PARTS) or os.stat(whole).st_mtime > time.time() - _FORGOTTEN:
             return []
-    except OSError:
+    except OSError:  # it went
         return []
     return [Partial(path, "", 0, 0, [])]
 

@@ -42,7 +42,7 @@ def find_device(volume: str, device: str = "") -> Optional[str]:
             with open(serial) as file:
                 if file.read().strip() == plain:
                     return os.path.join(dev, os.path.basename(os.path.dirname(serial)) + "n1")
-        except OSError:
+        except OSError:  # the device went
             continue
     name = os.path.basename(device)
     for known in (name, name.replace("sd", "xvd", 1)):

@@ -115,7 +115,7 @@ def _price(session: Session, machine: str, *, spot: bool) -> Price | None:
         return prices.on_demand(session, machine)
     try:
         found = offers.spot_prices(session, session.cloud.clock, machine)
-    except CloudError:
+    except CloudError:  # its cost is then unknown, and says so
         return None
     return min(found.values(), key=lambda price: price.usd_per_hour, default=None)
 

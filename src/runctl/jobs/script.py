@@ -119,7 +119,7 @@ def _nearest(missing: Path) -> Path | None:
     """The file whose name is most like the missing one's, in its folder."""
     try:
         names = sorted(entry.name for entry in os.scandir(missing.parent) if entry.is_file())
-    except OSError:
+    except OSError:  # no folder to look in
         return None
     import difflib
 

@@ -136,7 +136,7 @@ def _jobs(ledger: Ledger, found: Iterable[StoredCheckpoint]) -> Jobs:
     for job in {one.job for one in found if one.job}:
         try:
             record = ledger.jobs.get(job)
-        except TrainctlError:
+        except TrainctlError:  # unknown jobs count as live
             continue
         if record.id != job:
             continue  # it was found by the beginning of another's name

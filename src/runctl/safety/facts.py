@@ -125,7 +125,7 @@ def _termination_protected(session: Session, instance: Instance) -> bool | None:
         return instances.termination_protected(session, instance.id)
     except ConfigError:
         raise
-    except TrainctlError:
+    except TrainctlError:  # unknown, which protects
         return None
 
 
@@ -142,7 +142,7 @@ def _only_copy_of(session: Session, ledger: Ledger, volume: Volume) -> tuple[str
         return (job,)
     except ConfigError:
         raise
-    except TrainctlError:
+    except TrainctlError:  # unknown, which protects
         return None
     return ()
 

@@ -81,7 +81,7 @@ def _locked(lock: IO[str]) -> bool:
     """Whether the home is ours now. Of this process alone: neither a child nor a crash can keep it."""
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError:  # another server has it
         return False
     return True
 

@@ -146,7 +146,7 @@ def _find(session: Session, instance_id: str, comment: str) -> str | None:
             for command in session.pages("ssm", "list_commands", "Commands", InstanceId=instance_id):
                 if command.get("Comment") == comment:
                     return str(command["CommandId"])
-        except TrainctlError:
+        except TrainctlError:  # without the right to list, nobody knows
             return None
         if time.monotonic() > deadline:
             return None

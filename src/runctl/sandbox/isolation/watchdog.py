@@ -31,7 +31,7 @@ def family(marker: bytes) -> set[int]:
                 state, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
             with open(f"/proc/{pid}/environ", "rb") as file:
                 environment = file.read()
-        except OSError:
+        except OSError:  # it has ended
             continue
         if state in b"ZX":
             continue
@@ -54,7 +54,7 @@ def send(pids: set[int], signum: int) -> None:
     for pid in pids:
         try:
             os.kill(pid, signum)
-        except OSError:
+        except OSError:  # it has ended
             continue
 
 
