@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -27,6 +28,8 @@ class Script:
                 stderr=output,
                 start_new_session=True,
             )
+        except OSError as error:
+            raise _told(command[0], workdir, error) from error
         finally:
             os.close(output)
         self.pid = self._process.pid
@@ -175,6 +178,19 @@ def _group_members(group: int) -> Set[int]:
     except OSError:
         return set()
     return {group}
+
+
+def _told(name: str, workdir: str, error: OSError) -> OSError:
+    """The kernel says the same of a program that is missing and of one whose interpreter is."""
+    path = os.path.join(workdir, name)
+    if error.errno not in (errno.ENOENT, errno.ENOEXEC) or "/" not in name or not os.path.isfile(path):
+        return error
+    with open(path, "rb") as file:
+        line = file.readline(256).rstrip(b"\n")
+    if line.startswith(b"#!"):
+        program = line[2:].decode("utf-8", "replace").strip(" ")
+        return OSError("%s cannot start: its first line names %r, which is not here" % (name, program))
+    return OSError("%s cannot start: it is no program of this machine, and has no first line with #!" % name)
 
 
 def _kill(pid: int, number: int) -> None:

@@ -83,6 +83,23 @@ def test_a_script_that_cannot_be_started_is_a_failed_preparation(machine):
     assert "no-such-program" in state["message"]
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("#!/no/such/interpreter -u\n", "its first line names '/no/such/interpreter -u', which is not here"),
+        ("#!/bin/sh\r\n", "its first line names '/bin/sh\\r', which is not here"),
+        ("echo hello\n", "it is no program of this machine, and has no first line with #!"),
+    ],
+)
+def test_a_script_without_its_interpreter_is_not_called_missing(machine, tmp_path, text, why):
+    script = tmp_path / "train.sh"
+    script.write_bytes(text.encode())
+    script.chmod(0o755)
+    state = machine.attempt([str(script)]).run()
+    assert (state["cause"], state["step_name"]) == ("prepare-failed", "script")
+    assert state["message"] == f"{script} cannot start: {why}"
+
+
 def test_stop_saves_and_the_next_attempt_goes_on_there(machine):
     first = machine.attempt(SAVES_ON_SIGTERM).start()
     first.prints("step 5")
