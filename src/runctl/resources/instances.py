@@ -29,7 +29,7 @@ from runctl.resources import leases
 from runctl.resources.instance_limits import Limits, guard
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
-from runctl.safety.destroy import Fate, fate_of_volumes
+from runctl.safety.fate import Fate, fate_of_volumes
 from runctl.safety.protection import Request
 from runctl.safety.saga import Plan, PlannedStep, result_of
 

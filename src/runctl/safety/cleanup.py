@@ -20,7 +20,8 @@ from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import Volume
 from runctl.safety import leftovers, transaction
 from runctl.safety.cleanup_plan import Item, Plan, Resource, disks_of, of, own_tags, view_of
-from runctl.safety.destroy import Door, Fate, fate_of_volumes
+from runctl.safety.destroy import Door
+from runctl.safety.fate import Fate, fate_of_volumes
 from runctl.safety.leftovers import Leftover, Reason, View
 from runctl.safety.transaction import LeftAtOnce, Transaction
 from runctl.safety.vocabulary import Action, Request, ResourceKind, Verdict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 import msgspec
 
@@ -19,52 +18,15 @@ from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import Volume
 from runctl.safety import ending, facts
 from runctl.safety.facts import KnownInstance
+from runctl.safety.fate import OVER, POLL_SECONDS, UNSEEN_PATIENCE, require_kept, to_keep
 from runctl.safety.protection import evaluate, marked
 from runctl.safety.vocabulary import Action, Disk, Effect, Facts, Finding, Request, ResourceKind, Verdict
 from runctl.storage.bulk import BulkStore
 
 DETACH_PATIENCE = timedelta(minutes=2)
-UNSEEN_PATIENCE = timedelta(seconds=15)
-"""How long something that was just made may not be shown by EC2, before it is believed to be gone."""
 
 DELETED_AT_ONCE = 1000
 """The most keys that one DeleteObjects takes."""
-
-_POLL_SECONDS = 2.0
-_OVER = frozenset({"shutting-down", "terminated"})
-
-
-class Fate(StrEnum):
-    """What becomes of a volume when its instance is terminated."""
-
-    DETACHED_AND_KEPT = "detached and kept"
-    KEPT = "kept"
-    DELETED = "deleted"
-
-
-class VolumeFate(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of one volume, and why."""
-
-    volume: str
-    device: str
-    fate: Fate
-    reason: str
-
-
-def fate_of_volumes(instance: Instance, known: Iterable[Volume]) -> tuple[VolumeFate, ...]:
-    """What a termination does to each attached volume. Pure; a volume that is not `known` is kept."""
-    tags = {volume.id: volume.tags for volume in known}
-    fates: list[VolumeFate] = []
-    for disk in instance.disks:
-        if marked(tags.get(disk.volume), TAG_PERSISTENT):
-            why = "it is persistent" if disk.volume in tags else "it is not known whether it is persistent"
-            fate = Fate.DETACHED_AND_KEPT
-        elif disk.delete_on_termination:
-            why, fate = "it is set to be deleted with its instance", Fate.DELETED
-        else:
-            why, fate = "it is not set to be deleted with its instance", Fate.KEPT
-        fates.append(VolumeFate(volume=disk.volume, device=disk.device, fate=fate, reason=why))
-    return tuple(fates)
 
 
 class Door:
@@ -123,10 +85,10 @@ class Door:
         Raises Protected, NotFound, CloudError. One that its agent ended meanwhile is left to its end.
         """
         known = facts.of_instance(self._session, self._ledger, instance_id)
-        if known is None or known.instance.state in _OVER:
+        if known is None or known.instance.state in OVER:
             raise _not_found(ResourceKind.INSTANCE, instance_id)
         verdict, known = self._pass(Action.STOP, known, request)
-        if known.instance.state in _OVER:
+        if known.instance.state in OVER:
             self._emit(Notice(text=f"{instance_id} was ended by its agent, once it had saved", warning=True))
         else:
             instances.stop(self._session, instance_id)
@@ -139,7 +101,7 @@ class Door:
         """
         known = facts.of_instance(self._session, self._ledger, instance_id)
         if known is None or (
-            known.instance.state in _OVER and not _may_come_back(self._session, known.instance)
+            known.instance.state in OVER and not _may_come_back(self._session, known.instance)
         ):
             return _gone(Action.TERMINATE, ResourceKind.INSTANCE, instance_id)
         verdict, known = self._pass(Action.TERMINATE, known, request)
@@ -152,10 +114,10 @@ class Door:
         Answers the instance as it is then; None where it has ended. Raises Protected, CloudError.
         """
         known = facts.of_instance(self._session, self._ledger, instance_id)
-        if known is None or known.instance.state in _OVER:
+        if known is None or known.instance.state in OVER:
             return None
         _, known = self._pass(Action.TERMINATE, known, request)
-        return None if known.instance.state in _OVER else known.instance
+        return None if known.instance.state in OVER else known.instance
 
     def delete_volume(self, volume_id: str, request: Request) -> Verdict:
         """Delete a volume; one that is gone is fine. Raises Protected, CloudError."""
@@ -224,8 +186,8 @@ class Door:
         while (found := read(self._session, resource_id)) is None:
             if clock.now() - begun > UNSEEN_PATIENCE:
                 return None
-            clock.sleep(_POLL_SECONDS)
-        over = not isinstance(found, snapshots.Snapshot) and found.state in {*_OVER, "deleting", "deleted"}
+            clock.sleep(POLL_SECONDS)
+        over = not isinstance(found, snapshots.Snapshot) and found.state in {*OVER, "deleting", "deleted"}
         return None if over else found
 
     def _pass(self, action: Action, known: KnownInstance, request: Request) -> tuple[Verdict, KnownInstance]:
@@ -238,7 +200,7 @@ class Door:
         again = facts.of_instance(self._session, self._ledger, instance_id, seen=seen)
         if again is None:
             raise _not_found(ResourceKind.INSTANCE, instance_id)
-        if again.instance.state in _OVER:
+        if again.instance.state in OVER:
             return verdict, again
         return self._admit(self._judge(action, instance_id, again.facts, request), request), again
 
@@ -293,7 +255,7 @@ def terminate_job_instance(
     verdict = Verdict(
         action=Action.TERMINATE, kind=ResourceKind.INSTANCE, resource=instance_id, findings=findings
     )
-    if ledger is not None and instance.state not in _OVER:
+    if ledger is not None and instance.state not in OVER:
         _record(ledger, session, verdict, instance.tags.get(TAG_USER, ""))
     _require_allowed(verdict)
     _terminate(session, instance, emit=session.emit)
@@ -334,34 +296,18 @@ def _terminate(session: Session, instance: Instance, *, emit: Emit, made_by: str
 
     With `made_by` every volume that this transaction did not make is kept, too.
     """
-    if instance.state not in _OVER:
-        kept = _to_keep(session, instance, made_by)
+    if instance.state not in OVER:
+        kept = to_keep(session, instance, made_by)
         for disk in kept:
             if disk.dies_with_instance:
                 instances.set_delete_on_termination(session, instance.id, disk.device, delete=False)
         for disk in kept:
             _detach(session, instance, disk, emit=emit)
-        _require_kept(session, instance, made_by)
+        require_kept(session, instance, made_by)
     if _may_come_back(session, instance):
         session.call("ec2", "cancel_spot_instance_requests", SpotInstanceRequestIds=[instance.spot_request])
-    if instance.state not in _OVER:
+    if instance.state not in OVER:
         instances.terminate(session, instance.id)
-
-
-def _to_keep(session: Session, instance: Instance, made_by: str | None) -> list[Disk]:
-    """What must outlive its instance. A volume whose tags stay unknown must, too."""
-    clock = session.cloud.clock
-    begun = clock.now()
-    disks = facts.disks_of(session, instance)
-    while any(disk.tags is None for disk in disks) and clock.now() - begun < UNSEEN_PATIENCE:
-        clock.sleep(_POLL_SECONDS)
-        disks = facts.disks_of(session, instance)
-    return [
-        disk
-        for disk in disks
-        if marked(disk.tags, TAG_PERSISTENT)
-        or (made_by is not None and (disk.tags or {}).get(TAG_TRANSACTION) != made_by)
-    ]
 
 
 def _detach(session: Session, instance: Instance, disk: Disk, *, emit: Emit) -> None:
@@ -383,26 +329,6 @@ def _detach(session: Session, instance: Instance, disk: Disk, *, emit: Emit) -> 
     except (CloudError, Conflict, NotFound) as error:
         text = f"{disk.volume} is not detached before {instance.id} ends, and kept: {error.why or error.what}"
         emit(Notice(text=text, warning=True))
-
-
-def _require_kept(session: Session, instance: Instance, made_by: str | None) -> None:
-    """Ask the cloud itself whether every volume to be kept is: a promise is no proof."""
-    clock = session.cloud.clock
-    begun = clock.now()
-    while True:
-        now = instances.get(session, instance.id)
-        if now is None or now.state in _OVER:
-            return
-        doomed = [disk.volume for disk in _to_keep(session, now, made_by) if disk.dies_with_instance]
-        if not doomed:
-            return
-        if clock.now() - begun > UNSEEN_PATIENCE:
-            raise Conflict(
-                f"{instance.id} is not terminated",
-                why=f"{', '.join(doomed)} would be deleted with it, though persistent",
-                next=f"runctl aws ebs detach {doomed[0]}",
-            )
-        clock.sleep(_POLL_SECONDS)
 
 
 def _may_come_back(session: Session, instance: Instance) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import queue
 import re
@@ -71,8 +72,9 @@ class _Coming:
     def leave(self) -> None:
         """Let the thread end; it may wait for room."""
         self._left.set()
-        while not self._found.empty():
-            self._found.get()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._found.get_nowait()
 
     def _fetch(self, token: str) -> None:
         while not self._left.is_set():

@@ -18,7 +18,8 @@ from runctl.ledger import Ledger
 from runctl.providers.aws import instances, volumes
 from runctl.providers.aws.session import Session
 from runctl.safety import destroy
-from runctl.safety.destroy import Door, Fate, fate_of_volumes
+from runctl.safety.destroy import Door
+from runctl.safety.fate import Fate, fate_of_volumes
 from runctl.safety.protection import Action, Effect, Request, ResourceKind
 
 MINE = {"runctl:managed": "true", "runctl:user": "ada"}
