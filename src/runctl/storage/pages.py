@@ -45,6 +45,7 @@ def pages(ask: Ask) -> Iterator[ElementTree.Element]:
             space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
             token, torn = root.findtext(f"{space}NextContinuationToken") or "", 0
             if not token:
+                coming.end()
                 return
     finally:
         coming.leave()
@@ -58,7 +59,8 @@ class _Coming:
         self._found: queue.Queue[tuple[str | None, bytes | BaseException]] = queue.Queue(_AHEAD)
         self._left = threading.Event()
         # A daemon: it keeps nobody from leaving.
-        threading.Thread(target=self._fetch, args=(token,), name="listing", daemon=True).start()
+        self._thread = threading.Thread(target=self._fetch, args=(token,), name="listing", daemon=True)
+        self._thread.start()
 
     def next(self) -> tuple[str | None, bytes | BaseException]:
         """The next page's token, None after the last, with its body or what asking for it raised."""
@@ -68,6 +70,11 @@ class _Coming:
         """Instead of these pages, those from `token` on."""
         self.leave()
         return _Coming(self._ask, token)
+
+    def end(self) -> None:
+        """Wait for the thread, whose work is done: the process may be forked afterwards."""
+        self.leave()
+        self._thread.join()
 
     def leave(self) -> None:
         """Let the thread end; it may wait for room."""

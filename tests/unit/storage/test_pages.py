@@ -68,6 +68,19 @@ def test_the_next_page_is_asked_for_while_one_is_read() -> None:
     assert len(list(found)) == 1
 
 
+def test_after_the_last_page_no_thread_is_left() -> None:
+    """Whoever has listed may fork, also where the last page seems to have another behind it."""
+    before, later = set(threading.enumerate()), threading.Event()
+    threading.Timer(0.2, later.set).start()
+
+    def ask(token: str) -> bytes:
+        assert not token or later.wait(10)
+        return body("0", "", decoy="elsewhere")
+
+    assert len(list(pages(ask))) == 1
+    assert {thread for thread in threading.enumerate() if thread.name == "listing"} <= before
+
+
 def test_a_page_that_is_torn_each_time_is_given_up() -> None:
     with pytest.raises(StoreAway, match="torn"):
         list(pages(lambda _: b"<List><Key>"))
