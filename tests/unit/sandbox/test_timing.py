@@ -26,10 +26,10 @@ def schedule(clock: CloudClock) -> Iterator[Schedule]:
 
 
 def test_a_change_of_speed_does_not_jump(clock: CloudClock) -> None:
-    before = clock.now()
+    before, began = clock.now(), time.monotonic()
     clock.set_speed(1000)
     after = clock.now()
-    assert before <= after < before + 100
+    assert before <= after <= before + 1000 * (time.monotonic() - began) + 1e-3
     time.sleep(0.1)
     assert clock.now() - after >= 100
     assert clock.real(1000) == 1
@@ -39,7 +39,8 @@ def test_readers_of_the_file_see_the_same_time(clock: CloudClock) -> None:
     reader = FileClock(clock.path)
     for speed in (0.5, 60):
         clock.set_speed(speed)
-        assert abs(reader.now().timestamp() - clock.now()) < 0.05 * speed
+        before, read, after = clock.now(), reader.now().timestamp(), clock.now()
+        assert before - 1e-3 <= read <= after + 1e-3
         assert reader.speed == speed
 
 
