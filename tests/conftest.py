@@ -166,7 +166,7 @@ class LiveSandbox:
         return ""
 
     @staticmethod
-    def until(condition: Callable[[], T], seconds: float = 20.0) -> T:
+    def until(condition: Callable[[], T], seconds: float = 60.0) -> T:
         """The first true answer of `condition`."""
         end = time.monotonic() + seconds
         while not (found := condition()):

@@ -131,7 +131,7 @@ def test_a_script_that_cannot_be_started(short_lease: Any) -> None:
     script.chmod(0o755)
     lab.finish(lab.train(script="walk", options=("--detach",)))
     ends_itself(lab)
-    failed_at_once(lab, "'./walk'")
+    failed_at_once(lab, "./walk cannot start: its first line names '/nowhere/interpreter'")
 
 
 @pytest.mark.slow

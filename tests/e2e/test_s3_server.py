@@ -85,7 +85,7 @@ with s3_server.running() as up:
     assert is_alive(pid)
     starter.send_signal(signal.SIGKILL)
     starter.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while is_alive(pid) or home.exists():
         assert time.monotonic() < deadline, "the server outlived its starter"
         time.sleep(0.02)

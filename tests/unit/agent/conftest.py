@@ -32,7 +32,7 @@ from runctl.agent import archive
 ACCESS, SECRET, REGION = "AKIATEST", "secret", "us-east-1"
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
     """Wait for a condition; answers what it answered."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -310,11 +310,11 @@ class Attempt:
         self.process = self.machine.spawn(command)
         return self
 
-    def run(self, seconds: float = 30) -> dict[str, Any]:
+    def run(self, seconds: float = 60) -> dict[str, Any]:
         """Start and wait for the end; answers the state."""
         return self.start().end(seconds)
 
-    def end(self, seconds: float = 30) -> dict[str, Any]:
+    def end(self, seconds: float = 60) -> dict[str, Any]:
         assert self.process is not None
         self.process.wait(seconds)
         return self.state
@@ -339,7 +339,7 @@ class Attempt:
     def stop(self) -> None:
         (self.folder / "stop").touch()
 
-    def prints(self, text: str, seconds: float = 15) -> None:
+    def prints(self, text: str, seconds: float = 60) -> None:
         until(lambda: text in self.log, seconds, f"{text!r} in {self.log!r}")
 
 

@@ -83,7 +83,7 @@ class Sandbox:
         return process.returncode, output.decode()
 
     @staticmethod
-    def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it did not come true in time"
