@@ -22,6 +22,7 @@ from .script import Script, become_subreaper, end_descendants, end_left_behind
 from .store import open_store
 
 HEARTBEAT_SECONDS = 5.0
+PREPARATION_ENDS_WITHIN = 5.0
 TICK = 0.25
 LEAST_RESERVE = 10.0
 GRACE_SECONDS = 90.0
@@ -66,6 +67,7 @@ class Run:
         self._speed_from = (0.0, 0)
         self._next_beat = 0.0
         self._script_runs = threading.Event()
+        self._preparation = threading.Thread()
         self._committer = Committer(
             self._store,
             attempt.in_job(self._spec["checkpoint_dir"]),
@@ -94,7 +96,7 @@ class Run:
         try:
             prepared = self._prepare()
             if prepared is None:
-                end_descendants()
+                self._end_preparation()
                 message = "%s, before the script began" % self._ending.message
                 return self._finish(str(self._ending.cause), message, None)
             self._attempt.update(step_name="script")
@@ -112,6 +114,14 @@ class Run:
             self._script_runs.clear()
             return self._finish("failed", "the agent failed: %r" % error, script.exit_code())
 
+    def _end_preparation(self) -> None:
+        """End what it started, and what it starts before it has seen that its last step failed."""
+        until = time.monotonic() + PREPARATION_ENDS_WITHIN
+        while self._preparation.is_alive() and time.monotonic() < until:
+            end_descendants()
+            self._preparation.join(0.05)
+        end_descendants()
+
     def _prepare(self) -> Optional[Prepared]:
         """None where something ends the attempt meanwhile. Raises whatever preparation raises."""
         results: List[Prepared] = []
@@ -124,7 +134,7 @@ class Run:
             except Exception as error:
                 errors.append(error)
 
-        worker = threading.Thread(target=work, name="preparation", daemon=True)
+        worker = self._preparation = threading.Thread(target=work, name="preparation", daemon=True)
         worker.start()
         while worker.is_alive():
             if self._should_end():

@@ -327,6 +327,23 @@ def test_the_budget_is_enforced_while_preparing_too(machine):
     assert state["message"].startswith("$0.0123 of a budget of $0.0123 are spent")
 
 
+def test_no_step_of_the_preparation_outlives_its_end(machine):
+    """The step that was ended was followed by the next, which nobody ended."""
+    machine.speed(10)
+    started = machine.root / "started"
+    for name in ("python3", "uv"):
+        fake = machine.root / "bin" / name
+        fake.unlink(missing_ok=True)
+        fake.write_text(f"#!/bin/sh\necho $$ >> {started}\nexec sleep 300\n")
+        fake.chmod(0o755)
+    python = {"kind": "requirements", "requirements": ["no-such-thing-7"], "digest": "d"}
+    attempt = machine.attempt("print(1)", python=python, deadline=machine.now() + 20)
+    assert attempt.run()["cause"] == "deadline"
+    pids = started.read_text().split()
+    assert pids
+    assert [pid for pid in pids if Path("/proc", pid).exists()] == []
+
+
 def test_an_attempt_that_ended_or_runs_is_refused(machine):
     attempt = machine.attempt("import time; print('up', flush=True); time.sleep(60)").start()
     attempt.prints("up")
