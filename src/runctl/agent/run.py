@@ -67,7 +67,6 @@ class Run:
         self._speed_from = (0.0, 0)
         self._next_beat = 0.0
         self._script_runs = threading.Event()
-        self._preparation = threading.Thread()
         self._committer = Committer(
             self._store,
             attempt.in_job(self._spec["checkpoint_dir"]),
@@ -96,7 +95,6 @@ class Run:
         try:
             prepared = self._prepare()
             if prepared is None:
-                self._end_preparation()
                 message = "%s, before the script began" % self._ending.message
                 return self._finish(str(self._ending.cause), message, None)
             self._attempt.update(step_name="script")
@@ -114,14 +112,6 @@ class Run:
             self._script_runs.clear()
             return self._finish("failed", "the agent failed: %r" % error, script.exit_code())
 
-    def _end_preparation(self) -> None:
-        """End what it started, and what it starts before it has seen that its last step failed."""
-        until = time.monotonic() + PREPARATION_ENDS_WITHIN
-        while self._preparation.is_alive() and time.monotonic() < until:
-            end_descendants()
-            self._preparation.join(0.05)
-        end_descendants()
-
     def _prepare(self) -> Optional[Prepared]:
         """None where something ends the attempt meanwhile. Raises whatever preparation raises."""
         results: List[Prepared] = []
@@ -134,10 +124,11 @@ class Run:
             except Exception as error:
                 errors.append(error)
 
-        worker = self._preparation = threading.Thread(target=work, name="preparation", daemon=True)
+        worker = threading.Thread(target=work, name="preparation", daemon=True)
         worker.start()
         while worker.is_alive():
             if self._should_end():
+                _end_preparation(worker)
                 return None
             worker.join(_tick())
         if errors:
@@ -358,6 +349,15 @@ class Run:
 
 def _usd(amount: float) -> str:
     return ("$%.2f" if amount >= 1 else "$%.4f") % amount
+
+
+def _end_preparation(worker: threading.Thread) -> None:
+    """End what it started, and what it starts before it has seen that its last step failed."""
+    until = time.monotonic() + PREPARATION_ENDS_WITHIN
+    while worker.is_alive() and time.monotonic() < until:
+        end_descendants()
+        worker.join(0.05)
+    end_descendants()
 
 
 def _tick() -> float:

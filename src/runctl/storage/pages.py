@@ -42,13 +42,17 @@ def pages(ask: Ask) -> Iterator[ElementTree.Element]:
                 coming = coming.anew(token)
                 continue
             yield root
-            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
-            token, torn = root.findtext(f"{space}NextContinuationToken") or "", 0
+            token, torn = root.findtext(f"{namespace(root)}NextContinuationToken") or "", 0
             if not token:
                 coming.end()
                 return
     finally:
         coming.leave()
+
+
+def namespace(root: ElementTree.Element) -> str:
+    """What stands before each tag of a page: some stores name S3's namespace, some none."""
+    return root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 
 
 class _Coming:

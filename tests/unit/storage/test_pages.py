@@ -32,10 +32,8 @@ class Listing:
         self.tokens = ["", *tokens]
         self.decoys = decoys
         self.torn = set(torn)
-        self.asked: list[str] = []
 
     def __call__(self, token: str) -> bytes:
-        self.asked.append(token)
         if token not in self.tokens:
             raise StoreAway(f"no such page: {token}")
         at = self.tokens.index(token)
