@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 
+from .answers import parsed
 from .failures import StoreAway
 
 if TYPE_CHECKING:
@@ -61,18 +62,12 @@ class Multipart:
 
     def parts(self) -> List[Part]:
         """What S3 has of it by now."""
-        from xml.etree import ElementTree
-
         found: List[Part] = []
         marker = "0"
         while True:
             query = {"uploadId": self.upload, "part-number-marker": marker}
             _, _, body = self._bucket.ask("GET", self.key, query=query)
-            try:
-                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
-            except ElementTree.ParseError as error:
-                raise StoreAway("a torn list of parts of %s: %s" % (self.key, error)) from error
-            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            root, space = parsed(body, "list of parts of " + self.key)
             found.extend(
                 Part(
                     int(item.findtext(space + "PartNumber") or 0),

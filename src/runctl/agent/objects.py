@@ -7,8 +7,9 @@ import os
 import re
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
+from .answers import parsed
 from .credentials import parse_time
-from .failures import StoreAway, StoreRefused
+from .failures import StoreRefused
 
 OWN = ".runctl"
 """The folder on a volume that is ours."""
@@ -36,7 +37,6 @@ def entries(bucket: Any, prefix: str) -> Iterator[Entry]:
     `prefix` is empty or ends with a slash. Keys come URL-encoded from S3, so that none can break the XML.
     """
     from urllib.parse import unquote_plus
-    from xml.etree import ElementTree
 
     token = ""
     while True:
@@ -44,11 +44,7 @@ def entries(bucket: Any, prefix: str) -> Iterator[Entry]:
         if token:
             query["continuation-token"] = token
         _, _, body = bucket.ask("GET", "", query=query)
-        try:
-            root = ElementTree.fromstring(body)  # noqa: S314 (the store's own answer)
-        except ElementTree.ParseError as error:
-            raise StoreAway("a torn listing of %s: %s" % (prefix, error)) from error
-        space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+        root, space = parsed(body, "listing of " + prefix)
         encoded = root.findtext(space + "EncodingType") == "url"
         for item in root.findall(space + "Contents"):
             text = item.findtext(space + "Key") or ""

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from .answers import parsed
 from .digest import Digest
 from .failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
 from .multipart import Multipart, Part, part_size
@@ -110,8 +111,6 @@ class Bucket:
 
     def list(self, prefix: str) -> List[Object]:
         """Every object under a prefix, in order of key."""
-        from xml.etree import ElementTree
-
         found: List[Object] = []
         token = ""
         while True:
@@ -119,11 +118,7 @@ class Bucket:
             if token:
                 query["continuation-token"] = token
             _, _, body = self.ask("GET", "", query=query)
-            try:
-                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
-            except ElementTree.ParseError as error:
-                raise StoreAway("a torn listing of %s: %s" % (prefix, error)) from error
-            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            root, space = parsed(body, "listing of " + prefix)
             for item in root.findall(space + "Contents"):
                 size = int(item.findtext(space + "Size") or 0)
                 found.append(Object(item.findtext(space + "Key") or "", size))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from runctl.agent.failures import StoreAway
+from runctl.agent.answers import parsed
 from runctl.agent.multipart import Multipart
 from runctl.agent.objects import is_md5
 from runctl.errors import CloudError, Conflict, NotFound
@@ -23,8 +23,6 @@ from runctl.storage.requests import Requests
 from runctl.storage.s3 import S3Store, entry_of
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
     from obstore import Bytes, PutMode
 
     from runctl.agent.s3 import Bucket
@@ -188,8 +186,8 @@ class BulkStore(S3Store):
         """The uploads in parts of this very key that are open and were begun at `since` (epoch) or later."""
         path = self._path(key)
         with self.part_errors("ListMultipartUploads", key):
-            root = _parsed(self._bucket().ask("GET", "", query={"uploads": "", "prefix": path})[2])
-        space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            body = self._bucket().ask("GET", "", query={"uploads": "", "prefix": path})[2]
+            root, space = parsed(body, "list of uploads")
         return [
             Multipart(self._bucket(), path, one.findtext(f"{space}UploadId") or "")
             for one in root.iter(f"{space}Upload")
@@ -221,8 +219,8 @@ class BulkStore(S3Store):
         query = {"uploads": "", "prefix": f"{self.prefix}/" if self.prefix else ""}
         while True:
             with self.part_errors("ListMultipartUploads", self.prefix):
-                root = _parsed(self._bucket().ask("GET", "", query=query)[2])
-            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+                body = self._bucket().ask("GET", "", query=query)[2]
+                root, space = parsed(body, "list of uploads")
             found = list(root.iter(f"{space}Upload"))
             for one in found:
                 key, upload = one.findtext(f"{space}Key") or "", one.findtext(f"{space}UploadId") or ""
@@ -265,15 +263,6 @@ class BulkStore(S3Store):
 
     def _bucket(self) -> Bucket:
         return self._requests.client
-
-
-def _parsed(body: bytes) -> Element:
-    from xml.etree import ElementTree
-
-    try:
-        return ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
-    except ElementTree.ParseError as error:
-        raise StoreAway(f"a torn list of uploads: {error}") from error
 
 
 def _short(key: str, came: int, size: int) -> CloudError:

@@ -8,9 +8,13 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterator
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
 
+from runctl.agent.answers import parsed
 from runctl.agent.failures import StoreAway
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 Ask = Callable[[str], bytes]
 """Answers the body of the page that begins at a continuation token; the first one's is empty."""
@@ -21,8 +25,8 @@ _AHEAD = 2
 _NEXT = re.compile(rb"<(?:\w+:)?NextContinuationToken>([^<]*)<")
 
 
-def pages(ask: Ask) -> Iterator[ElementTree.Element]:
-    """Every page, in order. Raises StoreAway, and what `ask` raises."""
+def pages(ask: Ask) -> Iterator[tuple[Element, str]]:
+    """Every page, in order, and what stands before its tags. Raises StoreAway, and what `ask` raises."""
     token, torn = "", 0
     coming = _Coming(ask, token)
     try:
@@ -34,25 +38,20 @@ def pages(ask: Ask) -> Iterator[ElementTree.Element]:
             if isinstance(body, BaseException):
                 raise body
             try:
-                root = ElementTree.fromstring(body)  # noqa: S314 (our own store's answer)
-            except ElementTree.ParseError as error:
+                root, space = parsed(body, "listing")
+            except StoreAway:
                 torn += 1
                 if torn == _TORN:
-                    raise StoreAway(f"a torn listing: {error}") from error
+                    raise
                 coming = coming.anew(token)
                 continue
-            yield root
-            token, torn = root.findtext(f"{namespace(root)}NextContinuationToken") or "", 0
+            yield root, space
+            token, torn = root.findtext(f"{space}NextContinuationToken") or "", 0
             if not token:
                 coming.end()
                 return
     finally:
         coming.leave()
-
-
-def namespace(root: ElementTree.Element) -> str:
-    """What stands before each tag of a page: some stores name S3's namespace, some none."""
-    return root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 
 
 class _Coming:

@@ -16,7 +16,7 @@ from runctl.agent.failures import PreconditionFailed, StoreAway, StoreRefused
 from runctl.errors import CloudError, ConfigError, Conflict, NotFound
 from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
-from runctl.storage.pages import namespace, pages
+from runctl.storage.pages import pages
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -66,8 +66,7 @@ class Requests:
             return self.client.ask("GET", "", query={**query, **following})[2]
 
         with self.errors("ListObjectsV2", prefix or "/"):
-            for root in pages(ask):
-                space = namespace(root)
+            for root, space in pages(ask):
                 encoded = root.findtext(f"{space}EncodingType") == "url"
                 for item in root.iter(f"{space}Contents"):
                     found = {child.tag: child.text for child in item}

@@ -44,7 +44,7 @@ class Listing:
         return whole
 
     def read(self) -> list[int]:
-        return [int(root.findtext("Key") or -1) for root in pages(self)]
+        return [int(root.findtext("Key") or -1) for root, _ in pages(self)]
 
 
 @given(TOKENS, st.sets(st.integers(0, 6)), st.sets(st.integers(0, 6)))
@@ -91,7 +91,7 @@ def test_what_asking_raises_comes_after_the_pages_before_it() -> None:
         return body("0", "next")
 
     found = pages(ask)
-    assert next(found).findtext("Key") == "0"
+    assert next(found)[0].findtext("Key") == "0"
     with pytest.raises(StoreAway, match="away"):
         next(found)
 
