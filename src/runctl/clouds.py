@@ -8,8 +8,12 @@ from pathlib import Path
 import msgspec
 
 from runctl.clock import Clock, FileClock, SystemClock
-from runctl.errors import ConfigError
-from runctl.processes import is_alive
+from runctl.errors import CloudError, ConfigError
+from runctl.processes import identity
+
+SANDBOX_ENDED = "SandboxEnded"
+"""The code of every call to a sandbox that is gone."""
+_SANDBOX = "sandbox:"
 
 
 def home() -> Path:
@@ -34,7 +38,18 @@ class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: str
     clock: str
     pid: int
+    process: str
+    """Which process served it, as `processes.identity` names it: a pid alone is another's after a reboot."""
     control_token: str
+
+    @property
+    def key(self) -> str:
+        """As jobs, resources and transactions name this life of a sandbox."""
+        return f"{_SANDBOX}{self.id}"
+
+    @property
+    def is_served(self) -> bool:
+        return identity(self.pid) == self.process
 
 
 class Cloud(msgspec.Struct, frozen=True):
@@ -52,6 +67,12 @@ class Cloud(msgspec.Struct, frozen=True):
     s3_endpoint: str | None = None
     access_key: str | None = None
     secret_key: str | None = None
+    server: SandboxRecord | None = None
+
+    @property
+    def ended(self) -> str:
+        """Why there is no such cloud any more; empty while it lives. AWS does not end."""
+        return "" if self.server is None or self.server.is_served else _gone(self.server)
 
 
 def sandbox_record_path() -> Path:
@@ -69,13 +90,41 @@ def read_sandbox_record() -> SandboxRecord:
             why=f"there is no {path}",
             next="runctl sandbox up",
         ) from None
-    if not is_alive(record.pid):
-        raise ConfigError(
-            "The sandbox cloud is not up",
-            why=f"its process {record.pid} is gone",
-            next="runctl sandbox up",
-        )
+    if not record.is_served:
+        raise ConfigError("The sandbox cloud is not up", why=_gone(record), next="runctl sandbox up")
     return record
+
+
+def ended(key: str) -> str:
+    """Why the cloud of a key is over; empty for one that lives, and for AWS."""
+    if not key.startswith(_SANDBOX):
+        return ""
+    try:
+        record = msgspec.json.decode(sandbox_record_path().read_bytes(), type=SandboxRecord)
+    except FileNotFoundError:
+        return "it was taken down"
+    except msgspec.MsgspecError:  # of another version of ours, whose sandbox is another life
+        return "another one was started after it"
+    if record.key != key:
+        return "another one was started after it"
+    return "" if record.is_served else _gone(record)
+
+
+def sandbox_ended(cloud: Cloud, service: str, operation: str) -> CloudError:
+    """What becomes of a call to a sandbox that ended: no other try can succeed."""
+    return CloudError(
+        "The sandbox ended while this command used it",
+        service=service,
+        operation=operation,
+        code=SANDBOX_ENDED,
+        lost_answer=True,
+        why=f"{cloud.ended}; its machines, disks and S3 went with it",
+        next="runctl sandbox up, then give the command again",
+    )
+
+
+def _gone(record: SandboxRecord) -> str:
+    return f"its process {record.pid} is gone"
 
 
 def sandbox_cloud() -> Cloud:
@@ -83,13 +132,14 @@ def sandbox_cloud() -> Cloud:
     record = read_sandbox_record()
     return Cloud(
         name="sandbox",
-        key=f"sandbox:{record.id}",
+        key=record.key,
         clock=FileClock(Path(record.clock)),
         region=record.region,
         endpoint=record.endpoint,
         s3_endpoint=record.s3_endpoint,
         access_key=record.access_key,
         secret_key=record.secret_key,
+        server=record,
     )
 
 

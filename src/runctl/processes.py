@@ -36,6 +36,26 @@ def is_same(pid: int, started: float) -> bool:
     return now is not None and abs(now - started) < SAME_WITHIN
 
 
+def identity(pid: int) -> str | None:
+    """A name that no other process ever has, whatever becomes of the clock; None for one that has ended."""
+    since = born(pid)
+    if since is None:
+        return None
+    if not _has_proc():
+        return f"{pid}@{since:.0f}"
+    try:
+        fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return f"{pid}@{_boot_id()}+{int(fields[_START_TICKS])}"
+
+
+@cache
+def _boot_id() -> str:
+    """Of the running kernel: ticks are counted from its start."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
 @cache
 def _has_proc() -> bool:
     return (_PROC / "self" / "stat").exists()

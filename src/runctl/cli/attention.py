@@ -9,6 +9,15 @@ from runctl.errors import TrainctlError
 
 if TYPE_CHECKING:
     from runctl.cli.options import Context
+    from runctl.ledger import Ledger
+
+
+def close_ended(context: Context, ledger: Ledger) -> None:
+    """Close what sandboxes left that have ended, and say once which jobs went with them."""
+    from runctl.jobs import ended_cloud
+
+    for job in ended_cloud.settle(ledger):
+        _say(context, f"job {job} is closed: {ledger.jobs.events(job)[-1].cause}")
 
 
 def mention_unfinished(context: Context) -> None:

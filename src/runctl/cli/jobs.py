@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import click
 
+from runctl import clouds
 from runctl.cli import running
 from runctl.cli.options import Context, common, job_argument
 from runctl.model import JobState
@@ -109,6 +110,8 @@ def wait(context: Context, job: str) -> int:
     """
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
+        if record.state.final and record.state is not JobState.SUCCEEDED and clouds.ended(record.cloud):
+            return running.show_end(context, ledger, record, record.updated)
         place = running.place_of_job(context, context.settings(), record)
         emit = running.follower(context)
         return running.follow(context, ledger, place, record, emit, log_from_start=False)
@@ -131,6 +134,7 @@ def stop(context: Context, job: str, dry_run: bool) -> None:
 
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
+        control.require_unfinished(record)
         if dry_run:
             running.show_stop_plan(context, control.plan_stop(ledger, record.id))
             return

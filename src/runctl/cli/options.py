@@ -42,10 +42,18 @@ class Context(msgspec.Struct, frozen=True):
         return found.under_flags({"aws.region": self.region, "aws.profile": self.profile})
 
     def ledger(self) -> Ledger:
+        """What sandboxes left in it that have ended is closed first, so that no command sees it alive."""
+        from runctl.cli import attention
         from runctl.clouds import home
         from runctl.ledger import Ledger
 
-        return Ledger.open(home())
+        ledger = Ledger.open(home())
+        try:
+            attention.close_ended(self, ledger)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
 
     def cloud(self, name: str, settings: Settings) -> Cloud:
         """The cloud of a job: the sandbox, or AWS as flags and settings say.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 
 from runctl.cli.options import Context
 from runctl.config import Settings
-from runctl.errors import BudgetExceeded, Interrupted, JobFailed, TrainctlError, ValidationError
+from runctl.errors import BudgetExceeded, CloudError, Interrupted, JobFailed, TrainctlError, ValidationError
 from runctl.events import Event, ignore
 from runctl.model import JobId, JobState
 
@@ -219,13 +220,20 @@ def conclude(
 ) -> int:
     """Bring outputs home, show the report, and answer the exit code of a job that has ended."""
     from runctl.jobs import outputs
+    from runctl.jobs.spec import decode
+
+    if job.state is JobState.SUCCEEDED:
+        outputs.deliver(place, decode(job.spec), job, emit=emit)
+    return show_end(context, ledger, job, job.updated if place.ended else place.clock.now())
+
+
+def show_end(context: Context, ledger: Ledger, job: JobRecord, now: datetime) -> int:
+    """Show the report, and answer the exit code of a job that has ended."""
     from runctl.jobs.report import report
     from runctl.jobs.spec import decode
 
     spec = decode(job.spec)
-    if job.state is JobState.SUCCEEDED:
-        outputs.deliver(place, spec, job, emit=emit)
-    found = report(ledger, job, place.clock.now())
+    found = report(ledger, job, now)
     if context.json:
         from runctl.render import output
 
@@ -236,7 +244,7 @@ def conclude(
         show_report(found, brief=spec.is_local and not found.interruptions)
     if job.state is JobState.SUCCEEDED:
         return 0
-    raise _failure(ledger, job, found.cause, place.clock.now())
+    raise _failure(ledger, job, found.cause, now)
 
 
 def follower(context: Context) -> Callable[[Event], None]:
@@ -303,6 +311,7 @@ def aws_settings(settings: Settings) -> AwsSettings:
 
 def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
     """The place of a job that exists. Raises ConfigError where its sandbox is gone."""
+    from runctl import clouds
     from runctl.errors import ConfigError
     from runctl.jobs.place import cloud_place, local_place
     from runctl.jobs.spec import decode
@@ -312,16 +321,32 @@ def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
         return local_place(Path(job.folder))
     store = parse(job.store)
     assert isinstance(store, S3Location)  # noqa: S101 (remote jobs live in buckets)
-    cloud = context.cloud("sandbox" if job.cloud.startswith("sandbox") else "aws", settings)
-    if cloud.key != job.cloud:
+    if why := clouds.ended(job.cloud):
         raise ConfigError(
-            f"The sandbox of job {job.id} is gone",
-            why="the one that is up was started after it",
-            next="runctl jobs list shows what it came to",
+            f"The sandbox of job {job.id} is gone, with its machines, log and checkpoints",
+            why=why,
+            next=f"begin anew: {anew(job)}",
         )
+    cloud = context.cloud("sandbox" if job.cloud.startswith("sandbox") else "aws", settings)
     return cloud_place(
         cloud, job.id, decode(job.spec), aws_settings(settings), bucket=store.bucket, emit=follower(context)
     )
+
+
+def anew(job: JobRecord) -> str:
+    """The commands that begin a job again whose sandbox is gone."""
+    from runctl.clouds import read_sandbox_record
+    from runctl.errors import ConfigError
+    from runctl.jobs.spec import again, decode
+
+    spec = decode(job.spec)
+    folder = Path(os.path.normpath(Path(spec.root, spec.workdir)))
+    steps = [] if folder == Path.cwd() else [shlex.join(["cd", str(folder)])]
+    try:
+        read_sandbox_record()
+    except ConfigError:
+        steps.append("runctl sandbox up")
+    return " && ".join([*steps, again(spec)])
 
 
 def _absolute(location: str | None, cwd: Path) -> str | None:
@@ -364,9 +389,19 @@ def _interrupted(ledger: Ledger, place: Place, job: JobRecord) -> TrainctlError:
 
 
 def _failure(ledger: Ledger, job: JobRecord, cause: str, now: datetime) -> TrainctlError:
+    from runctl import clouds
     from runctl.jobs import limits
     from runctl.jobs.spec import decode
 
+    if clouds.ended(job.cloud):
+        return CloudError(
+            f"Job {job.id} ended with its sandbox",
+            service="sandbox",
+            operation="train",
+            code=clouds.SANDBOX_ENDED,
+            why=cause,
+            next=f"begin anew: {anew(job)}",
+        )
     attempts = ledger.jobs.attempts(job.id)
     code = attempts[-1].exit_code if attempts else None
     if job.state is JobState.OVER_BUDGET:

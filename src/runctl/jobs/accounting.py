@@ -19,6 +19,10 @@ BOOT_PATIENCE = timedelta(minutes=5)
 """From the launch on: how long the exact moment of the boot is waited for before a machine is counted."""
 
 
+SIGHT_NOTED = timedelta(seconds=10)
+"""On the cloud's clock: how old the note of a machine's last sight may become."""
+
+
 class Spent(msgspec.Struct, frozen=True):
     """What one attempt, or a whole job, cost so far; `on_demand` is the same time at on-demand prices."""
 
@@ -61,6 +65,7 @@ def note_machine(
         _note_running(ledger, place, machine.id, booted)
     if machine.state in {MachineState.PENDING, MachineState.RUNNING}:
         _note_disks(ledger, place, job, attempt, machine)
+        _note_sight(ledger, machine, asked)
         return
     ended = machine.ended or place.clock.now()
     if machine.state is MachineState.STOPPED:
@@ -88,6 +93,16 @@ def _note_running(ledger: Ledger, place: Place, machine_id: str, booted: datetim
     ledger.resources.observe(
         machine_id, MachineState.RUNNING, at=since, billable=True, price=price, pool=pool
     )
+
+
+def _note_sight(ledger: Ledger, machine: Machine, asked: datetime) -> None:
+    """Until when a machine that is billed was seen, now and then: a cloud that ends tells no more."""
+    now = ledger.resources.open_interval(machine.id)
+    known = ledger.resources.get(machine.id)
+    if now is None or now.state != MachineState.RUNNING:
+        return  # until when it was pending is noted as such
+    if known.seen is None or asked - known.seen >= SIGHT_NOTED:
+        ledger.resources.seen([machine.id, *(disk.id for disk in machine.disks)], asked)
 
 
 def note_use(

@@ -34,7 +34,7 @@ def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> No
     """
     with ledger.resources.together():
         record = ledger.jobs.get(job)
-        _must_go_on(record)
+        require_unfinished(record)
         wish = msgspec.structs.replace(decode(record.spec), stop_asked=True)
         ledger.jobs.replace_spec(job, encode(wish))
     begun = time.monotonic()
@@ -64,7 +64,7 @@ class StopPlan(msgspec.Struct, frozen=True):
 def plan_stop(ledger: Ledger, job: JobId) -> StopPlan:
     """Reads the ledger alone. Raises ValidationError for a job that has ended."""
     record = ledger.jobs.get(job)
-    _must_go_on(record)
+    require_unfinished(record)
     attempt = machine_of(ledger, record)
     machine = attempt.instance_id if attempt else None
     spec = decode(record.spec)
@@ -82,7 +82,8 @@ def plan_stop(ledger: Ledger, job: JobId) -> StopPlan:
     return StopPlan(job=job, state=record.state, machine=machine, what=what)
 
 
-def _must_go_on(job: JobRecord) -> None:
+def require_unfinished(job: JobRecord) -> None:
+    """Raises ValidationError for a job that has ended."""
     if job.state.final:
         raise ValidationError(f"Job {job.id} is {job.state} already", next=f"runctl jobs show {job.id}")
 

@@ -57,6 +57,11 @@ class Place(msgspec.Struct, frozen=True):
     def view(self, number: int) -> AttemptView:
         return StoredAttempt(self.store, number) if self.session else LocalAttempt(self.store, number)
 
+    @property
+    def ended(self) -> str:
+        """Why the cloud of this place is over; empty while it lives, and on this machine."""
+        return self.session.cloud.ended if self.session else ""
+
     def commits(self) -> str:
         """The folder of committed checkpoints in the store."""
         return "checkpoints/" if self.session else "committed/"
@@ -109,7 +114,10 @@ def s3_access(session: Session) -> S3Access:
     from runctl.storage.s3 import S3Access
 
     return S3Access(
-        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
+        region=session.region,
+        credentials=session.credentials,
+        endpoint=session.cloud.s3_endpoint,
+        cloud=session.cloud,
     )
 
 

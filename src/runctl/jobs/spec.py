@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from decimal import Decimal
 
 import msgspec
@@ -122,6 +123,31 @@ def _check_locations(spec: JobSpec) -> None:
             why="its script writes into a folder of this machine",
             next=f"--output FOLDER, then: runctl transfer FOLDER {spec.output}",
         )
+
+
+def again(spec: JobSpec) -> str:
+    """The command that asks for the same job, as a user types it in the folder of the first."""
+    options = {
+        "on": spec.on,
+        "instance-type": spec.instance_type,
+        "gpus": spec.gpus,
+        "data": spec.data,
+        "output": spec.output,
+        "checkpoints": spec.checkpoints,
+        "resume-arg": spec.resume_arg,
+        "budget": spec.budget,
+        "max-hours": spec.max_hours,
+    }
+    script, arguments = (), spec.command
+    if len(arguments) > 1 and arguments[0] == "python3" and arguments[1].endswith(".py"):
+        script, arguments = arguments[1:2], arguments[2:]
+    words = ["runctl", "train", *script]
+    for name, value in options.items():
+        if value is not None:
+            one_word = str(value).startswith("-")
+            words += [f"--{name}={value}"] if one_word else [f"--{name}", str(value)]
+    words += ["--spot"] * spec.spot + ["--no-fallback"] * (spec.spot and not spec.fallback)
+    return shlex.join([*words, "--", *arguments] if arguments else words)
 
 
 def new_job_id(name: str) -> JobId:

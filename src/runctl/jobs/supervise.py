@@ -16,7 +16,7 @@ import msgspec
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
-from runctl.jobs import accounting, limits, start, state
+from runctl.jobs import accounting, ended_cloud, limits, start, state
 from runctl.jobs.attempt import AgentState
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
@@ -68,10 +68,12 @@ class Supervisor:
         """Until the job is final, or launched when it shall be left alone. Raises what ends it for good."""
         try:
             while True:
+                if why := self._place.ended:
+                    ended_cloud.close(self._ledger, self._place.cloud_key, why)
                 job = self._ledger.jobs.get(self._job)
                 self._tell_events(job)
                 if job.state.final:
-                    if self._watch is not None:
+                    if self._watch is not None and not self._place.ended:
                         self._watch.show_log()
                     return job
                 if detach_after_launch and job.state in {JobState.STAGING, JobState.RUNNING}:

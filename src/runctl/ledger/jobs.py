@@ -23,6 +23,8 @@ from runctl.model import JobId, JobState
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
 
+_FINAL = tuple(str(state) for state in JobState if state.final)
+_UNFINISHED = f"state NOT IN ({', '.join('?' * len(_FINAL))})"
 _ATTEMPT_COLUMNS = AttemptRecord.__struct_fields__
 
 
@@ -92,6 +94,18 @@ class Jobs:
         condition = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
         query = f"SELECT * FROM jobs {condition} ORDER BY created DESC, rowid DESC LIMIT ?"  # noqa: S608 (marks only)
         return [_job(row) for row in self._database.read(query, (*states, limit))]
+
+    def unfinished(self, *, cloud: str) -> list[JobRecord]:
+        """The jobs of a cloud that are not final, the oldest first."""
+        query = f"SELECT * FROM jobs WHERE {_UNFINISHED} AND cloud = ? ORDER BY rowid"  # noqa: S608 (marks only)
+        rows = self._database.read(query, (*_FINAL, cloud))
+        return [_job(row) for row in rows]
+
+    def open_clouds(self) -> set[str]:
+        """The keys of the clouds that have a job which is not final."""
+        query = f"SELECT DISTINCT cloud FROM jobs WHERE {_UNFINISHED}"  # noqa: S608 (marks only)
+        rows = self._database.read(query, _FINAL)
+        return {row["cloud"] for row in rows}
 
     def transition(
         self,

@@ -93,6 +93,11 @@ class Resources:
         )
         return [_resource(row) for row in rows]
 
+    def open_clouds(self) -> set[str]:
+        """The keys of the clouds that have a resource which has not ended."""
+        rows = self._database.read("SELECT DISTINCT cloud FROM resources WHERE ended IS NULL")
+        return {row["cloud"] for row in rows}
+
     def observe(
         self,
         resource_id: str,

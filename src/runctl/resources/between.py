@@ -20,7 +20,10 @@ from runctl.storage.staging import SigningStore, Staging
 def access_of(session: Session) -> S3Access:
     """How storage reaches buckets with a session's credentials."""
     return S3Access(
-        region=session.region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint
+        region=session.region,
+        credentials=session.credentials,
+        endpoint=session.cloud.s3_endpoint,
+        cloud=session.cloud,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from runctl.clouds import SANDBOX_ENDED
 from runctl.errors import CloudError, ConfigError, Conflict, Interrupted, NotFound, TrainctlError
 from runctl.events import Notice, Progress
 from runctl.ledger.staged import StagedRecord
@@ -374,7 +375,9 @@ def _stager(around: Surroundings, call: Call) -> Stager:
 
 def _passes(error: CloudError | ConfigError) -> bool:
     """Whether what failed here may be well in a while: the network, or credentials that are renewed."""
-    return isinstance(error, ConfigError) or error.retryable or error.lost_answer
+    if isinstance(error, ConfigError):
+        return True
+    return error.code != SANDBOX_ENDED and (error.retryable or error.lost_answer)
 
 
 def _require_alive(state: State) -> None:

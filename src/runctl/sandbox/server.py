@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import msgspec
 
+from runctl import processes
 from runctl.clouds import SandboxRecord, sandbox_record_path
 from runctl.errors import TrainctlError, ValidationError
 from runctl.sandbox.isolation import choose
@@ -152,6 +153,7 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
         secret_key=secret_key,
         clock=str(cloud.clock.path),
         pid=os.getpid(),
+        process=processes.identity(os.getpid()) or "",
         control_token=token,
     )
     temporary = record_path.with_suffix(".tmp")

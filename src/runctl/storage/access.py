@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from runctl.errors import NotFound
+from runctl.clouds import Cloud, sandbox_ended
+from runctl.errors import CloudError, NotFound
 
 
 class Credentials(NamedTuple):
@@ -26,6 +27,14 @@ class S3Access(msgspec.Struct, frozen=True):
     endpoint: str | None = None
     region: str | None = None
     credentials: Callable[[], Credentials | tuple[str, str, str | None]] | None = None
+    cloud: Cloud | None = None
+    """Whose S3 it is, where that is a cloud that may end."""
+
+    def over(self, operation: str) -> CloudError | None:
+        """What to raise for a request that failed because its sandbox ended; None while that lives."""
+        if self.cloud is None or not self.cloud.ended:
+            return None
+        return sandbox_ended(self.cloud, "s3", operation)
 
 
 class NoBucket(NotFound):

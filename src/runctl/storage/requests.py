@@ -109,7 +109,8 @@ class Requests:
                 f"{key} was changed by somebody else", why=f"S3 answered {operation} so"
             ) from error
         except StoreAway as error:
-            raise _failed(operation, key, error, code="Unreachable") from error
+            failed = _failed(operation, key, error, code="Unreachable")
+            raise self._access.over(operation) or failed from error
         except StoreRefused as error:
             text = str(error)
             if "NoSuchBucket" in text:

@@ -262,7 +262,8 @@ class S3Store:
                 ) from error
             if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
                 raise self._refused(operation, key, text) from error
-            raise _cloud_error(f"S3 failed at {operation} of {key}", operation, text, code) from error
+            failed = _cloud_error(f"S3 failed at {operation} of {key}", operation, text, code)
+            raise self._access.over(operation) or failed from error
         except OSError as error:
             raise TransferError(f"{operation} of {key} failed on this machine", why=str(error)) from error
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from runctl.clouds import Cloud
+from runctl.clouds import Cloud, sandbox_ended
 from runctl.errors import CapacityError, CloudError, ConfigError, NotFound, TrainctlError
 from runctl.events import Emit, ignore
 from runctl.retry import RetryPolicy
@@ -115,6 +115,8 @@ class Session:
                 translated = _translate(error, service, operation, repeatable=repeatable)
                 if exists is not None and isinstance(translated, NotFound) and exists():
                     translated = _not_seen_yet(translated, service, operation)
+                if isinstance(translated, CloudError) and self.cloud.ended:
+                    translated = sandbox_ended(self.cloud, service, operation)
                 if isinstance(translated, ConfigError):
                     self._forget_credentials()
                 raise translated from error
