@@ -100,7 +100,9 @@ def confirm(question: str, *, yes: bool) -> None:
         raise ValidationError(
             "This needs a confirmation", why="there is no terminal to ask on", next="add --yes"
         )
-    if not click.confirm(question, err=True):
+    from runctl.render import output
+
+    if not output.ask(question):
         raise Interrupted("Nothing was done")
 
 

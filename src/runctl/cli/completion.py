@@ -7,6 +7,7 @@ from click.shell_completion import get_completion_class
 
 from runctl.cli.main import COMPLETE_VARIABLE
 from runctl.cli.root import root
+from runctl.render import output
 
 
 @click.command()
@@ -21,4 +22,4 @@ def completion(shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 (the choices above)
-    click.echo(kind(root, {}, "runctl", COMPLETE_VARIABLE).source())
+    output.write_document(kind(root, {}, "runctl", COMPLETE_VARIABLE).source() + "\n")

@@ -84,7 +84,7 @@ def demo(context: Context, epochs: int) -> int:
     """
     begun = time.monotonic()
     # The story is data for people and talk for scripts.
-    told = contextlib.redirect_stdout(sys.stderr) if context.json else contextlib.nullcontext()
+    told = output.data_as_talk() if context.json else contextlib.nullcontext()
     with told, tempfile.TemporaryDirectory(prefix="runctl-demo-") as name:
         folder = Path(name)
         # A ledger and a sandbox of its own: the user's are left alone.
@@ -92,7 +92,8 @@ def demo(context: Context, epochs: int) -> int:
         project = folder / "digits"
         shutil.copytree(example(), project)
         found = _act(context, project, epochs)
-    output.talk(f"\nthe demo took {time.monotonic() - begun:.0f} s")
+    output.talk("")
+    output.talk(f"the demo took {time.monotonic() - begun:.0f} s")
     if context.json:
         output.write_json({"demo": found, "broken": found.broken})
     if found.broken:
@@ -191,7 +192,7 @@ class _Story:
         for line in lines:
             epoch = _EPOCH.match(line)
             if epoch is None or int(epoch[1]) % SHOWN_EVERY == 0 or int(epoch[1]) == 1:
-                output.write_bytes(b"  | " + line + b"\n")
+                output.write_line(f"  | {line.decode(errors='backslashreplace')}")
             if epoch is not None and int(epoch[1]) >= self._interrupt_after and not self._interrupted:
                 self._interrupted = True
                 thread = threading.Thread(target=_interrupt)
@@ -241,7 +242,7 @@ def _compare(project: Path, epochs: int) -> bool:
         cwd=project,
         env=environment,
         check=True,
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
     )
     ours = (project.parent / "result" / "weights.npz").read_bytes()
     theirs = (peaceful / "outputs" / "weights.npz").read_bytes()
@@ -310,4 +311,5 @@ def _show_rest(found: Outcome) -> None:
 
 
 def _title(text: str) -> None:
-    output.talk(f"\n=== {text}", style="bold")
+    output.talk("")
+    output.talk(f"=== {text}", style="bold")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import sys
 import traceback
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 
 from runctl.errors import ExitCode, TrainctlError
+from runctl.render import output
+from runctl.render.harmless import harmless_lines
 
 # What the machine refuses, as against what we got wrong.
 _REFUSALS = frozenset(
@@ -30,20 +28,18 @@ _REFUSALS = frozenset(
 )
 
 
-def render(error: BaseException, arguments: Sequence[str]) -> int:
+def render(error: BaseException, *, as_json: bool) -> int:
     """Write an error to stderr; answers the exit code."""
-    as_json = _wants_json(arguments)
     if isinstance(error, TrainctlError):
         _write(
             error.kind, error.what, error.why, error.next, error.exit_code, error.details(), as_json=as_json
         )
         return int(error.exit_code)
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+    if type(error).__name__ == "Abort":
         _write("Interrupted", "interrupted", "", "", ExitCode.INTERRUPTED, {}, as_json=as_json)
         return int(ExitCode.INTERRUPTED)
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has left; nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.close_data()  # whoever read it has left; nothing is wrong
         return int(ExitCode.SUCCESS)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
@@ -60,7 +56,7 @@ def _usage(error: BaseException, *, as_json: bool) -> int:
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         if not as_json:
-            sys.stderr.write(message + "\n")
+            output.talk_document(message + "\n")
             return int(ExitCode.INPUT)
         message = f"{command} needs a command."
     _write("UsageError", message, "", f"{command} --help", ExitCode.INPUT, {}, as_json=as_json)
@@ -70,7 +66,7 @@ def _usage(error: BaseException, *, as_json: bool) -> int:
 def _refused(error: OSError, *, as_json: bool) -> int:
     """The machine's refusal: a full disk, a file that is not ours."""
     if os.environ.get("RUNCTL_DEBUG"):
-        traceback.print_exception(error)
+        output.talk_document("".join(traceback.format_exception(error)))
     what = (
         str(error.strerror) if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
     )
@@ -85,12 +81,12 @@ def _internal(error: BaseException, *, as_json: bool) -> int:
 
     text = "".join(traceback.format_exception(error))
     if os.environ.get("RUNCTL_DEBUG"):
-        sys.stderr.write(text)
+        output.talk_document(text)
     folder = home() / "crashes"
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(harmless_lines(text), encoding="utf-8")
         next_step = f"the details are in {path}"
     except OSError:
         next_step = "set RUNCTL_DEBUG=1 to see the details"
@@ -119,19 +115,10 @@ def _write(
 ) -> None:
     if as_json:
         body = {"kind": kind, "what": what, "why": why, "next": next_step, "exit_code": int(code), **details}
-        sys.stderr.write(json.dumps({"error": body}, default=str) + "\n")
+        output.talk_json({"error": body}, spaced=True)
         return
-    lines = [f"error: {what}"]
+    output.talk(f"error: {what}")
     if why:
-        lines.append(f"  why:  {why}")
+        output.talk(f"  why:  {why}")
     if next_step:
-        lines.append(f"  next: {next_step}")
-    sys.stderr.write("\n".join(lines) + "\n")
-
-
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Looked up in the bare words: the error may be about the options themselves."""
-    own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-    return not {"--output=json", "-ojson"}.isdisjoint(own) or any(
-        pair in {("--output", "json"), ("-o", "json")} for pair in pairwise(own)
-    )
+        output.talk(f"  next: {next_step}")

@@ -95,6 +95,7 @@ def logs(context: Context, job: str, follow: bool, attempt: int | None) -> None:
         place = running.place_of_job(context, context.settings(), record)
         for piece in kept.read(ledger, place, record.id, attempt=attempt, follow=follow):
             show(piece)
+    output.end_log()
 
 
 @jobs.command()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from itertools import pairwise
+
+from runctl.cli import interrupts
 
 COMPLETE_VARIABLE = "_RUNCTL_COMPLETE"
 GARBAGE_THRESHOLD = 50_000
@@ -36,7 +39,9 @@ def main() -> None:
 
         sys.stdout.write(f"runctl {__version__}\n")
         sys.exit(0)
+    interrupts.listen(as_json=wants_json(arguments))
     code = run(arguments)
+    interrupts.finish(code)
     # `python -m` ends by SIGINT where an interrupt ever passed an exec of text (imports have them), handled
     # or not; the next exec makes Python forget it. bpo-1054041, Py_RunMain.
     exec("")  # noqa: S102
@@ -46,13 +51,30 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; answers the exit code."""
     try:
+        return _run(arguments)
+    except KeyboardInterrupt as error:
+        return interrupts.tell(error, as_json=wants_json(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         code = _invoke(list(arguments))
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         from runctl.cli import failures
 
-        return failures.render(error, arguments)
+        return failures.render(error, as_json=wants_json(arguments))
     return code
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Looked up in the bare words: an error may be about the options themselves."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return not {"--output=json", "-ojson"}.isdisjoint(own) or any(
+        pair in {("--output", "json"), ("-o", "json")} for pair in pairwise(own)
+    )
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +44,11 @@ def graph(
       runctl resources graph --format html --out graph.html
     """
     from runctl.errors import ValidationError
+    from runctl.render import output
     from runctl.resources.survey import survey
     from runctl.safety.graph import around
 
-    if form in PICTURES and out is None and sys.stdout.isatty():
+    if form in PICTURES and out is None and output.on_terminal():
         raise ValidationError(f"{form} is nothing for a terminal", next=f"--out graph.{form}")
     user = user_name(context.settings())
     with acting.operation(context, on) as operation:
@@ -77,7 +77,7 @@ def _write(context: Context, found: Graph, form: str, out: Path | None, where: s
         return
     made = _made(found, form, where)
     if out is None:
-        output.write_bytes(made.encode())
+        output.write_document(made)
         return
     output.write_file(out, made.encode())
     output.talk(f"{len(found.nodes)} resources are in {out}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import codecs
 import time
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ class TextFollower:
         match event:
             case LogOutput(data=data):
                 if not self._quiet:
-                    output.write_bytes(data)
+                    output.write_log(data)
             case Transition(state=state, cause=cause, cost=cost, attempt=attempt):
                 money = f"  {figures.usd(cost)} so far" if cost is not None else ""
                 number = f" {attempt}" if attempt else ""
@@ -54,7 +54,7 @@ class TextFollower:
 
     def _status(self, event: Heartbeat) -> None:
         """Now and then on a terminal: how fast and how dear."""
-        if not sys.stderr.isatty() or time.monotonic() - self._last_status < _STATUS_SECONDS:
+        if not output.talk_on_terminal() or time.monotonic() - self._last_status < _STATUS_SECONDS:
             return
         self._last_status = time.monotonic()
         parts = [f"step {event.step}" if event.step is not None else "running"]
@@ -96,13 +96,11 @@ class JsonFollower:
 
     def __init__(self, *, talk: bool = False) -> None:
         self._talk = talk
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # pieces end anywhere in a letter
 
     def __call__(self, event: Event) -> None:
         body = msgspec.to_builtins(event)
         if isinstance(event, LogOutput):
-            body["data"] = event.data.decode("utf-8", "replace")
-        line = msgspec.json.encode({"event": type(event).__name__, **body})
-        if self._talk:
-            output.talk(line.decode())
-        else:
-            output.write_bytes(line + b"\n")
+            body["data"] = self._decoder.decode(event.data)
+        write = output.talk_json if self._talk else output.write_json_line
+        write({"event": type(event).__name__, **body})

@@ -7,13 +7,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from runctl.render import figures, output
+from runctl.render.harmless import harmless
 from runctl.safety.graph import Edge, Graph, Node, NodeKind
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-_WIDE = 10_000
 LOCK = "\N{LOCK}"
 _COLOURS = {
     NodeKind.JOB: "magenta",
@@ -26,11 +26,6 @@ _COLOURS = {
 }
 FREE = frozenset({NodeKind.JOB, NodeKind.IMAGE, NodeKind.CHECKPOINT})
 """Kinds that cost nothing themselves: what they stand on does."""
-
-
-def printable(text: str) -> str:
-    """Without control characters: names come from clouds, and terminals and browsers obey what they read."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def cost(node: Node) -> str:
@@ -56,13 +51,13 @@ def whole(graph: Graph) -> str:
 
 def title(node: Node) -> str:
     """Name and id, or the id alone."""
-    return printable(f"{node.name} ({node.id})" if node.name and node.name not in node.id else node.id)
+    return harmless(f"{node.name} ({node.id})" if node.name and node.name not in node.id else node.id)
 
 
 def facts(node: Node) -> str:
     """What a node is, beyond its name."""
     said = ("gone",) if node.gone else (node.state, node.detail)
-    return printable(", ".join(part for part in said if part))
+    return harmless(", ".join(part for part in said if part))
 
 
 def tree(graph: Graph) -> Tree:
@@ -103,24 +98,12 @@ def tree(graph: Graph) -> Tree:
 
 def show_tree(graph: Graph) -> None:
     """The tree on stdout: in colour on a terminal, as wide as it needs in a pipe."""
-    import sys
-
-    from rich.console import Console
-
-    if not sys.stdout.isatty():
-        output.write_bytes(tree_text(graph).encode())
-        return
-    Console(highlight=False, markup=False, emoji=False).print(tree(graph))
+    output.write_drawn(tree(graph))
 
 
 def tree_text(graph: Graph) -> str:
     """The tree without colours, each node on one line."""
-    from rich.console import Console
-
-    console = Console(width=_WIDE, highlight=False, markup=False, emoji=False, color_system=None)
-    with console.capture() as captured:
-        console.print(tree(graph))
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    return output.drawn_lines(tree(graph))
 
 
 def _label(node: Node, edge: Edge | None) -> Text:
@@ -187,11 +170,11 @@ def _lines(node: Node) -> list[str]:
 
 
 def _in_dot(text: str) -> str:
-    return printable(text).replace("\\", "\\\\").replace('"', '\\"')
+    return harmless(text).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _in_mermaid(text: str) -> str:
     """Every character that means something to Mermaid or to the HTML that it makes, as a code."""
     return "".join(
-        char if char.isalnum() or char in " .,-_/:()$=+" else f"#{ord(char)};" for char in printable(text)
+        char if char.isalnum() or char in " .,-_/:()$=+" else f"#{ord(char)};" for char in harmless(text)
     )

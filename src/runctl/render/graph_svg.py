@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from importlib import resources
 from itertools import pairwise
 
-from runctl.render.graph import cost, facts, printable
+from runctl.render.graph import cost, facts
 from runctl.render.graph_layout import BOX_HEIGHT, BOX_WIDTH, Layout, Point, place
+from runctl.render.harmless import harmless
 from runctl.safety.graph import Edge, Graph, Node
 
 _MARGIN = 24
@@ -54,7 +55,7 @@ def picture(graph: Graph, *, style: str = "") -> str:
 
 def escaped(text: str) -> str:
     """For text and attributes of SVG and HTML alike."""
-    return html.escape(printable(text), quote=True)
+    return html.escape(harmless(text), quote=True)
 
 
 def shortened(text: str, room: float, character: float = _CHARACTER) -> str:
@@ -98,7 +99,7 @@ def _texts(node: Node) -> Iterator[str]:
     lock_room = 16 if node.protected_by else 0
     room = BOX_WIDTH - _TEXT_LEFT - 8
     named = bool(node.name) and node.name not in node.id
-    name = shortened(printable(node.name if named else node.id), room - paid_room - lock_room)
+    name = shortened(harmless(node.name if named else node.id), room - paid_room - lock_room)
     yield f'<text class="name" x="{_TEXT_LEFT}" y="17">{html.escape(name)}</text>'
     if paid:
         yield f'<text class="usd" x="{BOX_WIDTH - 8}" y="17">{html.escape(paid)}</text>'
@@ -111,7 +112,7 @@ def _texts(node: Node) -> Iterator[str]:
     kind_room = len(node.kind) * 7.2 + 6
     said = facts(node)
     if named:
-        said = f"{printable(node.id)}, {said}" if said else printable(node.id)
+        said = f"{harmless(node.id)}, {said}" if said else harmless(node.id)
     said = shortened(said, room - kind_room, _SMALL_CHARACTER)
     yield f'<text class="kind" x="{_TEXT_LEFT}" y="34">{node.kind}</text>'
     yield f'<text class="soft" x="{_TEXT_LEFT + kind_room:.1f}" y="34">{html.escape(said)}</text>'

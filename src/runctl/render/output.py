@@ -1,36 +1,73 @@
-"""stdout is data, stderr is talk."""
+"""The one place where text leaves: stdout is data, stderr is talk, and neither gives orders to a terminal.
+
+Nothing else in the command line writes to either (a test walks the source), so that no command can forget to
+make the text of others harmless. A script's log is the one thing that passes as it is: `render.screen`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from runctl.errors import ValidationError
+from runctl.render.harmless import harmless, harmless_json, harmless_lines
+from runctl.render.screen import Screen
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 _PIPE_WIDTH = 10_000
+_LONGEST_CELL = 2_000
+_screen = Screen()
+"""Of the one stdout that a process has: whatever is written next must find it settled."""
+
+
+def on_terminal() -> bool:
+    """Whether data is shown to a person."""
+    return sys.stdout.isatty()
+
+
+def talk_on_terminal() -> bool:
+    """Whether talk is shown to a person."""
+    return sys.stderr.isatty()
 
 
 def write_json(value: Any) -> None:
     """One object, readable on a terminal and one line in a pipe. Money is text, times are ISO 8601."""
-    data = msgspec.json.encode(value)
-    if sys.stdout.isatty():
-        data = msgspec.json.format(data, indent=2)
-    write_bytes(data + b"\n")
+    _data(_json(value, indent=2 if on_terminal() else None) + "\n")
+
+
+def write_json_line(value: Any) -> None:
+    """One object of a stream, on one line wherever it goes."""
+    _data(_json(value) + "\n")
 
 
 def write_line(text: str) -> None:
-    write_bytes(text.encode(errors="surrogateescape") + b"\n")
+    """One line, whatever is in it."""
+    _data(harmless(text) + "\n")
 
 
-def write_bytes(data: bytes) -> None:
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def write_document(text: str) -> None:
+    """Lines of a format of its own, such as CSV or HTML: they are never cut."""
+    _data(harmless_lines(text))
+
+
+def write_log(data: bytes) -> None:
+    """What a script wrote: byte by byte in a pipe or file, and as `Screen` lets it through on a terminal."""
+    _bytes(_screen.shown(data) if on_terminal() else data)
+
+
+def end_log() -> None:
+    """Before a line of ours comes: what the log switched on is off, and it reaches no line above this one."""
+    if (data := _screen.settled()) and on_terminal():
+        _bytes(data)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -43,15 +80,15 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout, as wide as its terminal; in a pipe as wide as it needs, so that lines stay whole."""
-    cells = [[_harmless(cell) for cell in row] for row in rows]
+    cells = [[harmless(cell, longest=_LONGEST_CELL) for cell in row] for row in rows]
     lines = _plain_table(columns, cells, right)
     if lines is None:
         _write_rich_table(columns, cells, right)
         return
-    if sys.stdout.isatty() and _is_styled():
-        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
-    for line in lines:
-        write_line(line)
+    if on_terminal() and _is_styled():
+        _data(f"\x1b[1m{lines[0]}\x1b[0m\n")
+        del lines[0]
+    _data("".join(f"{line}\n" for line in lines))
 
 
 def _plain_table(
@@ -65,7 +102,7 @@ def _plain_table(
         return None
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     whole = sum(widths) + 3 * (len(widths) - 1)
-    if sys.stdout.isatty() and whole > _terminal_columns():
+    if on_terminal() and whole > _terminal_columns():
         return None
 
     def line(cells: Sequence[str]) -> str:
@@ -88,37 +125,116 @@ def _is_styled() -> bool:
 
 def _write_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    if sys.stdout.isatty():
-        console.print(table)
-        return
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        write_line(line.rstrip())
+    write_drawn(table)
 
 
-def _harmless(text: str) -> str:
-    """Without control characters: names come from clouds, and a terminal obeys what it is shown."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def write_drawn(drawing: RenderableType) -> None:
+    """What rich draws: in colour on a terminal, and with whole lines in a pipe."""
+    if on_terminal():
+        screen = console()
+        screen.print(_harmless_drawing(screen, drawing))
+    else:
+        _data(drawn_lines(drawing))
+
+
+def drawn_lines(drawing: RenderableType) -> str:
+    """What rich draws as lines without colour, as wide as they need to be."""
+    from rich.console import Console
+
+    wide = Console(width=_PIPE_WIDTH, highlight=False, markup=False, emoji=False, color_system=None)
+    with wide.capture() as captured:
+        wide.print(_harmless_drawing(wide, drawing))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().split("\n")[:-1])
+
+
+def _harmless_drawing(console: Console, drawing: RenderableType) -> RenderableType:
+    from rich.segment import Segment, Segments
+
+    return Segments(
+        [
+            part if part.control else Segment(harmless_lines(part.text), part.style)
+            for part in console.render(drawing)
+        ]
+    )
+
+
+def console(*, talk: bool = False) -> Console:
+    """Where rich draws on a terminal; foreign text that goes there by itself must be harmless already."""
+    from rich.console import Console
+
+    end_log()
+    return Console(stderr=talk, highlight=False, markup=False, emoji=False)
 
 
 def talk(text: str, *, style: str = "") -> None:
-    """A sentence on stderr; a terminal shows its style."""
-    if style and sys.stderr.isatty():
-        from rich.console import Console
-
-        console = Console(stderr=True, highlight=False, emoji=False)
-        console.print(text, style=style, markup=False, soft_wrap=True)
+    """A sentence on stderr, on one line; a terminal shows its style."""
+    line = harmless(text)
+    if style and talk_on_terminal():
+        console(talk=True).print(line, style=style, soft_wrap=True)
         return
-    sys.stderr.write(text + "\n")
+    _talk(line + "\n")
+
+
+def talk_json(value: Any, *, spaced: bool = False) -> None:
+    """One object on one line of stderr; `spaced` sets blanks between its parts."""
+    _talk(_json(value, indent=0 if spaced else None) + "\n")
+
+
+def talk_document(text: str) -> None:
+    """Lines on stderr that belong together, such as a command's help."""
+    _talk(harmless_lines(text))
+
+
+def ask(question: str) -> bool:
+    """A yes or a no from the terminal; no for an end of input."""
+    while True:
+        _talk(f"{harmless(question)} [y/N]: ")
+        answer = sys.stdin.readline()
+        if not answer:
+            _talk("\n")
+        if answer.strip().lower() in {"", "n", "no"}:
+            return False
+        if answer.strip().lower() in {"y", "yes"}:
+            return True
+
+
+def data_as_talk() -> contextlib.AbstractContextManager[Any]:
+    """For a story that is data for people and talk for scripts."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def close_data() -> None:
+    """Whoever read our output has left: what is still to come goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # half a surrogate pair, which only escapes can write
+        text = json.dumps(msgspec.to_builtins(value, str_keys=True), separators=(",", ":"))
+    return harmless_json(msgspec.json.format(text, indent=indent) if indent is not None else text)
+
+
+def _data(text: str) -> None:
+    end_log()
+    _bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _bytes(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _talk(text: str) -> None:
+    end_log()
+    sys.stderr.write(text)
     sys.stderr.flush()

@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from runctl.render import figures, output
+from runctl.render.harmless import harmless
 from runctl.resources.listing import Row
 
 LOCK = "\N{LOCK}"
@@ -52,7 +53,7 @@ def write_csv(rows: Sequence[Row]) -> None:
     writer.writerow(_COLUMNS)
     for row in rows:
         writer.writerow([_cell(getattr(row, name)) for name in _COLUMNS])
-    output.write_bytes(text.getvalue().encode())
+    output.write_document(text.getvalue())
 
 
 def write_json(rows: Sequence[Row], failures: Sequence[str]) -> None:
@@ -63,10 +64,10 @@ def write_html(rows: Sequence[Row], failures: Sequence[str]) -> None:
     """One self-contained page; everything that came from a cloud is escaped."""
     heads = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in _COLUMNS)
     lines = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(_shown(getattr(row, name)))}</td>" for name in _COLUMNS) + "</tr>"
+        "<tr>" + "".join(f"<td>{_in_html(getattr(row, name))}</td>" for name in _COLUMNS) + "</tr>"
         for row in rows
     )
-    missing = "".join(f"<p>not read: {html.escape(failure)}</p>" for failure in failures)
+    missing = "".join(f"<p>not read: {html.escape(harmless(failure))}</p>" for failure in failures)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>runctl resources</title><style>
 :root {{ color-scheme: light dark; }}
@@ -79,13 +80,17 @@ th {{ position: sticky; top: 0; background: Canvas; }}
 {lines}
 </tbody></table></body></html>
 """
-    output.write_bytes(page.encode())
+    output.write_document(page)
 
 
 def _cell(value: object) -> str:
     """A spreadsheet runs what begins like a formula: such text is quoted."""
-    text = "" if value is None else value.isoformat() if isinstance(value, datetime) else str(value)
+    text = "" if value is None else value.isoformat() if isinstance(value, datetime) else harmless(str(value))
     return f"'{text}" if isinstance(value, str) and text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+
+
+def _in_html(value: object) -> str:
+    return html.escape(harmless(_shown(value)))
 
 
 def _shown(value: object) -> str:

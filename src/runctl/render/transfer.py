@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runctl.events import Emit, Event, Progress
 from runctl.render import output
 from runctl.render.figures import count, moment, size
+from runctl.render.harmless import harmless
 from runctl.storage.entries import Entry
 from runctl.storage.listing import printable
 
@@ -31,7 +31,7 @@ def following(*, quiet: bool, json: bool) -> Generator[Emit]:
 
     if json:
         yield JsonFollower(talk=True)
-    elif quiet or not sys.stderr.isatty():
+    elif quiet or not output.talk_on_terminal():
         yield TextFollower(quiet=quiet)
     else:
         with _bar() as emit:
@@ -40,21 +40,20 @@ def following(*, quiet: bool, json: bool) -> Generator[Emit]:
 
 @contextmanager
 def _bar() -> Generator[Emit]:
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
     from runctl.render.follow import TextFollower
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     follower = TextFollower()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=output.console(talk=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def emit(event: Event) -> None:
@@ -62,7 +61,7 @@ def _bar() -> Generator[Emit]:
                 follower(event)
                 return
             if event.task not in tasks:
-                tasks[event.task] = bar.add_task(event.task, total=event.total)
+                tasks[event.task] = bar.add_task(harmless(event.task), total=event.total)
             bar.update(tasks[event.task], completed=event.done, total=event.total)
 
         yield emit
