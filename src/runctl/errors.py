@@ -82,6 +82,24 @@ class ConfigError(TrainctlError):
     exit_code = ExitCode.CONFIG
 
 
+class NotTrusted(ConfigError):
+    """A project's file decides what needs the user's yes; `settings` are those, each with what it means."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        settings: list[dict[str, object]] | None = None,
+        why: str = "",
+        next: str = "",  # noqa: A002
+    ) -> None:
+        super().__init__(what, why=why, next=next)
+        self.settings = settings or []
+
+    def details(self) -> dict[str, object]:
+        return {"settings": self.settings}
+
+
 class BudgetExceeded(TrainctlError):
     """A budget or deadline ended the operation."""
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from runctl import config as settings_source
+from runctl.cli import trusting
+from runctl.cli.config_trust import trust, trusted, untrust
 from runctl.cli.options import Context, common
 from runctl.render import output
 
 
 @click.group()
 def config() -> None:
-    """Show, set and check settings."""
+    """Show, set, check and trust settings."""
+
+
+config.add_command(trust)
+config.add_command(untrust)
+config.add_command(trusted)
 
 
 @config.command()
@@ -27,9 +35,11 @@ def show(context: Context) -> None:
       runctl config show
       runctl config show --output json
     """
-    settings = context.settings()
+    settings = context.read_settings()
+    left_out = {wish.key: wish for wish in settings.wishes}
     rows = {
         key: {"value": settings.value(key), "origin": settings.origin(key)}
+        | ({"not_trusted": left_out[key].value, "set_in": left_out[key].origin} if key in left_out else {})
         for key in settings_source.defaults()
     }
     if context.json:
@@ -37,7 +47,10 @@ def show(context: Context) -> None:
         return
     output.write_table(
         ["setting", "value", "from"],
-        [[key, _shown(row["value"]), row["origin"]] for key, row in rows.items()],
+        [
+            [key, _shown(row["value"]), _origin(settings.origin(key), left_out.get(key))]
+            for key, row in rows.items()
+        ],
     )
 
 
@@ -63,11 +76,18 @@ def set_(context: Context, key: str, value: str, for_user: bool, dry_run: bool) 
         path = settings_source.user_file(os.environ)
     else:
         path = settings_source.project_file(Path.cwd()) or Path.cwd() / settings_source.PROJECT_FILE
+    asks = False
+    if context.config_file is None and not for_user:
+        asks = not _is_users_own(context, path)
     found = settings_source.set_value(path, key, value, dry_run=dry_run)
+    if not dry_run and context.config_file is None and not for_user and not asks:
+        context.trust().give(path, path.read_bytes(), yes=True, at=datetime.now(UTC))
     if context.json:
         output.write_json({"key": key, "value": found, "file": str(path), "dry_run": dry_run})
     else:
         output.talk(f"{'would set ' if dry_run else ''}{key} = {_shown(found)} in {path}")
+        if asks:
+            output.talk(f"the file came with the project and has no yes: runctl config trust {path}")
 
 
 @config.command()
@@ -82,12 +102,27 @@ def validate(context: Context) -> None:
     """
     import os
 
-    context.settings()
+    context.read_settings()
     files = settings_source.sources(os.environ, Path.cwd(), context.config_file)
     if context.json:
         output.write_json({"valid": True, "files": [str(path) for path in files]})
     else:
         output.talk(f"every setting is valid; read from {', '.join(map(str, files)) or 'no file'}")
+
+
+def _is_users_own(context: Context, path: Path) -> bool:
+    """Whether all that a project's file decides now is the user's word: nothing, or with a yes."""
+    if not path.is_file():
+        return True
+    file = settings_source.look_at(path, context.trust())
+    return file.stance == "trusted" or (file.stance != "foreign" and not settings_source.wishes_of(file))
+
+
+def _origin(origin: str, left_out: settings_source.Wish | None) -> str:
+    """Where a value comes from, and what a file without a yes says instead."""
+    if left_out is None:
+        return origin
+    return f"{origin}; not trusted: {trusting.told(left_out.value)} in {left_out.origin}"
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runctl.events import Event
     from runctl.ledger import Ledger
     from runctl.providers.aws.session import Session
+    from runctl.trust import Trust
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,14 +33,33 @@ class Context(msgspec.Struct, frozen=True):
     profile: str | None
     region: str | None
     _reached: dict[str, Cloud] = msgspec.field(default_factory=dict[str, "Cloud"])
+    _settled: list[Settings] = msgspec.field(default_factory=list[Settings])
 
     @property
     def json(self) -> bool:
         return self.output == "json"
 
     def settings(self) -> Settings:
-        found = load(Path.cwd(), file=self.config_file)
+        """The settings of this call, read once: what a script writes meanwhile does not count.
+
+        Raises NotTrusted where a project's file wants more than it may without the user's yes.
+        """
+        if not self._settled:
+            from runctl.cli import trusting
+
+            self._settled.append(trusting.settle(self, self.read_settings(), self.trust()))
+        return self._settled[0]
+
+    def read_settings(self) -> Settings:
+        """The settings as they are now, without those that have no yes."""
+        found = load(Path.cwd(), file=self.config_file, trust=self.trust())
         return found.under_flags({"aws.region": self.region, "aws.profile": self.profile})
+
+    def trust(self) -> Trust:
+        from runctl.clouds import home
+        from runctl.trust import of_user
+
+        return of_user(home())
 
     def ledger(self) -> Ledger:
         """What sandboxes left in it that have ended is closed first, so that no command sees it alive."""

@@ -88,7 +88,7 @@ def train(
     )
     plan, code = start.prepare(job_id, spec, place, script, emit=emit)
     if request.dry_run or not spec.is_local:
-        show_plan(context, plan, as_data=request.dry_run)
+        show_plan(context, plan, settings, as_data=request.dry_run)
     if request.dry_run:
         return 0
     with context.ledger() as ledger:
@@ -253,17 +253,21 @@ def follower(context: Context) -> Callable[[Event], None]:
     return JsonFollower() if context.json else TextFollower(quiet=context.quiet)
 
 
-def show_plan(context: Context, plan: Plan, *, as_data: bool) -> None:
+def show_plan(context: Context, plan: Plan, settings: Settings, *, as_data: bool) -> None:
+    """What will be done, and which settings of the project's file had their say in it."""
+    from runctl.cli import trusting
+
     if context.json:
         from runctl.render import output
 
         if as_data:
-            output.write_json({"plan": plan})
+            output.write_json({"plan": plan, "from_project": trusting.origins(settings)})
         return
     if not context.quiet:
         from runctl.render.job import show_plan as show
 
         show(plan)
+        trusting.show_origins(settings)
 
 
 def show_resumption(context: Context, place: Place, job: JobId, spec: JobSpec) -> int:
@@ -278,7 +282,7 @@ def show_resumption(context: Context, place: Place, job: JobId, spec: JobSpec) -
     if context.json:
         output.write_json({"plan": plan, "resume_from": start})
     else:
-        show_plan(context, plan, as_data=True)
+        show_plan(context, plan, context.settings(), as_data=True)
         output.talk(f"  resume    from {start or 'the beginning: no checkpoint was committed'}")
     return 0
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from runctl.errors import Conflict, ValidationError
+from runctl.clouds import home
+from runctl.errors import Conflict, NotTrusted, ValidationError
 from runctl.storage import credentials
 from runctl.storage.ignore import GIT_FILE, OWN_FILE, RuleFile, last_word, rule_file
 from runctl.storage.objects import Store, partial_file, rename_durably
+from runctl.trust import Trust, of_user
 
 LARGEST = 200_000_000
 """Bytes of code that a bundle may hold: what is more is data, and goes by --data."""
@@ -49,17 +51,35 @@ class _Found(msgspec.Struct, frozen=True):
     path: str
     where: Path
     named: bool  # by a `!name` of .runctlignore
+    left_out: bool = False  # by git
+    wanted_by: Path | None = None  # the .runctlignore without a yes that would let it travel
 
 
-def plan(root: Path) -> BundlePlan:
+class _Way(msgspec.Struct, frozen=True):
+    """What is known on the way down to a folder; `left_out` by git, unless `wanted_by` without a yes."""
+
+    base: str
+    git: tuple[RuleFile, ...]
+    own: tuple[RuleFile, ...]
+    trust: Trust
+    left_out: bool = False
+    wanted_by: Path | None = None
+
+
+def plan(root: Path, *, trust: Trust | None = None) -> BundlePlan:
     """Decide what of the folder `root` travels.
 
-    Nested .gitignore files count, and .runctlignore after them. Raises ValidationError for files that
-    look like credentials, links out of the folder, more than `LARGEST` bytes, or a home folder.
+    Nested .gitignore files count, and .runctlignore after them; what the latter lets travel, though, needs
+    the user's yes for the file in `trust` (the user's own where it is None): it came with the project.
+
+    Raises NotTrusted where that is missing, ValidationError for files that look like credentials, links
+    out of the folder, more than `LARGEST` bytes, or a home folder.
     """
     root = root.resolve()
     _refuse_whole_home(root)
-    found = sorted(_walk(root), key=lambda item: os.fsencode(item.path))
+    walked = sorted(_walk(root, trust or of_user(home())), key=lambda item: os.fsencode(item.path))
+    _refuse_untrusted([item for item in walked if item.wanted_by and _needs_word(item)])
+    found = [item for item in walked if not item.left_out]
     _refuse(_suspects(found))
     sizes = {item.path: item.where.lstat().st_size for item in found if not item.where.is_symlink()}
     _refuse_too_big(sizes)
@@ -122,9 +142,27 @@ def _refuse_whole_home(root: Path) -> None:
         )
 
 
-def _walk(root: Path) -> Iterator[_Found]:
+def _needs_word(item: _Found) -> bool:
+    """Whether a file would stay, were it not for a line of .runctlignore."""
+    return item.left_out or (item.named and bool(_suspects([msgspec.structs.replace(item, named=False)])))
+
+
+def _refuse_untrusted(wanted: list[_Found]) -> None:
+    if not wanted:
+        return
+    files = sorted({str(item.wanted_by) for item in wanted})
+    shown = ", ".join(item.path for item in wanted[:5])
+    more = f" and {len(wanted) - 5} more" if len(wanted) > 5 else ""
+    raise NotTrusted(
+        f"{', '.join(files)} would send what does not travel otherwise: {shown}{more}",
+        why="git leaves it out, or it looks like credentials; a file of the project cannot decide that alone",
+        next=f"if you want that: runctl config trust {' '.join(files)} (untrust leaves it out)",
+    )
+
+
+def _walk(root: Path, trust: Trust) -> Iterator[_Found]:
     git = _git_rules_above(root)
-    return _walk_folder(root, "", git, (), left_out=False)
+    return _walk_folder(root, _Way("", git, (), trust))
 
 
 def _git_rules_above(root: Path) -> tuple[RuleFile, ...]:
@@ -140,30 +178,35 @@ def _git_rules_above(root: Path) -> tuple[RuleFile, ...]:
     return above
 
 
-def _walk_folder(
-    root: Path, base: str, git: tuple[RuleFile, ...], own: tuple[RuleFile, ...], *, left_out: bool
-) -> Iterator[_Found]:
-    folder = root / base
-    git = (*git, *rule_file(folder / GIT_FILE, base))
-    own = (*own, *rule_file(folder / OWN_FILE, base))
+def _walk_folder(root: Path, way: _Way) -> Iterator[_Found]:
+    folder = root / way.base
+    git = (*way.git, *rule_file(folder / GIT_FILE, way.base))
+    own = (*way.own, *rule_file(folder / OWN_FILE, way.base, trust=way.trust))
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        raise _unreadable(base, error) from error
+        raise _unreadable(way.base, error) from error
     for entry in entries:
-        path, is_folder = base + entry.name, entry.is_dir(follow_symlinks=False)
+        path, is_folder = way.base + entry.name, entry.is_dir(follow_symlinks=False)
         if entry.name in _NEVER or (entry.name.endswith(".pyc") and not is_folder):
             continue
         rule = last_word(own, path, is_folder=is_folder)
         if rule is not None and rule.leaves_out:
             continue
-        out = rule is None and (left_out or _git_leaves_out(git, path, is_folder=is_folder))
+        out = way.left_out or _git_leaves_out(git, path, is_folder=is_folder)
+        wanted_by = way.wanted_by
+        if rule is not None:
+            out = out and rule.by is not None
+            wanted_by = None if rule.denied else rule.by
         if is_folder:
             # What git leaves out may hold a file that .runctlignore wants back.
             if not out or any(not one.leaves_out for file in own for one in file.rules):
-                yield from _walk_folder(root, path + "/", git, own, left_out=out)
-        elif not out and (entry.is_symlink() or entry.is_file()):
-            yield _Found(path, Path(entry.path), named=rule is not None and rule.names(path))
+                yield from _walk_folder(
+                    root, _Way(path + "/", git, own, way.trust, left_out=out, wanted_by=wanted_by)
+                )
+        elif (not out or wanted_by is not None) and (entry.is_symlink() or entry.is_file()):
+            named = rule is not None and not rule.denied and rule.names(path)
+            yield _Found(path, Path(entry.path), named=named, left_out=out, wanted_by=wanted_by)
 
 
 def _git_leaves_out(git: tuple[RuleFile, ...], path: str, *, is_folder: bool) -> bool:
@@ -193,7 +236,8 @@ def _refuse(suspects: list[str]) -> None:
     raise ValidationError(
         f"The code holds {len(suspects)} file(s) that look like credentials: {shown}",
         why="credentials do not travel with code: a machine gets its rights from its role",
-        next=f"keep one out by a line in {OWN_FILE}: {first}, or let it travel by naming it: !{first}",
+        next=f"keep one out by a line in {OWN_FILE}: {first}, or let it travel: name it there, !{first},"
+        f" and say yes to that: runctl config trust {OWN_FILE}",
     )
 
 

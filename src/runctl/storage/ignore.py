@@ -9,6 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+from runctl import owners
+from runctl.trust import Trust
+
 GIT_FILE = ".gitignore"
 OWN_FILE = ".runctlignore"
 
@@ -24,6 +27,8 @@ class Rule(msgspec.Struct, frozen=True):
     leaves_out: bool
     folders_only: bool
     expression: re.Pattern[str]
+    by: Path | None = None  # the file that lets travel without the user's yes
+    denied: bool = False  # the user said no to it
 
     def speaks_of(self, path: str, *, is_folder: bool) -> bool:
         """Whether the pattern matches this very path; what lies inside a match is the walk's affair."""
@@ -31,6 +36,11 @@ class Rule(msgspec.Struct, frozen=True):
             return False
         match = self.expression.search(_byte_by_byte(os.fsencode(path)))
         return match is not None and match.lastgroup is None
+
+    @property
+    def shown(self) -> str:
+        """The pattern as it stands in the file."""
+        return _letters(self.text)
 
     def names(self, path: str) -> bool:
         """Whether the last part of the pattern is the file's own name, with no wildcard."""
@@ -60,13 +70,39 @@ def last_word(files: tuple[RuleFile, ...], path: str, *, is_folder: bool) -> Rul
     return None
 
 
-def rule_file(path: Path, base: str, *, above: str = "") -> tuple[RuleFile, ...]:
-    """The rules of one ignore file, none where there is no such file (git follows no link to one)."""
+def rule_file(path: Path, base: str, *, above: str = "", trust: Trust | None = None) -> tuple[RuleFile, ...]:
+    """The rules of one ignore file, none where there is no such file (git follows no link to one).
+
+    What a file lets travel needs the user's yes where `trust` is given: such rules say by whom they are.
+    """
     if path.is_symlink() or not path.is_file():
         return ()
-    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    rules = tuple(rule for line in lines if (rule := parse_rule(line.removesuffix(b"\r"))))
+    content = path.read_bytes()
+    rules = _rules(content)
+    if trust is not None and any(not rule.leaves_out for rule in rules):
+        rules = _under(rules, path, _answer(path, content, trust))
     return (RuleFile(base, rules, above),) if rules else ()
+
+
+def way_back(content: bytes) -> list[str]:
+    """The lines of an ignore file that let travel what something else leaves out."""
+    return [f"!{rule.shown}" for rule in _rules(content) if not rule.leaves_out]
+
+
+def _rules(content: bytes) -> tuple[Rule, ...]:
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return tuple(rule for line in lines if (rule := parse_rule(line.removesuffix(b"\r"))))
+
+
+def _answer(path: Path, content: bytes, trust: Trust) -> bool | None:
+    return None if owners.fault(path) else trust.answer(path, content)
+
+
+def _under(rules: tuple[Rule, ...], path: Path, answer: bool | None) -> tuple[Rule, ...]:
+    if answer:
+        return rules
+    marked = {"by": path, "denied": answer is False}
+    return tuple(rule if rule.leaves_out else msgspec.structs.replace(rule, **marked) for rule in rules)
 
 
 def parse_rule(line: bytes) -> Rule | None:
@@ -100,3 +136,9 @@ def _without_trailing_blanks(line: str) -> str:
 
 def _byte_by_byte(text: bytes) -> str:
     return text.decode("latin-1").translate(_PRIVATE_LETTERS)
+
+
+def _letters(text: str) -> str:
+    """The way back, for people."""
+    signs = (ord(sign) - 0xE000 if ord(sign) >= 0xE000 else ord(sign) for sign in text)
+    return bytes(signs).decode(errors="replace")

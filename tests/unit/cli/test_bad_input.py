@@ -146,11 +146,13 @@ def test_a_local_run_does_not_write_to_a_bucket(run: Run, project: Path) -> None
     done = run("train", "train.py", "--output", "s3://bucket/results")
     check(done, 1, "s3://bucket/results", "runctl transfer")
     (project / ".runctl.toml").write_text('[train]\noutput = "s3://bucket/results"\n')
+    assert run("config", "trust").returncode == 0
     assert run("train", "train.py", "--dry-run").returncode == 0
 
 
 def test_settings_of_machines_do_not_disturb_a_local_run(run: Run, project: Path) -> None:
     (project / ".runctl.toml").write_text('[train]\nspot = true\ninstance_type = "g5.xlarge"\n')
+    assert run("config", "trust").returncode == 0
     assert run("train", "train.py", "--dry-run").returncode == 0
 
 

@@ -152,6 +152,7 @@ def test_a_dry_run_makes_no_job(run: Run, project: Path) -> None:
 
 def test_settings_say_where_they_came_from(run: Run, project: Path) -> None:
     (project / ".runctl.toml").write_text('# ours\n[aws]\nregion = "eu-west-1"\n')
+    assert run("config", "trust").returncode == 0
     assert run("config", "set", "aws.bucket", "my-bucket").returncode == 0
     assert (project / ".runctl.toml").read_text().startswith("# ours\n")
     shown = json.loads(run("config", "show", "--output", "json", RUNCTL_AWS_LEASE_MINUTES="7").stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from runctl import config
 from runctl.errors import ConfigError
+from runctl.trust import Trust
 
 same_folder = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -37,7 +39,11 @@ SETTINGS = st.dictionaries(st.sampled_from(sorted(VALUES)), st.just(None)).flatm
 
 
 def load(folder: Path, **environment: str) -> config.Settings:
-    return config.load(folder, {"RUNCTL_CONFIG": str(folder / "user.toml"), **environment})
+    """With a yes for the project's file as it is now."""
+    trust = Trust(folder / ".trust")
+    if path := config.project_file(folder):
+        trust.give(path, path.read_bytes(), yes=True, at=datetime(2026, 1, 1, tzinfo=UTC))
+    return config.load(folder, {"RUNCTL_CONFIG": str(folder / "user.toml"), **environment}, trust=trust)
 
 
 def project(folder: Path, text: str) -> Path:
@@ -79,9 +85,10 @@ def test_each_source_wins_over_the_one_below_it(tmp_path: Path) -> None:
     assert found.origin("aws.profile") == "default"
 
 
-def test_the_nearest_project_file_upwards_is_read(tmp_path: Path) -> None:
+def test_the_nearest_project_file_up_to_the_top_of_the_repository_is_read(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b" / "c"
     deep.mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
     project(tmp_path, 'user = "far"\n')
     assert load(deep).values.user == "far"
     project(tmp_path / "a", 'user = "near"\n')

@@ -4,15 +4,17 @@ import os
 import subprocess
 import tarfile
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from runctl.errors import Conflict, ValidationError
+from runctl.errors import Conflict, NotTrusted, ValidationError
 from runctl.storage import bundle, credentials
 from runctl.storage.store import FolderStore
+from runctl.trust import Trust
 
 # In two parts, so that this file can travel in a bundle itself.
 PRIVATE_KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIE\n"
@@ -30,7 +32,15 @@ def tree(root: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def paths(root: Path) -> list[str]:
-    return [file.path for file in bundle.plan(root).files]
+    """What travels after a yes for every .runctlignore as it is."""
+    return [file.path for file in bundle.plan(root, trust=answered(root, yes=True)).files]
+
+
+def answered(root: Path, *, yes: bool) -> Trust:
+    trust = Trust(root.parent / f".trust-{root.name}")
+    for file in root.rglob(".runctlignore"):
+        trust.give(file, file.read_bytes(), yes=yes, at=datetime(2026, 1, 1, tzinfo=UTC))
+    return trust
 
 
 def test_what_is_never_code_stays_out(tmp_path: Path) -> None:
@@ -141,10 +151,41 @@ def test_what_looks_like_credentials_is_refused_until_named(tmp_path: Path, path
     (root / ".runctlignore").write_text(f"{path}\n")
     assert paths(root) == [".runctlignore", "a.py"]
     (root / ".runctlignore").write_text("!*\n!**/*.*\n")
-    with pytest.raises(ValidationError):
-        bundle.plan(root)
+    with pytest.raises(ValidationError, match="look like credentials"):
+        paths(root)
     (root / ".runctlignore").write_text(f"!{path}\n")
+    with pytest.raises(NotTrusted) as untrusted:
+        bundle.plan(root, trust=Trust(None))
+    assert path in untrusted.value.what
+    assert f"runctl config trust {root / '.runctlignore'}" in untrusted.value.next
+    with pytest.raises(ValidationError, match="look like credentials"):
+        bundle.plan(root, trust=answered(root, yes=False))
     assert path in paths(root)
+    (root / ".runctlignore").write_text(f"!{path}\n# changed since\n")
+    with pytest.raises(NotTrusted):
+        bundle.plan(root, trust=Trust(root.parent / f".trust-{root.name}"))
+
+
+def test_what_git_leaves_out_is_let_go_by_a_yes_alone(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path / "p",
+        {".gitignore": "notes/\n*.csv\n", ".runctlignore": "*.py\n!train.py\n!notes/\n", "train.py": ""},
+    )
+    travels = [".gitignore", ".runctlignore", "train.py"]
+    assert [file.path for file in bundle.plan(root, trust=Trust(None)).files] == travels
+    tree(root, {"notes/mine.txt": "", "notes/deep/too.txt": "", "a.csv": "", "other.py": ""})
+    with pytest.raises(NotTrusted, match=r"notes/deep/too\.txt, notes/mine\.txt$"):
+        bundle.plan(root, trust=Trust(None))
+    assert [file.path for file in bundle.plan(root, trust=answered(root, yes=False)).files] == travels
+    assert paths(root) == sorted([*travels, "notes/deep/too.txt", "notes/mine.txt"])
+
+
+def test_a_runctlignore_that_others_may_change_lets_nothing_go(tmp_path: Path) -> None:
+    root = tree(tmp_path / "p", {".gitignore": "*.csv\n", ".runctlignore": "!a.csv\n", "a.csv": ""})
+    assert "a.csv" in paths(root)
+    (root / ".runctlignore").chmod(0o666)
+    with pytest.raises(NotTrusted):
+        paths(root)
 
 
 def test_all_of_them_are_told_at_once(tmp_path: Path) -> None:
