@@ -1,5 +1,5 @@
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
-"""What S3 checks and moto does not: checksums of uploads; and ranges read without the whole object."""
+"""What S3 does and moto does not: checksums of uploads and of parts; ranges read without the whole object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from moto.s3.models import FakeKey
+from moto.s3.models import FakeKey, S3Backend
+from moto.s3.responses import S3Response
+from moto.s3.utils import compute_checksum
 
 _HEADERS = {
     "HTTP_CONTENT_MD5": lambda body: hashlib.md5(body).digest(),  # noqa: S324 (S3's own header)
@@ -68,3 +70,33 @@ class _Part:
 
 
 FakeKey.value = property(lambda self: _Part(self) if ranged.on else _whole.fget(self), _whole.fset)
+
+
+_COMPOSITE = "COMPOSITE"
+_head: Any = S3Response.head_object
+_copy: Any = S3Backend.copy_object
+
+
+def _head_object(self: Any, bucket: str, query: dict[str, Any], key: str, headers: Any) -> Any:
+    """Of an object sent in parts, HEAD names the checksum as GET does: that of the parts, and how many."""
+    status, told, body = _head(self, bucket, query, key, headers)
+    version = query.get("versionId", [None])[0]
+    found = self.backend.head_object(bucket, key, version) if status == 200 else None
+    name = f"x-amz-checksum-{str(found and found.checksum_algorithm).lower()}"
+    if found is not None and found.checksum_type and name in told and "partNumber" not in query:
+        told["x-amz-checksum-type"] = found.checksum_type
+        if found.checksum_type == _COMPOSITE:
+            told[name] = f"{found.checksum_value}-{found.checksum_parts}"
+    return status, told, body
+
+
+def _copy_object(self: Any, source: Any, bucket: str, key: str, *more: Any, **options: Any) -> None:
+    """A copy is one piece, and so is its checksum, however the source was sent."""
+    _copy(self, source, bucket, key, *more, **options)
+    made = self.get_object(bucket, key)
+    if source.checksum_type == _COMPOSITE and made is not None:
+        made.checksum_value = compute_checksum(made.value, made.checksum_algorithm).decode()
+
+
+S3Response.head_object = _head_object
+S3Backend.copy_object = _copy_object

@@ -246,3 +246,38 @@ def test_ranges_are_the_bytes_asked_for(sandbox_cloud: LiveSandbox) -> None:
         assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
     beyond = {"Bucket": bucket, "Key": "k", "Range": "bytes=2000000-2000010"}
     assert sandbox_cloud.refusal(s3.get_object, **beyond) == "InvalidRange"
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def test_an_object_sent_in_parts_has_their_checksum_and_its_copy_that_of_the_whole(
+    sandbox_cloud: LiveSandbox,
+) -> None:
+    s3, bucket = sandbox_cloud.client("s3"), sandbox_cloud.name("parts")
+    s3.create_bucket(Bucket=bucket)
+    parts = [b"a" * (5 << 20), b"b" * 1000]
+    of = {"Bucket": bucket, "Key": "whole"}
+    upload = s3.create_multipart_upload(**of, ChecksumAlgorithm="SHA256")["UploadId"]
+    sent = [
+        {
+            "PartNumber": number,
+            **{
+                name: s3.upload_part(
+                    **of, UploadId=upload, PartNumber=number, Body=part, ChecksumAlgorithm="SHA256"
+                )[name]
+                for name in ("ETag", "ChecksumSHA256")
+            },
+        }
+        for number, part in enumerate(parts, 1)
+    ]
+    s3.complete_multipart_upload(**of, UploadId=upload, MultipartUpload={"Parts": sent})
+    expected = base64.b64encode(_sha256(b"".join(map(_sha256, parts)))).decode() + "-2"
+    for ask in (s3.head_object, s3.get_object):
+        told = ask(**of, ChecksumMode="ENABLED")
+        assert (told["ChecksumSHA256"], told["ChecksumType"]) == (expected, "COMPOSITE")
+
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=of)
+    copied = s3.head_object(Bucket=bucket, Key="copy", ChecksumMode="ENABLED")
+    assert copied["ChecksumSHA256"] == base64.b64encode(_sha256(b"".join(parts))).decode()
