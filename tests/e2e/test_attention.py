@@ -77,7 +77,7 @@ def test_a_command_that_touches_the_cloud_warns(words: str, capsys: pytest.Captu
     run(words.split())
     said = capsys.readouterr()
     assert "the limit for this warning is 0 USD" in said.err
-    assert said.err.count("left unfinished: tx-") == 1, said.err
+    assert said.err.count("left unfinished: create-volume of lost: runctl tx resume tx-") == 1, said.err
     assert "the limit for" not in said.out
 
 

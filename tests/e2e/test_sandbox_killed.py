@@ -60,6 +60,11 @@ def test_a_killed_sandbox_ends_its_jobs_with_the_reason(
                 stderr=output,
             )
         _until(lambda: "step 3/" in said.read_text(), "the script runs")
+        refused = _runctl(live, "sandbox", "up", "--speed", "3", code=1).stderr
+        assert "its speed is 40, not 3" in refused
+        assert "next: runctl sandbox clock --speed 3" in refused
+        assert "1 unfinished job" in _runctl(live, "sandbox", "down", "--dry-run").stderr
+
         os.kill(live.record.pid, signal.SIGKILL)
         assert command.wait(MINUTE) == 2, said.read_text()
         told = said.read_text()
@@ -77,3 +82,18 @@ def test_a_killed_sandbox_ends_its_jobs_with_the_reason(
         assert "begin anew" in _runctl(live, "jobs", "resume", code=3).stderr
         assert "is failed already" in _runctl(live, "jobs", "stop", code=1).stderr
         _until(lambda: live.processes() == [], "the processes of its machines end with it")
+
+
+@pytest.mark.slow
+def test_a_sandbox_that_is_taken_down_closes_its_jobs_at_once(
+    start_sandbox: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/walk.py").write_bytes(WALK.read_bytes())
+    with start_sandbox(tmp_path / "p/home") as live:
+        job = _runctl(live, "train", "walk.py", "--detach", "-q", *TRAIN).stdout.strip()
+        down = _runctl(live, "sandbox", "down", "--output", "json")
+        assert json.loads(down.stdout) == {"was_up": True, "jobs": [job]}
+        assert f"job {job} is closed: its sandbox ended: it was taken down" in down.stderr
+        (found,) = json.loads(_runctl(live, "jobs", "list", "--output", "json").stdout)
+        assert found["state"] == "failed"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from runctl.cli.options import Context, user_name
-from runctl.errors import Interrupted, ValidationError
+from runctl.errors import Interrupted, TrainctlError, ValidationError
 
 if TYPE_CHECKING:
     from runctl.providers.aws.session import Session
@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @contextmanager
 def operation(context: Context, on: str | None, *, region: str | None = None) -> Generator[Operation]:
     """The cloud, ledger and door of one command."""
+    from runctl.resources import recovery
     from runctl.resources.operation import Operation
     from runctl.safety.destroy import Door
 
@@ -32,7 +33,11 @@ def operation(context: Context, on: str | None, *, region: str | None = None) ->
     session = context.session(settings, on, region=region)
     with context.ledger() as ledger:
         door = Door(session, ledger, user_name(settings), policy=policy(context), emit=session.emit)
-        yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
+        try:
+            yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
+        except TrainctlError as error:
+            recovery.explain(ledger, error, session.cloud.key)
+            raise
 
 
 def policy(context: Context) -> Any:

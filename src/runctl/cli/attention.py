@@ -28,10 +28,15 @@ def mention_unfinished(context: Context) -> None:
 
     with context.ledger() as ledger:
         left = transaction.abandoned(ledger)
-    if left:
-        names = ", ".join(record.id for record in left[:3])
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        _say(context, f"left unfinished: {names}{more}; see runctl tx list")
+    if not left:
+        return
+    from runctl.resources import recovery
+
+    shown = "; ".join(
+        f"{record.operation} of {record.subject}: {recovery.way_on(record)}" for record in left[:3]
+    )
+    more = f"; and {len(left) - 3} more: runctl tx list" if len(left) > 3 else ""
+    _say(context, f"left unfinished: {shown}{more}")
 
 
 def warn_of_costs(context: Context) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from runctl.cli import acting
 from runctl.cli.options import Context, common
+from runctl.errors import TrainctlError
+from runctl.model import JobId
 from runctl.render import figures, output
+
+if TYPE_CHECKING:
+    from runctl.clouds import SandboxRecord
 
 
 @click.group()
@@ -18,15 +25,15 @@ def sandbox() -> None:
 
 
 @sandbox.command()
-@click.option("--speed", type=float, default=1.0, show_default=True, help="How fast its clock runs.")
+@click.option("--speed", type=float, help="How fast its clock runs.  [default: 1]")
 @click.option(
     "--s3", help="A real S3 server's URL in the place of the built-in one; its keys: docs/sandbox.md."
 )
 @click.option("--isolation", type=click.Choice(["auto", "namespaces", "plain"]), default="auto")
 @click.option("--vcpu-limit", type=int, help="How many vCPUs the account may run (10000).")
 @common
-def up(context: Context, speed: float, s3: str | None, isolation: str, vcpu_limit: int | None) -> None:
-    """Start the sandbox in the background.
+def up(context: Context, speed: float | None, s3: str | None, isolation: str, vcpu_limit: int | None) -> None:
+    """Start the sandbox in the background; one that is up stays as it is.
 
     \b
     Examples:
@@ -39,13 +46,47 @@ def up(context: Context, speed: float, s3: str | None, isolation: str, vcpu_limi
     was_up = record is not None
     if record is None:
         region = context.region or "us-east-1"
-        record = launcher.up(speed=speed, s3=s3, region=region, isolation=isolation, vcpu_limit=vcpu_limit)
+        record = launcher.up(
+            speed=speed or 1.0, s3=s3, region=region, isolation=isolation, vcpu_limit=vcpu_limit
+        )
+    wanted = {
+        "speed": speed,
+        "s3_endpoint": s3,
+        "isolation": None if isolation == "auto" else isolation,
+        "vcpu_limit": vcpu_limit,
+        "region": context.region,
+    }
+    _require_as_asked(wanted)
     if context.json:
         output.write_json({"endpoint": record.endpoint, "region": record.region, "pid": record.pid})
         return
     verb = "is up already" if was_up else "is up"
     output.write_line(f"the sandbox {verb} at {record.endpoint}")
     output.talk("try it: runctl train SCRIPT --on sandbox --spot --instance-type g5.xlarge")
+
+
+def _require_as_asked(wanted: dict[str, Any]) -> None:
+    """Raises Conflict where the sandbox that is up was started with other options."""
+    from runctl.errors import Conflict
+
+    found = control().status()
+    other = {name: value for name, value in wanted.items() if value not in {None, found[name]}}
+    if not other:
+        return
+    raise Conflict(
+        "A sandbox is up already, with other options",
+        why="; ".join(
+            f"its {name.replace('_', ' ')} is {_plain(found[name])}, not {_plain(value)}"
+            for name, value in other.items()
+        ),
+        next=f"runctl sandbox clock --speed {other['speed']:g}"
+        if other.keys() == {"speed"}
+        else "runctl sandbox down, then this command again",
+    )
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @sandbox.command()
@@ -95,38 +136,66 @@ def _write_status(found: dict[str, Any]) -> None:
 
 @sandbox.command()
 @click.option("--dry-run", is_flag=True, help="Say what would end, and touch nothing.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask about jobs that run in it.")
 @common
-def down(context: Context, dry_run: bool) -> None:
+def down(context: Context, dry_run: bool, yes: bool) -> None:
     """End the sandbox and every process in it; its data is thrown away.
+
+    Jobs that run in it are closed. On a terminal it asks first where there are some.
 
     \b
     Examples:
       runctl sandbox down
-      runctl sandbox down --output json
+      runctl sandbox down --yes --output json
     """
     from runctl.sandbox import launcher
 
     record = launcher.running()
+    jobs = _jobs_in(context, record)
     if dry_run:
-        _would_end(context, record is not None)
+        _would_end(context, record is not None, jobs)
         return
+    if jobs and sys.stdin.isatty():
+        acting.confirm(f"{_counted(jobs)} in it ({', '.join(jobs[:3])}) end with it. End it?", yes=yes)
     if record is not None:
         launcher.down(record)
+    if jobs:
+        context.ledger().close()  # which closes them, and says so
     if context.json:
-        output.write_json({"was_up": record is not None})
+        output.write_json({"was_up": record is not None, "jobs": jobs})
     else:
         output.talk("the sandbox is down" if record else "no sandbox was up")
 
 
-def _would_end(context: Context, is_up: bool) -> None:
+def _would_end(context: Context, is_up: bool, jobs: list[JobId]) -> None:
     status: dict[str, Any] = control().status() if is_up else {"machines": [], "disks": []}
     machines, disks = ([row["id"] for row in status[kind]] for kind in ("machines", "disks"))
     if context.json:
-        output.write_json({"is_up": is_up, "machines": machines, "disks": disks, "dry_run": True})
+        output.write_json(
+            {"is_up": is_up, "machines": machines, "disks": disks, "jobs": jobs, "dry_run": True}
+        )
     elif is_up:
-        output.talk(f"would end the sandbox, with {len(machines)} machines and {len(disks)} disks")
+        output.talk(
+            f"would end the sandbox, with {len(machines)} machines, {len(disks)} disks and {_counted(jobs)}"
+        )
     else:
         output.talk("no sandbox is up")
+
+
+def _jobs_in(context: Context, record: SandboxRecord | None) -> list[JobId]:
+    """Those that go on in it. A ledger that cannot be read keeps no sandbox up."""
+    if record is None:
+        return []
+    try:
+        with context.ledger() as ledger:
+            return [job.id for job in ledger.jobs.unfinished(cloud=record.key)]
+    except TrainctlError as error:
+        output.talk(f"[warning] whether jobs run in it is not known: {error}")
+        return []
+
+
+def _counted(jobs: list[JobId]) -> str:
+    return f"{len(jobs)} unfinished job{'' if len(jobs) == 1 else 's'}"
 
 
 @sandbox.command()

@@ -10,6 +10,7 @@ import msgspec
 from runctl.events import Emit
 from runctl.ledger import Ledger, TransactionRecord
 from runctl.providers.aws.session import Session
+from runctl.resources import recovery
 from runctl.resources.steps import Surroundings, kinds
 from runctl.safety import saga
 from runctl.safety.destroy import Door
@@ -43,7 +44,11 @@ class Operation(msgspec.Struct, frozen=True):
         )
 
     def carry_out(self, plan: Plan) -> Mapping[str, Result]:
-        """Raises what a step raises, after everything was undone; see `safety.saga`."""
+        """Raises what a step raises, after everything was undone; see `safety.saga`.
+
+        Raises Conflict where a dead process left the same unfinished.
+        """
+        recovery.refuse_repeated(self.ledger, plan)
         return saga.carry_out(
             self.ledger, plan, self._kinds(), emit=self.emit, at=self.session.cloud.clock.now()
         )

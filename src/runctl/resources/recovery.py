@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from runctl.errors import Conflict, NotFound
+from runctl.errors import Conflict, NotFound, TrainctlError
 from runctl.ledger import Ledger, TransactionRecord
-from runctl.resources.operation import Operation
 from runctl.safety import cleanup, saga, transaction
 
+if TYPE_CHECKING:
+    from runctl.resources.operation import Operation
+
 JOB_LAUNCH = "launch-attempt"
+
+
+_IDS = re.compile(rb"\b(?:i|vol|snap)-[0-9a-f]{8,17}\b")
 
 
 def unfinished(ledger: Ledger) -> Sequence[TransactionRecord]:
     """Operations of dead processes, the oldest first."""
     return transaction.abandoned(ledger)
+
+
+def way_on(record: TransactionRecord) -> str:
+    """The one command that goes on with an operation that was left unfinished."""
+    if record.operation == JOB_LAUNCH:
+        return f"runctl jobs wait {record.subject.partition('/')[0]}"
+    being_undone = any(step.outcome in {"undoing", "undone"} for step in record.steps)
+    return f"runctl tx {'rollback' if being_undone else 'resume'} {record.id}"
+
+
+def refuse_repeated(ledger: Ledger, plan: saga.Plan) -> None:
+    """Raises Conflict where a dead process left the same operation on the same thing unfinished.
+
+    What it made is there, or may be: beginning anew would make it twice.
+    """
+    for record in transaction.abandoned(ledger, operation=plan.operation, subject=plan.subject):
+        if _place_if_known(record) == (plan.cloud, plan.region):
+            raise Conflict(
+                f"{plan.operation} of {plan.subject} was begun before and left unfinished",
+                why=f"process {record.owner.pid} ended in the middle of {record.id}; what it made is there",
+                next=way_on(record),
+            )
+
+
+def explain(ledger: Ledger, error: TrainctlError, cloud: str) -> None:
+    """Where an error is about what a dead process left in the middle, going on with that is what helps."""
+    said = f"{error.what} {error.why}"
+    for record in unfinished(ledger):
+        if (_place_if_known(record) or ("", ""))[0] != cloud:
+            continue
+        if way_on(record) not in error.next and any(word in said for word in _words(record)):
+            left = f"{record.operation} was left unfinished by process {record.owner.pid}: {record.id}"
+            error.why = f"{error.why}; {left}" if error.why else left
+            error.next = way_on(record)
+            return
+
+
+def _place_if_known(record: TransactionRecord) -> tuple[str, str] | None:
+    try:
+        return place_of(record)
+    except Conflict:  # another version's plan
+        return None
+
+
+def _words(record: TransactionRecord) -> set[str]:
+    """What an operation may be recognised by: what it is about, and what its steps made and used."""
+    found = {
+        match.decode() for step in record.steps for match in _IDS.findall(step.request + (step.result or b""))
+    }
+    return found | ({record.subject} if len(record.subject) > 2 else set())
 
 
 def find(ledger: Ledger, reference: str) -> TransactionRecord:

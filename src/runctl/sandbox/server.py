@@ -231,6 +231,7 @@ class Controls:
             "region": cloud.region,
             "isolation": cloud.isolation,
             "speed": cloud.clock.speed,
+            "vcpu_limit": cloud.vcpu_limit,
             "now": cloud.clock.now(),
             "machines": machines,
             "disks": disks,

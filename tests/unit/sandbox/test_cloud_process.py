@@ -216,7 +216,7 @@ def test_a_crash_leaves_nothing_running_and_the_next_commands_say_so(
         again = msgspec.json.decode((tmp_path / "sandbox/cloud.json").read_bytes(), type=SandboxRecord)
         assert again.pid != live.record.pid
         assert runctl_command(tmp_path, "sandbox", "status")["machines"] == []
-        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True}
+        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True, "jobs": []}
     assert not is_alive(again.pid)
 
 
@@ -231,12 +231,12 @@ def test_down_ends_everything_and_throws_its_data_away(
             live.until(lambda machine=machine: live.is_online(machine), 90)
             live.command(machine, "setsid sh -c 'trap \"\" TERM; sleep 600' >/dev/null 2>&1 </dev/null &")
         started = time.monotonic()
-        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True}
+        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": True, "jobs": []}
         assert time.monotonic() - started < 10
         assert live.processes() == []
         assert not (tmp_path / "sandbox/cloud.json").exists()
         assert not (tmp_path / "sandbox/state").exists()
-        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": False}
+        assert runctl_command(tmp_path, "sandbox", "down") == {"was_up": False, "jobs": []}
 
 
 def test_a_real_s3_server_and_another_limit_may_take_the_place_of_its_own(

@@ -1,0 +1,105 @@
+"""A command that was killed says with its next run how to go on: never "choose another name"."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from runctl.cli.main import run
+from runctl.ledger import Ledger, Owner
+from runctl.safety.saga import Plan, PlannedStep
+
+DEAD = Owner(pid=2**22 - 1, started=1.0, host=platform.node())
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
+ZONE = "us-east-1a"
+
+
+@pytest.fixture
+def home(sandbox_cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "sandbox").symlink_to(sandbox_cloud.home / "sandbox", target_is_directory=True)
+    monkeypatch.setenv("RUNCTL_HOME", str(tmp_path))
+    monkeypatch.setenv("RUNCTL_CLOUD", "sandbox")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _left(home: Path, live: Any, subject: str, *, operation: str = "create-volume", made: str = "") -> str:
+    """What a killed process leaves: an intent, or one whose result is known."""
+    request = {"spec": {"zone": ZONE}}
+    plan = Plan(
+        operation=operation,
+        subject=subject,
+        cloud=live.cloud().key,
+        region=live.record.region,
+        steps=(PlannedStep(name="volume", kind="create-volume", requests=(request,)),),
+    )
+    with Ledger.open(home) as ledger:
+        tx = ledger.journal.begin(
+            operation, subject=subject, payload=msgspec.json.encode(plan), owner=DEAD, at=BEGUN
+        )
+        number = ledger.journal.intend(tx, "volume", token=f"{tx}-volume-0", request=b"{}")
+        if made:
+            ledger.journal.done(tx, number, json.dumps({"id": made}).encode())
+    return tx
+
+
+def _error(capsys: pytest.CaptureFixture[str], words: str) -> dict[str, Any]:
+    assert run([*words.split(), "--output", "json"]) != 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    return json.loads(last)["error"]
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["made", "not-yet-made"])
+def test_the_same_name_again_goes_on_with_what_was_left(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str], is_there: bool
+) -> None:
+    name = sandbox_cloud.name("data")
+    if is_there:
+        tags = [{"ResourceType": "volume", "Tags": [{"Key": "Name", "Value": name}]}]
+        sandbox_cloud.volume(TagSpecifications=tags)
+    tx = _left(home, sandbox_cloud, name)
+    error = _error(capsys, f"aws ebs create --size 1 --name {name} --availability-zone {ZONE}")
+    assert error["next"] == f"runctl tx resume {tx}"
+    assert tx in error["why"]
+
+
+def test_one_without_a_name_is_known_by_what_it_makes(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tx = _left(home, sandbox_cloud, "3 GiB")
+    assert _error(capsys, f"aws ebs create --size 3 --availability-zone {ZONE}")["next"].endswith(tx)
+    assert run(f"aws ebs create --size 4 --availability-zone {ZONE} --quiet".split()) == 0, "another one"
+
+
+def test_what_stands_in_the_way_of_another_command_is_told_by_its_id(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = sandbox_cloud.volume()
+    tx = _left(home, sandbox_cloud, "imagenet", operation="pre-warm-volume", made=volume)
+    error = _error(capsys, f"aws ebs detach {volume}")
+    assert error["what"] == f"{volume} is not attached"
+    assert error["next"] == f"runctl tx resume {tx}"
+
+
+def test_what_is_being_undone_is_undone_to_its_end(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tx = _left(home, sandbox_cloud, "half", made="vol-0123456789abcdef0")
+    with Ledger.open(home) as ledger:
+        ledger.journal.undoing(tx, 1)
+    error = _error(capsys, f"aws ebs create --size 1 --name half --availability-zone {ZONE}")
+    assert error["next"] == f"runctl tx rollback {tx}"
+
+
+def test_another_matter_is_left_alone(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = sandbox_cloud.volume()
+    _left(home, sandbox_cloud, "unrelated")
+    assert _error(capsys, f"aws ebs detach {volume}")["next"] == f"runctl aws ebs attach {volume} INSTANCE"
