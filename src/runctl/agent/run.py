@@ -197,15 +197,9 @@ class Run:
         self._attempt.event("ending", cause=ending.cause, deadline=ending.deadline)
         self._mirror.hurry()
         self._committer.hurry()
-        script.signal(number)
-        told_the_rest = False
-        while clock.now() < max(begun + 1.0, ending.deadline - self._reserve()):
-            if script.exit_code() is not None:
-                if not script.others():
-                    return
-                if not told_the_rest:
-                    script.signal_rest(number)
-                    told_the_rest = True
+        while clock.now() < (until := max(begun + 1.0, ending.deadline - self._reserve())):
+            if not script.go_on_ending(number, late=clock.now() > (begun + until) / 2):
+                return
             time.sleep(clock.SHORTEST_WAIT)
             self._look(script)
         self._attempt.event("killed", reason="it did not end by itself in time")

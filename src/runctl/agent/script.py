@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Dict, List, Optional, Set
 
+from .listeners import EndSignal
+
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -34,29 +36,32 @@ class Script:
             os.close(output)
         self.pid = self._process.pid
         self._group = self._process.pid
+        self._end_signal: Optional[EndSignal] = None
 
     def exit_code(self) -> Optional[int]:
         """None while it runs; 128 and the signal's number where one ended it, as shells say it."""
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code
 
-    def signal(self, number: int) -> None:
-        """Tell the script itself; what it started hears of it through the script."""
-        _kill(self.pid, number)
+    def go_on_ending(self, number: int, *, late: bool) -> bool:
+        """Signal whoever listens, then the rest; returns False once nothing of the script lives.
 
-    def signal_rest(self, number: int) -> None:
-        """Tell whoever the script left behind."""
-        for pid in self.others():
-            _kill(pid, number)
-
-    def others(self) -> Set[int]:
-        """The living processes of the script, without the script's first."""
-        return _descendants(self._group) - {self.pid}
+        `late`: half of its time is over, so a listener behind one that keeps the signal to itself gets it.
+        """
+        if self._end_signal is None:
+            self._end_signal = EndSignal(number, _kill)
+        ended = self.exit_code() is not None
+        living = _descendants(self._group)
+        if ended and not living:
+            return False
+        self._end_signal.go_on(living, late=late)
+        return True
 
     @property
     def was_cut_off(self) -> bool:
-        """Whether a signal ended it: what it was writing then may be torn."""
-        return (self._process.returncode or 0) < 0
+        """Whether a signal ended it that it did not catch: what it was writing then may be torn."""
+        heard = self._end_signal is not None and self._end_signal.was_heard
+        return (self._process.returncode or 0) < 0 and not heard
 
     def reap(self) -> None:
         """Collect orphans that ended, so that none stays a zombie."""
@@ -89,11 +94,10 @@ def end_descendants() -> None:
 def end_left_behind(job: str, checkpoints: str, number: int, grace: float) -> None:
     """End the processes of a job whose agent died before them; `grace` in real seconds."""
     marks = {b"RUNCTL_JOB_ID=%s" % os.fsencode(job), b"RUNCTL_CHECKPOINT_DIR=%s" % os.fsencode(checkpoints)}
-    left = _processes_with(marks)
-    for pid in left:
-        _kill(pid, number)
-    until = time.monotonic() + grace
-    while left and time.monotonic() < until:
+    left, end_signal = _processes_with(marks), EndSignal(number, _kill)
+    begun = time.monotonic()
+    while left and time.monotonic() < begun + grace:
+        end_signal.go_on(left, late=time.monotonic() > begun + grace / 2)
         time.sleep(0.1)
         left = _processes_with(marks)
     for pid in left:
