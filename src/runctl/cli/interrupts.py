@@ -3,21 +3,20 @@
 The first may meet any line: an import, the rendering of an error, a block of C that does not come back for
 seconds. What must hold at the second does not depend on where: the C part of Python's signal handling writes
 each signal into a pipe, and a thread that reads it leaves with one line and exit code 130. What was under way
-is in the journal. No module but the smallest is imported here: the first Ctrl-C may come before any other.
+is in the journal. Only what Python has at hand is imported here: the first Ctrl-C may come before the rest.
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import signal
 import sys
-import threading
-from types import TracebackType
 
 EXIT_CODE = 130
 _FIRST = "interrupted"
-_SECOND = "interrupted again, and left at once: runctl tx list shows what is unfinished"
+_SECOND = "interrupted again, and left at once; see runctl jobs list and runctl tx list"
 _BACK_TO_NORMAL = b"\x1b[0m\x1b[?25h"  # style, and the cursor that a progress bar hides
 _LATER_SECONDS = 0.05
 _leaving = _thread.allocate_lock()
@@ -35,9 +34,13 @@ def listen(*, as_json: bool) -> None:
     os.set_blocking(told, False)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     sys.excepthook = _uncaught
-    threading.excepthook = lambda told: _show(told.exc_value)
     sys.unraisablehook = _unraisable
     _thread.start_new_thread(_count, (heard,))
+    # The first that is registered is the last that runs: what is left of the interpreter hears no signal.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    import threading
+
+    threading.excepthook = lambda told: _show(told.exc_value)
 
 
 def finish(code: int) -> None:
@@ -84,7 +87,7 @@ def _say(what: str, *, as_json: bool) -> None:
         pass  # nobody is left to be told
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+def _uncaught(kind: type[BaseException], error: BaseException, _: object) -> None:
     """The main thread ends by an error that nobody rendered; its stack is no line for a Ctrl-C."""
     if issubclass(kind, KeyboardInterrupt):
         _leave()
@@ -115,4 +118,4 @@ def _again() -> None:
     import time
 
     time.sleep(_LATER_SECONDS)
-    _thread.interrupt_main()
+    os.kill(os.getpid(), signal.SIGINT)  # a real one: it wakes a call that sleeps
