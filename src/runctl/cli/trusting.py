@@ -56,12 +56,14 @@ def settle(context: Context, found: Settings, trust: Trust) -> Settings:
     if _command() in GOES_ON:
         _say(context, f"{_count(found.wishes)} of {project.path} left out: {_why_not(project)}")
         return found
-    on_terminal = sys.stdin.isatty() and sys.stderr.isatty() and not context.json
+    from runctl.render import output
+
+    on_terminal = sys.stdin.isatty() and output.talk_on_terminal() and not context.json
     if not context.json:
         show_wishes(project, wishes_of(project))
     if project.stance == "foreign" or not on_terminal:
         raise refusal(project, found.wishes)
-    if not click.confirm("Let these settings count from now on?", err=True):
+    if not output.ask("Let these settings count from now on?"):
         raise Interrupted(
             "Nothing was done", next=f"runctl config untrust {project.path} goes on without its settings"
         )
