@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FINAL = tuple(str(state) for state in JobState if state.final)
 _UNFINISHED = f"state NOT IN ({', '.join('?' * len(_FINAL))})"
+_JOB_COLUMNS = JobRecord.__struct_fields__
 _ATTEMPT_COLUMNS = AttemptRecord.__struct_fields__
 
 
@@ -36,11 +37,13 @@ class Jobs:
 
     def add(self, job: JobRecord, cause: str) -> None:
         """Raises Conflict where there is a job of this id."""
+        marks = ", ".join("?" * len(_JOB_COLUMNS))
         with self._database.write() as connection:
             if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
                 raise Conflict(f"There is a job {job.id} already", next=f"runctl jobs show {job.id}")
             connection.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO jobs ({', '.join(_JOB_COLUMNS)}, number) VALUES ({marks},"  # noqa: S608 (our own names)
+                " (SELECT COALESCE(MAX(number), 0) + 1 FROM jobs))",
                 (
                     job.id,
                     job.name,
@@ -54,17 +57,24 @@ class Jobs:
                     job.user,
                     from_time(job.created),
                     from_time(job.updated),
+                    from_time_or_none(job.adopted_at),
+                    job.seal,
                 ),
             )
             _add_event(connection, job.id, job.created, 0, job.state, cause, None)
 
     def get(self, reference: str) -> JobRecord:
-        """A job by its id, the beginning of it, or `last`. Raises NotFound, or ValidationError if unclear."""
+        """A job by its id, the beginning of it, or `last`. Raises NotFound, or ValidationError if unclear.
+
+        `last` is the job that was added last, whatever a clock said then, and never one that was adopted.
+        """
         if reference == "last":
-            newest = self.list(limit=1)
+            newest = self._database.read(
+                "SELECT * FROM jobs WHERE adopted_at IS NULL ORDER BY number DESC LIMIT 1"
+            )
             if not newest:
                 raise NotFound("There is no job yet", next="runctl train SCRIPT")
-            return newest[0]
+            return _job(newest[0])
         if not reference:
             # An unset variable in a shell, never "the only job".
             raise ValidationError("No job is named", why="its id is empty", next="runctl jobs list")
@@ -90,14 +100,14 @@ class Jobs:
         )
 
     def list(self, *, limit: int = 50, states: Collection[JobState] = ()) -> list[JobRecord]:
-        """The newest first."""
+        """The newest first, in the ledger's own order: a clock may have been wrong."""
         condition = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
-        query = f"SELECT * FROM jobs {condition} ORDER BY created DESC, rowid DESC LIMIT ?"  # noqa: S608 (marks only)
+        query = f"SELECT * FROM jobs {condition} ORDER BY number DESC LIMIT ?"  # noqa: S608 (marks only)
         return [_job(row) for row in self._database.read(query, (*states, limit))]
 
     def unfinished(self, *, cloud: str) -> list[JobRecord]:
         """The jobs of a cloud that are not final, the oldest first."""
-        query = f"SELECT * FROM jobs WHERE {_UNFINISHED} AND cloud = ? ORDER BY rowid"  # noqa: S608 (marks only)
+        query = f"SELECT * FROM jobs WHERE {_UNFINISHED} AND cloud = ? ORDER BY number"  # noqa: S608 (marks only)
         rows = self._database.read(query, (*_FINAL, cloud))
         return [_job(row) for row in rows]
 
@@ -246,6 +256,8 @@ def _job(row: sqlite3.Row) -> JobRecord:
         user=row["user"],
         created=to_time(row["created"]),
         updated=to_time(row["updated"]),
+        adopted_at=to_time_or_none(row["adopted_at"]),
+        seal=row["seal"],
     )
 
 

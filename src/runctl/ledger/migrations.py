@@ -82,4 +82,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TRIGGER staged_rows_stay BEFORE UPDATE ON staged
     BEGIN SELECT RAISE(ABORT, 'what was staged is append-only'); END;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN adopted_at INTEGER;
+    ALTER TABLE jobs ADD COLUMN seal TEXT NOT NULL DEFAULT '';
+    UPDATE jobs SET number = rowid;
+    CREATE UNIQUE INDEX jobs_by_number ON jobs (number);
+    DROP INDEX jobs_by_time;
+    """,
 )

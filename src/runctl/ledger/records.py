@@ -11,7 +11,11 @@ from runctl.model import JobId, JobState, Market, Price
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A job; `spec` is its JSON, `store` where its attempts are mirrored, `cloud` the cloud's key."""
+    """A job; `spec` is its JSON, `store` where its attempts are mirrored, `cloud` the cloud's key.
+
+    `adopted_at` is when it was taken from a bucket, None for a job that this ledger's user asked for. `seal`
+    is the key by which its machines prove what they commit: it is never written to the bucket.
+    """
 
     id: JobId
     name: str
@@ -25,6 +29,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     created: datetime
     updated: datetime
+    adopted_at: datetime | None = None
+    seal: str = ""
 
 
 class JobEvent(msgspec.Struct, frozen=True, kw_only=True):

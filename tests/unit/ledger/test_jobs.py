@@ -3,8 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from runctl.errors import Conflict, NotFound, ValidationError
@@ -69,20 +73,57 @@ def test_an_unknown_job_names_the_nearest(ledger: Ledger, job: BuildJob) -> None
     assert "digits-7f3a2c" in caught.value.why
 
 
-def test_last_is_the_newest(ledger: Ledger, job: BuildJob, noon: datetime) -> None:
-    with pytest.raises(NotFound):
+def test_last_is_the_job_that_was_added_last(ledger: Ledger, job: BuildJob) -> None:
+    with pytest.raises(NotFound, match="no job"):
         ledger.jobs.get("last")
-    ledger.jobs.add(job("new", created=noon + timedelta(hours=1)), "asked for")
     ledger.jobs.add(job("old"), "asked for")
+    ledger.jobs.add(job("new"), "asked for")
     assert ledger.jobs.get("last").id == "new"
 
 
-def test_jobs_are_listed_newest_first_and_by_state(ledger: Ledger, job: BuildJob, noon: datetime) -> None:
-    for hour, state in enumerate((JobState.RUNNING, JobState.FAILED, JobState.RUNNING)):
-        ledger.jobs.add(job(f"j{hour}", state=state, created=noon + timedelta(hours=hour)), "asked for")
-    assert [found.id for found in ledger.jobs.list()] == ["j2", "j1", "j0"]
-    assert [found.id for found in ledger.jobs.list(states={JobState.RUNNING})] == ["j2", "j0"]
-    assert [found.id for found in ledger.jobs.list(limit=1)] == ["j2"]
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(days=st.lists(st.integers(-20_000, 20_000), min_size=1, max_size=8))
+def test_the_order_of_jobs_is_the_ledgers_own_whatever_a_clock_says(
+    days: list[int], job: BuildJob, noon: datetime
+) -> None:
+    with TemporaryDirectory() as folder, Ledger.open(Path(folder)) as ledger:
+        for number, shift in enumerate(days):
+            ledger.jobs.add(job(f"job-{number}", created=noon + timedelta(days=shift)), "asked for")
+        assert [found.id for found in ledger.jobs.list()] == [
+            f"job-{number}" for number in reversed(range(len(days)))
+        ]
+        assert ledger.jobs.get("last").id == f"job-{len(days) - 1}"
+
+
+def test_the_order_of_jobs_survives_a_vacuum(ledger: Ledger, job: BuildJob) -> None:
+    """SQLite may give rows of such a table other numbers of its own then."""
+    for name in ("first", "second", "third"):
+        ledger.jobs.add(job(name), "asked for")
+    ledger._connection.execute("VACUUM")
+    ledger.jobs.add(job("fourth"), "asked for")
+    assert [found.id for found in ledger.jobs.list()] == ["fourth", "third", "second", "first"]
+
+
+def test_last_is_never_a_job_that_was_adopted(ledger: Ledger, job: BuildJob, noon: datetime) -> None:
+    ledger.jobs.add(replace(job("theirs"), adopted_at=noon), "adopted")
+    with pytest.raises(NotFound, match="no job"):
+        ledger.jobs.get("last")
+    ledger.jobs.add(job("mine"), "asked for")
+    ledger.jobs.add(replace(job("theirs-too"), adopted_at=noon, seal="00"), "adopted")
+    assert ledger.jobs.get("last").id == "mine"
+    assert [(found.id, found.adopted_at) for found in ledger.jobs.list()] == [
+        ("theirs-too", noon),
+        ("mine", None),
+        ("theirs", noon),
+    ]
+    assert ledger.jobs.get("theirs-too").seal == "00"
+
+
+def test_jobs_are_listed_by_state(ledger: Ledger, job: BuildJob) -> None:
+    ledger.jobs.add(job("old", state=JobState.RUNNING), "asked for")
+    ledger.jobs.add(job("new"), "asked for")
+    assert [found.id for found in ledger.jobs.list(states=[JobState.RUNNING])] == ["old"]
+    assert [found.id for found in ledger.jobs.list(limit=1)] == ["new"]
 
 
 def test_a_transition_moves_the_job_and_is_an_event(ledger: Ledger, job: BuildJob, noon: datetime) -> None:
