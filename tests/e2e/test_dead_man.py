@@ -46,8 +46,8 @@ class Bucket:
         return [row["Key"] for row in self.keys(self.name, "runctl/agents/")]
 
     def bundle(self) -> str:
-        body = self.s3.get_object(Bucket=self.name, Key=f"runctl/jobs/{self.job}/bundle.json")["Body"]
-        return json.load(body)["key"]
+        body = self.s3.get_object(Bucket=self.name, Key=f"runctl/jobs/{self.job}/spec.json")["Body"]
+        return json.load(body)["code"]["key"]
 
     def delete(self, key: str) -> None:
         self.s3.delete_object(Bucket=self.name, Key=key)
@@ -67,6 +67,13 @@ def agent_spoilt(_: Any, bucket: Bucket) -> None:
 
 def spec_missing(_: Any, bucket: Bucket) -> None:
     bucket.delete(f"runctl/jobs/{bucket.job}/attempt-1/spec.json")
+
+
+def spec_changed(_: Any, bucket: Bucket) -> None:
+    """One byte more, which changes nothing of what it says."""
+    key = f"runctl/jobs/{bucket.job}/attempt-1/spec.json"
+    said = bucket.s3.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=said + b" ")
 
 
 def bundle_missing(_: Any, bucket: Bucket) -> None:
@@ -93,7 +100,8 @@ def launch_held(lab: Any) -> Iterator[None]:
     [
         (agent_away, "no heartbeat"),
         (agent_spoilt, "no heartbeat"),
-        (spec_missing, "no heartbeat"),
+        (spec_missing, "spec: it could not be fetched: there is none"),
+        (spec_changed, "spec: attempt-1/spec.json in the bucket is not what was launched"),
         (bundle_missing, "bundle: there is no"),
         (bundle_spoilt, "bundle: the code bundle is not what was sent"),
     ],
@@ -159,7 +167,7 @@ def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(short_lease: Any) ->
     lab.until(lambda: lab.ended(machine), "the machine ends itself")
     assert lab.cause(machine) == ITSELF
     lab.wait(code=JOB_FAILED)
-    assert f"checkpoint: {name} is corrupt" in lab.said()
+    assert f"checkpoint: {name} cannot be resumed from" in lab.said()
     assert len(lab.machines()) == len(first) + 1
 
 

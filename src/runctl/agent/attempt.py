@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any, Dict, List
 
-from . import clock
+from . import clock, seal
 from .files import read_json, to_json, write_atomically
 
 RESERVE_BYTES = 64 * 1024
@@ -24,6 +24,7 @@ class Attempt:
             raise ValueError("there is no readable spec.json in %s" % self.folder)
         self.spec: Dict[str, Any] = spec
         self.number = int(spec["attempt"])
+        self.seal = seal.read(self.folder)
         self.ran_before = os.path.exists(self.path("state.json"))
         self._lock = threading.RLock()
         self._events: List[Dict[str, Any]] = []

@@ -8,7 +8,7 @@ from .credentials import Credentials
 from .digest import Digest
 from .failures import PreconditionFailed
 from .imds import Metadata
-from .s3 import Bucket
+from .s3 import LARGEST, Bucket
 from .store import Listing
 
 
@@ -19,15 +19,16 @@ class BucketStore:
     checkpoints = "checkpoints/"
     keeps = 0  # all
 
-    def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata) -> None:
-        self._bucket = Bucket(bucket, region, Credentials(metadata))
+    def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata, owner: str = "") -> None:
+        self._bucket = Bucket(bucket, region, Credentials(metadata), owner=owner)
         self._prefix = prefix.strip("/") + "/"
 
     def put(self, key: str, data: bytes) -> None:
         self._bucket.put(self._prefix + key, data)
 
-    def get(self, key: str) -> Optional[bytes]:
-        return self._bucket.get(self._prefix + key)
+    def get(self, key: str, limit: int = LARGEST) -> Optional[bytes]:
+        """Raises StoreRefused for an object of more than `limit` bytes."""
+        return self._bucket.get(self._prefix + key, limit)
 
     def put_file(self, key: str, path: str, size: int) -> Digest:
         """Answers the digest of what was sent."""

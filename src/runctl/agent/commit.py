@@ -1,23 +1,22 @@
-"""Committing checkpoints to the store and bringing them back: only what verifies is ever trusted.
+"""Committing checkpoints to the store: `restoring` brings them back.
 
-A commit is its files, then a manifest that names each with size and SHA-256, then `latest.json`, which
-moves by a conditional write and never back.
+A commit is its files, then a manifest that names each with size and SHA-256 and carries the job's seal, then
+`latest.json`, which moves by a conditional write and never back.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from . import clock
+from . import clock, seal
 from .checkpoints import Checkpoint, completeness, scan, step_of
-from .digest import file_digest
 from .failures import SourceChanged, StoreAway, StoreRefused
 from .files import to_json
+from .restoring import CorruptCheckpoint, commit_names, lies_in, read_manifest, sequence_of
 
 POLL_SECONDS = 2.0
 SHORTEST_POLL = 0.2
@@ -37,10 +36,6 @@ class Changed(Exception):
     """A checkpoint was written to while it was read."""
 
 
-class CorruptCheckpoint(Exception):
-    """A committed checkpoint is not what its manifest says."""
-
-
 class Committer:
     """Watches the checkpoint folder in a thread and commits the newest complete version it sees."""
 
@@ -51,8 +46,11 @@ class Committer:
         attempt: int,
         on_commit: Callable[[Commit], None],
         note: Callable[[str], None],
+        key: Optional[str] = None,
     ) -> None:
+        """`key` is the job's seal, None for a job whose folder nobody else writes to."""
         self._store = store
+        self._key = key
         self._folder = folder
         self._attempt = attempt
         self._on_commit = on_commit
@@ -77,9 +75,12 @@ class Committer:
         """Not new: what the newest commit holds, and what lay there before the job began."""
         self._known.update(found for found in scan(self._folder) if found.newest < since * 1e9)
         for name in commit_names(self._store)[-1:]:
-            manifest = json.loads(self._store.get(self._store.checkpoints + name + "/manifest.json") or b"{}")
-            if manifest and _is_there(self._folder, manifest["files"]):
-                self._known.update(found for found in scan(self._folder) if found.name == manifest["source"])
+            try:
+                manifest = read_manifest(self._store, name, self._key)
+            except CorruptCheckpoint:
+                continue
+            if lies_in(self._folder, manifest.files):
+                self._known.update(found for found in scan(self._folder) if found.name == manifest.source)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._watch, name="checkpoints", daemon=True)
@@ -167,6 +168,8 @@ class Committer:
             "final": final,
             "files": files,
         }
+        if self._key:
+            manifest["seal"] = seal.of(self._key, manifest)
         self._store.put(prefix + "manifest.json", to_json(manifest))
         self._claimed = None
         self._known.add(checkpoint)
@@ -221,7 +224,7 @@ class Committer:
         latest = to_json({"name": name, "step": manifest["step"], "manifest_sha256": digest})
         for _ in range(5):
             current = self._store.get(key)
-            if current is not None and sequence_of(json.loads(current)["name"]) >= sequence_of(name):
+            if current is not None and _sequence_in(current) >= sequence_of(name):
                 return
             if self._store.replace(key, latest, current):
                 return
@@ -231,91 +234,9 @@ class Committer:
             self._store.keep_only(commit_names(self._store)[-self._store.keeps :])
 
 
-def commit_names(store: Any) -> List[str]:
-    """The names of all commits, the oldest first: those that have a manifest."""
-    prefix = store.checkpoints
-    found = [
-        key[len(prefix) :].split("/")[0]
-        for key, _ in store.list(prefix)
-        if key.endswith("/manifest.json") and key.count("/") == prefix.count("/") + 1
-    ]
-    return sorted(found, key=sequence_of)
-
-
-def sequence_of(name: str) -> int:
-    head = name.split("-", 1)[0]
-    return int(head) if head.isdigit() else 0
-
-
-def restore(store: Any, name: str, folder: str) -> Dict[str, Any]:
-    """Bring a commit into the checkpoint folder under its own name; answers its manifest.
-
-    Raises CorruptCheckpoint, StoreAway.
-    """
-    data = store.get(store.checkpoints + name + "/manifest.json")
-    if data is None:
-        raise CorruptCheckpoint("it has no manifest")
+def _sequence_in(latest: bytes) -> int:
+    """Of the commit that `latest.json` names; 0 for one that cannot be read, which is replaced."""
     try:
-        manifest: Dict[str, Any] = json.loads(data)
-        source = str(manifest["source"])
-        files: List[Dict[str, Any]] = [
-            {
-                "path": str(file["path"]),
-                "size": int(file["size"]),
-                "sha256": str(file["sha256"]),
-                "part": int(file.get("part", 0)),
-            }
-            for file in manifest["files"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpoint("its manifest cannot be read: %s" % error) from error
-    if not source or source.startswith(".") or os.sep in source:
-        raise CorruptCheckpoint("%r is no checkpoint's name" % source)
-    if not files or any(file["path"].split("/")[0] != source for file in files):
-        raise CorruptCheckpoint("its manifest names no files of %r" % source)
-    target = os.path.join(folder, source)
-    if _is_there(folder, files):
-        return manifest
-    incoming = os.path.join(folder, ".incoming-%d" % os.getpid())
-    shutil.rmtree(incoming, ignore_errors=True)
-    try:
-        for file in files:
-            _fetch(store, store.checkpoints + name + "/", file, incoming)
-        if os.path.lexists(target):
-            os.replace(target, _aside(target))
-        os.replace(os.path.join(incoming, source), target)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
-    return manifest
-
-
-def _fetch(store: Any, prefix: str, file: Dict[str, Any], incoming: str) -> None:
-    relative = str(file["path"])
-    if os.path.isabs(relative) or ".." in relative.split("/"):
-        raise CorruptCheckpoint("%r would leave its folder" % relative)
-    path = os.path.join(incoming, relative)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if not store.get_file(prefix + relative, path):
-        raise CorruptCheckpoint("%s is missing" % relative)
-    if os.path.getsize(path) != file["size"] or not _is_as_committed(path, file):
-        raise CorruptCheckpoint("%s is not what was committed" % relative)
-
-
-def _is_there(folder: str, files: List[Dict[str, Any]]) -> bool:
-    """The original still lies in the folder, as it was committed."""
-    for file in files:
-        path = os.path.join(folder, str(file["path"]))
-        if not os.path.isfile(path) or os.path.getsize(path) != file["size"]:
-            return False
-    return all(_is_as_committed(os.path.join(folder, str(file["path"])), file) for file in files)
-
-
-def _is_as_committed(path: str, file: Dict[str, Any]) -> bool:
-    return file_digest(path, max(0, int(file.get("part", 0)))) == file["sha256"]
-
-
-def _aside(path: str) -> str:
-    number = 1
-    while os.path.lexists("%s.corrupt-%d" % (path, number)):
-        number += 1
-    return "%s.corrupt-%d" % (path, number)
+        return sequence_of(str(json.loads(latest)["name"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0

@@ -6,18 +6,16 @@ import argparse
 import fcntl
 import os
 import sys
-import time
 from typing import List, Optional
 
 from .attempt import Attempt
-from .failures import StoreAway, StoreRefused
-from .files import read_json, write_atomically
+from .boot import Order, Refused, fetch_spec, refuse
+from .files import read_json
 from .imds import Metadata
 from .run import Run
 
 REFUSED = 3
 UNUSABLE = 2
-FETCH_TRIES = 20
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
@@ -25,9 +23,11 @@ def main(arguments: Optional[List[str]] = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the attempt whose spec.json is given")
     run.add_argument("spec", help="<job folder>/attempt-N/spec.json")
-    boot = commands.add_parser("boot", help="fetch an attempt's spec from the store and run it")
-    for name in ("bucket", "prefix", "attempt", "region"):
-        boot.add_argument("--" + name, required=True)
+    starting = commands.add_parser("boot", help="fetch an attempt's spec from the store and run it")
+    for name in ("bucket", "owner", "prefix", "region", "spec-sha256"):
+        starting.add_argument("--" + name, required=True)
+    starting.add_argument("--attempt", type=int, required=True)
+    starting.add_argument("--disposable", action="store_true", help="end the machine where nothing can start")
     stop = commands.add_parser("stop", help="ask a running attempt to end gracefully")
     stop.add_argument("folder")
     staging = commands.add_parser("stage", help="make a folder equal to a dataset in S3, as spec.json says")
@@ -51,10 +51,11 @@ def main(arguments: Optional[List[str]] = None) -> None:
         with open(os.path.join(options.folder, "stop"), "wb"):
             return
     if options.command == "boot":
-        folder = fetch_spec(options.bucket, options.prefix, int(options.attempt), options.region)
+        job = os.path.basename(options.prefix.rstrip("/"))
+        order = Order(job, options.attempt, options.spec_sha256, options.disposable)
+        code = boot(options.bucket, options.region, options.owner, options.prefix, order)
     else:
-        folder = os.path.dirname(os.path.abspath(options.spec))
-    code = run_attempt(folder)
+        code = run_attempt(os.path.dirname(os.path.abspath(options.spec)))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # a download that hangs must not hold up the end
@@ -80,26 +81,19 @@ def run_attempt(folder: str) -> int:
         return Run(attempt, runctl_home()).run()
 
 
-def fetch_spec(bucket: str, prefix: str, number: int, region: str) -> str:
-    """The folder of an attempt whose spec was fetched. A machine that cannot have it ends itself."""
+def boot(bucket: str, region: str, owner: str, prefix: str, order: Order) -> int:
+    """Fetch the spec that was launched and run it. A machine that cannot have it says so and ends itself."""
     from .bucket_store import BucketStore
 
-    store = BucketStore(bucket, prefix, region, Metadata())
-    folder = os.path.join(runctl_home(), "jobs", os.path.basename(prefix.rstrip("/")), "attempt-%d" % number)
+    store = BucketStore(bucket, prefix, region, Metadata(), owner)
+    folder = os.path.join(runctl_home(), "jobs", order.job, "attempt-%d" % order.attempt)
     os.makedirs(folder, exist_ok=True)
-    for tried in range(FETCH_TRIES):
-        try:
-            spec = store.get("attempt-%d/spec.json" % number)
-        except (StoreAway, StoreRefused) as error:
-            sys.stderr.write("agent: no spec yet: %s\n" % error)
-        else:
-            if spec is not None:
-                write_atomically(os.path.join(folder, "spec.json"), spec)
-                return folder
-            sys.stderr.write("agent: there is no spec for attempt %d\n" % number)
-        time.sleep(min(0.5 * 2**tried, 10.0))
-    # Whether the machine is disposable stands in the spec; its birth timer says it too, and ends it.
-    sys.exit("agent: the spec could not be fetched; the machine's own timer ends it")
+    try:
+        fetch_spec(store, order, folder)
+    except Refused as error:
+        refuse(store, order, folder, str(error))
+        return UNUSABLE
+    return run_attempt(folder)
 
 
 def runctl_home() -> str:

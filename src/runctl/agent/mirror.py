@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import Any, Optional
 
@@ -13,6 +14,7 @@ from .failures import StoreAway, StoreRefused
 LOG_SECONDS = 5.0
 STATE_SECONDS = 15.0
 LARGEST_PIECE = 4 * 1024 * 1024
+_PIECE = re.compile("[0-9]{12,15}")
 
 
 class Mirror:
@@ -79,7 +81,8 @@ class Mirror:
     def _sent_before(self) -> int:
         """How much of the log an agent of this very attempt sent before it died."""
         pieces = self._store.list(self._prefix + "log/")
-        return max((int(key.rpartition("/")[2]) + size for key, size in pieces), default=0)
+        named = [(key.rpartition("/")[2], size) for key, size in pieces]
+        return max((int(name) + size for name, size in named if _PIECE.fullmatch(name)), default=0)
 
     def _send_log(self) -> None:
         if self._sent is None:

@@ -8,9 +8,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from . import clock
 from .attempt import Attempt
-from .commit import CorruptCheckpoint, commit_names, restore
 from .environment import EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
+from .restoring import CorruptCheckpoint, commit_names, restore
 
 PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
 
@@ -78,7 +78,8 @@ def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:
 
 def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:
     """The newest commit that verifies; one that was asked for by name must."""
-    wanted = str((attempt.spec.get("resume") or {}).get("from") or "newest")
+    told = attempt.spec.get("resume") or {}
+    wanted, trusted = str(told.get("from") or "newest"), told.get("trusted") or {}
     if wanted == "none":
         return None
     names = list(reversed(commit_names(store)))
@@ -86,17 +87,17 @@ def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:
         names = [wanted]
     for name in names:
         try:
-            manifest = restore(store, name, folder)
+            manifest = restore(store, name, folder, attempt.seal, trusted)
         except CorruptCheckpoint as error:
             if wanted != "newest":
-                raise CorruptCheckpoint("%s is corrupt: %s" % (name, error)) from error
+                raise CorruptCheckpoint("%s cannot be resumed from: %s" % (name, error)) from error
             skipped = [*attempt.state["checkpoints_skipped"], {"name": name, "reason": str(error)}]
             attempt.update(checkpoints_skipped=skipped)
             attempt.event("checkpoint-skipped", name=name, reason=str(error))
             continue
-        attempt.update(resumed_from=name, resumed_step=manifest.get("step"))
-        attempt.event("checkpoint-restored", name=name, step=manifest.get("step"))
-        return os.path.join(folder, str(manifest["source"]))
+        attempt.update(resumed_from=name, resumed_step=manifest.step)
+        attempt.event("checkpoint-restored", name=name, step=manifest.step)
+        return os.path.join(folder, manifest.source)
     return None
 
 

@@ -73,6 +73,7 @@ class Run:
             attempt.number,
             self._committed,
             lambda text: attempt.event("note", text=text),
+            attempt.seal,
         )
 
     def run(self) -> int:

@@ -25,6 +25,8 @@ CHUNK = 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 TIMEOUT = 30.0
 TRIES = 4
+LARGEST = 64 * 1024 * 1024
+"""Bytes of an object that is read into memory: others may have written it."""
 
 
 class Object(NamedTuple):
@@ -35,11 +37,17 @@ class Object(NamedTuple):
 class Bucket:
     """One bucket. Thread-safe: connections that nobody uses wait for the next request."""
 
-    def __init__(self, name: str, region: str, credentials: Any, endpoint: Optional[str] = None) -> None:
-        """`credentials` is a Credentials or answers like one; without `endpoint` the environment's holds."""
+    def __init__(
+        self, name: str, region: str, credentials: Any, endpoint: Optional[str] = None, owner: str = ""
+    ) -> None:
+        """`credentials` is a Credentials or answers like one; without `endpoint` the environment's holds.
+
+        With `owner`, the number of an account, S3 refuses every request where the bucket is another's.
+        """
         from urllib.parse import urlsplit
 
         self.name = name
+        self._owner = owner
         self._region = region
         self._credentials = credentials
         self._idle: List[Any] = []
@@ -95,14 +103,27 @@ class Bucket:
         )
         return headers.get("etag", ""), checksum
 
-    def get(self, key: str) -> Optional[bytes]:
-        """None where there is no such object."""
-        status, _, body = self.ask("GET", key, missing_is_fine=True)
-        return None if status == 404 else body
+    def get(self, key: str, limit: int = LARGEST) -> Optional[bytes]:
+        """None where there is no such object. Raises StoreRefused for one of more than `limit` bytes."""
+        return self.get_with_etag(key, limit)[0]
 
-    def get_with_etag(self, key: str) -> Tuple[Optional[bytes], str]:
-        status, headers, body = self.ask("GET", key, missing_is_fine=True)
-        return (None, "") if status == 404 else (body, headers.get("etag", ""))
+    def get_with_etag(self, key: str, limit: int = LARGEST) -> Tuple[Optional[bytes], str]:
+        came: List[bytes] = []
+
+        def take(answer: Any) -> None:
+            size = 0
+            for chunk in _body(answer):
+                size += len(chunk)
+                if size > limit:
+                    raise StoreRefused("%s holds more than %d bytes: it is not read" % (key, limit))
+                came.append(chunk)
+
+        def into(answer: Any) -> None:
+            came.clear()  # of a try that was torn
+            take(answer)
+
+        status, headers, _ = self.ask("GET", key, missing_is_fine=True, into=into)
+        return (None, "") if status == 404 else (b"".join(came), headers.get("etag", ""))
 
     def get_file(self, key: str, path: str) -> bool:
         """Fetch to a file; False where there is no such object."""
@@ -254,6 +275,8 @@ class Bucket:
         )
         host = self._host if self._port is None else "%s:%d" % (self._host, self._port)
         headers.update({"Host": host, "x-amz-content-sha256": payload, "x-amz-date": stamp})
+        if self._owner:
+            headers["x-amz-expected-bucket-owner"] = self._owner
         if keys.token:
             headers["x-amz-security-token"] = keys.token
         signed = sorted((name.lower(), value.strip()) for name, value in headers.items())

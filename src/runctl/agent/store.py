@@ -34,10 +34,10 @@ class FolderStore:
     def put(self, key: str, data: bytes) -> None:
         write_atomically(self._path(key), data)
 
-    def get(self, key: str) -> Optional[bytes]:
+    def get(self, key: str, limit: int = -1) -> Optional[bytes]:
         try:
             with open(os.path.join(self._folder, key), "rb") as file:
-                return file.read()
+                return file.read(limit)
         except FileNotFoundError:
             return None
 
@@ -103,7 +103,9 @@ def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
         return FolderStore(store["path"])
     from .bucket_store import BucketStore  # a local job needs none of it
 
-    return BucketStore(store["bucket"], store["prefix"], store["region"], metadata)
+    return BucketStore(
+        store["bucket"], store["prefix"], store["region"], metadata, str(store.get("owner") or "")
+    )
 
 
 def _copy(source: str, target: str) -> None:

@@ -27,8 +27,9 @@ for wait in {waits} last; do
   [ "$wait" = last ] && {{ echo "runctl: the agent could not be fetched" >&2; {give_up}; }}
   sleep "$wait"
 done
+(umask 077; printf %s {seal} >seal) || {give_up}
 set -- python3 "$folder/agent.py" boot --bucket {bucket} --prefix {prefix} \\
-  --attempt {attempt} --region {region}
+  --attempt {attempt} --region {region} --owner {owner} --spec-sha256 {spec_sha256}{disposable}
 if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
   systemd-run --quiet --collect --unit={unit} --setenv=HOME="$HOME" "$@" || {give_up}
 else
@@ -38,12 +39,19 @@ fi
 
 
 class Bootstrap(msgspec.Struct, frozen=True):
-    """What a machine must know to fetch and start the agent; the lease in minutes, 0 for a kept machine."""
+    """What a machine must know to fetch and start the agent; the lease in minutes, 0 for a kept machine.
+
+    All that it believes begins here: the bucket's `owner`, the digests of the agent and of its spec, which
+    names that of the code, and the job's `seal`.
+    """
 
     job: str
     attempt: int
     agent_url: str
     agent_sha256: str
+    spec_sha256: str
+    seal: str
+    owner: str
     bucket: str
     prefix: str
     region: str
@@ -66,6 +74,10 @@ def script(bootstrap: Bootstrap) -> str:
         give_up="{ shutdown -P now; exit 1; }" if disposable else "exit 1",
         url=shlex.quote(bootstrap.agent_url),
         sha256=bootstrap.agent_sha256,
+        spec_sha256=bootstrap.spec_sha256,
+        seal=shlex.quote(bootstrap.seal),
+        owner=shlex.quote(bootstrap.owner),
+        disposable=" --disposable" if disposable else "",
         waits=" ".join(f"{seconds:g}" for seconds in FETCH_WAITS),
         bucket=shlex.quote(bootstrap.bucket),
         prefix=shlex.quote(bootstrap.prefix),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from runctl.errors import CapacityError, CloudError, Conflict
-from runctl.events import Emit, Event, Notice, Progress
+from runctl.events import Emit, Event, Notice
 from runctl.jobs import accounting, limits
-from runctl.jobs.place import Place, RootDisk, root_disk, s3_access
+from runctl.jobs.place import Place, RootDisk, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import (
@@ -35,45 +36,9 @@ from runctl.providers.local import LocalLaunch
 from runctl.safety import transaction
 from runctl.storage.folder import FolderStore
 
-if TYPE_CHECKING:
-    from runctl.storage.bundle import BundlePlan
-    from runctl.storage.store import S3Store
-
 OPERATION = "launch-attempt"
 _PRESIGNED_SECONDS = 3600
 _DRILL_POLL_SECONDS = 0.1
-
-
-def send_code(place: Place, plan: BundlePlan | None, emit: Emit) -> dict[str, str] | None:
-    """Send the code bundle and the agent to the bucket, where they are not there yet."""
-    if place.session is None or place.bucket is None or plan is None:
-        return None
-    from runctl.providers.aws import account
-    from runctl.storage import bundle
-
-    if account.ensure_bucket(place.session, place.bucket):
-        emit(Notice(text=f"created the bucket {place.bucket}"))
-    shared = shared_store(place)
-    key = f"runctl/bundles/{plan.digest}.tar.gz"
-    checksum_key = f"runctl/bundles/{plan.digest}.sha256"
-    known = shared.read_if_exists(checksum_key)
-    if known is None or not shared.exists(key):  # a bucket's lifecycle may have removed it
-        emit(Progress(task="sending the code", done=0, total=plan.total_bytes, unit="B"))
-        checksum = bundle.send(plan, shared, key)
-        shared.write(checksum_key, checksum.encode())
-        emit(Notice(text=f"sent the code: {len(plan.files)} files, {plan.total_bytes} bytes"))
-    else:
-        checksum = known.decode()
-        emit(Notice(text="the code is unchanged and was not sent again"))
-    return {"key": key, "sha256": checksum}
-
-
-def shared_store(place: Place) -> S3Store:
-    """The whole job bucket: bundles and agents are shared by its jobs."""
-    from runctl.storage.store import S3Store
-
-    assert place.session is not None and place.bucket is not None  # noqa: PT018, S101 (only called for clouds)
-    return S3Store(place.bucket, "", s3_access(place.session))
 
 
 class Launcher:
@@ -163,8 +128,8 @@ class Launcher:
             # Whoever stops a job that has no machine looks for this transaction, and we for that stop.
             if self._ledger.jobs.get(self._job.id).state is not JobState.PROVISIONING:
                 raise Conflict(f"Job {self._job.id} was stopped meanwhile")
-            self._write_spec(attempt.number, offer, now)
-            request = self._request(attempt.number, offer, tx.id, now)
+            written = self._write_spec(attempt.number, offer, now)
+            request = self._request(attempt.number, offer, tx.id, now, written)
             machines: list[Machine] = []
 
             def do() -> bytes:
@@ -219,14 +184,15 @@ class Launcher:
                 self._place.session, machine_id, job=self._job.id, ledger=self._ledger
             )
 
-    def _request(self, number: int, offer: Offer, tx: str, now: datetime) -> LaunchRequest:
+    def _request(self, number: int, offer: Offer, tx: str, now: datetime, written: str) -> LaunchRequest:
+        """What is asked of the provider, for a machine that takes the spec of the SHA-256 `written` alone."""
         if self._place.session is None:
             folder = Path(self._job.folder or "") / f"attempt-{number}"
             launch = LocalLaunch(spec=str(folder / "spec.json"))
             return LaunchRequest(f"{tx}-1", offer, msgspec.json.encode(launch).decode())
         from runctl.providers.aws import instances
 
-        script = self._bootstrap(number)
+        script = self._bootstrap(number, written)
         if self._spec.instance:
             return LaunchRequest(f"{tx}-1", offer, script)
         settings, disk = self._place.settings, self._disk(offer)
@@ -262,25 +228,21 @@ class Launcher:
             TAG_CREATED: now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
-    def _bootstrap(self, number: int) -> str:
-        import hashlib
-
-        from runctl.agent import archive
-        from runctl.jobs import bootstrap
+    def _bootstrap(self, number: int, spec_sha256: str) -> str:
+        from runctl.jobs import bootstrap, code
 
         place = self._place
         assert place.session is not None and place.bucket is not None  # noqa: PT018, S101 (clouds only)
-        agent = archive.build()
-        digest = hashlib.sha256(agent).hexdigest()
-        shared, key = shared_store(place), f"runctl/agents/{digest}.py"
-        if not shared.exists(key):
-            shared.write(key, agent)
+        key, digest = code.send_agent(place)
         return bootstrap.script(
             bootstrap.Bootstrap(
                 job=self._job.id,
                 attempt=number,
                 agent_url=place.session.presign(place.bucket, key, seconds=_PRESIGNED_SECONDS),
                 agent_sha256=digest,
+                spec_sha256=spec_sha256,
+                seal=self._job.seal,
+                owner=place.owner(),
                 bucket=place.bucket,
                 prefix=place.prefix,
                 region=place.session.region,
@@ -288,12 +250,14 @@ class Launcher:
             )
         )
 
-    def _write_spec(self, number: int, offer: Offer, now: datetime) -> None:
+    def _write_spec(self, number: int, offer: Offer, now: datetime) -> str:
+        """Write the agent's input; the SHA-256 that it has."""
         data = json.dumps(self._attempt_spec(number, offer, now), indent=1).encode()
         store = self._place.store
         store.write(f"attempt-{number}/spec.json", data)
         if isinstance(store, FolderStore):
             (store.root.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
+        return hashlib.sha256(data).hexdigest()
 
     def _attempt_spec(self, number: int, offer: Offer, now: datetime) -> dict[str, Any]:
         """The agent's input; `docs/agent.md` describes it."""
@@ -309,7 +273,7 @@ class Launcher:
             "workdir": workdir,
             "environment": {},
             "python": msgspec.to_builtins(spec.python),
-            "bundle": self._bundle(),
+            "bundle": msgspec.to_builtins(spec.code),
             "data": _data(spec, offer),
             "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
             "output_dir": spec.output if spec.output and not remote else "outputs",
@@ -319,6 +283,7 @@ class Launcher:
                     "bucket": place.bucket,
                     "prefix": place.prefix,
                     "region": place.session.region,
+                    "owner": place.owner(),
                 }
                 if place.session
                 else {"kind": "folder", "path": self._job.folder}
@@ -338,12 +303,6 @@ class Launcher:
                 **({"notice_poll_seconds": _DRILL_POLL_SECONDS} if _drilled() else {}),
             },
         }
-
-    def _bundle(self) -> dict[str, str] | None:
-        if self._place.session is None:
-            return None
-        data: dict[str, str] = json.loads(self._place.store.read("bundle.json"))
-        return data
 
     def _deadline(self, now: datetime) -> float | None:
         if self._spec.max_hours is None:

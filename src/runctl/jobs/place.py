@@ -62,6 +62,10 @@ class Place(msgspec.Struct, frozen=True):
         """Why the cloud of this place is over; empty while it lives, and on this machine."""
         return self.session.cloud.ended if self.session else ""
 
+    def owner(self) -> str:
+        """The account that the job bucket must belong to."""
+        return self.session.account() if self.session else ""
+
     def commits(self) -> str:
         """The folder of committed checkpoints in the store."""
         return "checkpoints/" if self.session else "committed/"
@@ -101,7 +105,7 @@ def cloud_place(
         cloud_key=cloud.key,
         clock=cloud.clock,
         provider=provider,
-        store=S3Store(name, prefix, s3_access(session)),
+        store=S3Store(name, prefix, job_access(session)),
         settings=settings,
         session=session,
         bucket=name,
@@ -109,8 +113,13 @@ def cloud_place(
     )
 
 
+def job_access(session: Session) -> S3Access:
+    """How storage reaches the job bucket, which must be this account's own."""
+    return msgspec.structs.replace(s3_access(session), owner=session.account)
+
+
 def s3_access(session: Session) -> S3Access:
-    """How storage reaches the bucket with a session's credentials."""
+    """How storage reaches any bucket with a session's credentials."""
     from runctl.storage.s3 import S3Access
 
     return S3Access(

@@ -34,12 +34,20 @@ class DataVolume(msgspec.Struct, frozen=True, kw_only=True):
     zone: str
 
 
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """The code bundle of a job: where it lies in the job's bucket, and the SHA-256 that it must have."""
+
+    key: str
+    sha256: str
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A job as asked for. `budget` in USD, `max_hours` in hours over all attempts.
 
     `data_strategy` says how the machine reads data that lies in S3, and is empty for other data; one of
     `data_volumes` serves a machine in its zone, and with `data_fallback` a machine that has none loads the
-    data from S3 itself. `stop_asked`: the user wants it to end, and no further attempt is made.
+    data from S3 itself. `stop_asked`: the user wants it to end, and no further attempt is made. `code`
+    is None until it was sent, and stays so for a local job.
     """
 
     name: str
@@ -66,6 +74,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     grace_seconds: float = 90.0
     stop_asked: bool = False
+    code: Code | None = None
     project: str = ""
     user: str = ""
 

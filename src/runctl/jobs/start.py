@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -16,7 +17,7 @@ from runctl.errors import BudgetExceeded, Conflict, NotFound, TrainctlError, Val
 from runctl.events import Emit, Progress, ignore
 from runctl.jobs import limits, state
 from runctl.jobs import spec as specs
-from runctl.jobs.launch import send_code
+from runctl.jobs.code import send_code
 from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
 from runctl.jobs.plan import Plan, make_plan
 from runctl.jobs.script import Script
@@ -27,9 +28,6 @@ from runctl.storage.location import LocalPath, S3Location, parse
 
 if TYPE_CHECKING:
     from runctl.storage.bundle import BundlePlan
-
-_STAGED = "bundle.json"
-"""Which code a job runs. It is written last: where it is, all is there."""
 
 JOBS_FOLDER = Path(".runctl") / "jobs"
 
@@ -107,6 +105,7 @@ def create(
         user=spec.user,
         created=now,
         updated=now,
+        seal=secrets.token_hex(32) if place.session else "",
     )
     ledger.jobs.add(record, "asked for")
     try:
@@ -125,6 +124,7 @@ def stage(
 ) -> None:
     """Bring a job's code and data to its store where they are not there yet; repeating it is harmless.
 
+    That all is there stands in the ledger, with the digest of the code: nothing in the store is asked.
     Raises NotFound where the code was never sent and does not lie here (any more).
     """
     if job.folder is not None:
@@ -132,20 +132,19 @@ def stage(
         folder.mkdir(parents=True, exist_ok=True)
         (folder.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
         return
-    if place.store.exists(_STAGED):
+    spec = specs.decode(job.spec)
+    if spec.code is not None:
         return
     from runctl.storage import bundle
 
-    spec = specs.decode(job.spec)
     if not Path(spec.root).is_dir():
         raise NotFound(
             f"The code of job {job.id} was not sent", why=f"{spec.root} is not here", next="runctl train"
         )
     sent = send_code(place, code or bundle.plan(Path(spec.root)), emit)
-    spec = _with_data_in_store(place, spec, emit)
+    spec = msgspec.structs.replace(_with_data_in_store(place, spec, emit), code=sent)
+    place.store.write("spec.json", specs.encode(spec))  # for whoever has to adopt the job: we never read it
     ledger.jobs.replace_spec(job.id, specs.encode(spec))
-    place.store.write("spec.json", specs.encode(spec))
-    place.store.write(_STAGED, msgspec.json.encode(sent))
 
 
 def _give_up(ledger: Ledger, place: Place, job: JobRecord, to: JobState, cause: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import msgspec
+
 from runctl.clouds import home
 from runctl.errors import CloudError, NotFound
 from runctl.events import Emit, Notice
@@ -35,7 +37,8 @@ def transfer_id(request: dict[str, Any]) -> str:
 def staging_of(session: Session, request: dict[str, Any]) -> SigningStore | LoopbackStaging:
     """Where a transfer stages, to be looked at and emptied; URLs of a folder open nothing here."""
     if request["bucket"]:
-        return SigningStore(request["bucket"], request["prefix"], access_of(session))
+        access = msgspec.structs.replace(access_of(session), owner=session.account)
+        return SigningStore(request["bucket"], request["prefix"], access)
     return LoopbackStaging(home() / "staging" / transfer_id(request), b"", "http://127.0.0.1:9")
 
 

@@ -14,6 +14,8 @@ import msgspec
 from runctl.errors import CloudError, NotFound
 from runctl.providers.aws import account, shell
 from runctl.providers.aws.session import Session
+from runctl.resources.between import access_of
+from runctl.storage import pinned
 
 START_SECONDS, LOOK_SECONDS, STOP_SECONDS = 60, 20, 90
 """How long each may take on the machine in truth, however fast a cloud's clock runs."""
@@ -198,11 +200,12 @@ def _program(session: Session, bucket: str) -> tuple[str, str]:
     program = archive.build()
     digest = hashlib.sha256(program).hexdigest()
     key = f"runctl/agents/{digest}.py"
+    access = msgspec.structs.replace(access_of(session), owner=session.account)
     try:
-        session.call("s3", "head_object", Bucket=bucket, Key=key)
+        pinned.ensure(bucket, access, key, program)
     except NotFound:
         account.ensure_bucket(session, bucket)
-        session.call("s3", "put_object", Bucket=bucket, Key=key, Body=program)
+        pinned.ensure(bucket, access, key, program)
     return session.presign(bucket, key, seconds=_PRESIGNED_SECONDS), digest
 
 

@@ -192,7 +192,7 @@ def _heartbeat(session: Session, ledger: Ledger, agent: AgentAt) -> str:
     try:
         bucket, prefix = store_of(session, ledger, agent.job)
         key = f"{prefix}/attempt-{agent.attempt}/state.json"
-        answer = session.call("s3", "get_object", Bucket=bucket, Key=key)
+        answer = session.call("s3", "get_object", **account.job_bucket(session, bucket), Key=key)
         state = msgspec.json.decode(answer["Body"].read(), type=_State)
     except (NotFound, msgspec.MsgspecError):
         return ""

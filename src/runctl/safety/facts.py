@@ -7,7 +7,7 @@ import msgspec
 from runctl.errors import ConfigError, NotFound, TrainctlError
 from runctl.ledger import Ledger, TransactionRecord
 from runctl.model import TAG_JOB, TAG_PURPOSE
-from runctl.providers.aws import instances, snapshots, volumes
+from runctl.providers.aws import account, instances, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.snapshots import Snapshot
@@ -137,7 +137,8 @@ def _only_copy_of(session: Session, ledger: Ledger, volume: Volume) -> tuple[str
         return None if volume.tags.get(TAG_PURPOSE) == "checkpoints" else ()
     try:
         bucket, prefix = activity.store_of(session, ledger, job)
-        session.call("s3", "head_object", Bucket=bucket, Key=f"{prefix}/checkpoints/latest.json")
+        place = account.job_bucket(session, bucket)
+        session.call("s3", "head_object", **place, Key=f"{prefix}/checkpoints/latest.json")
     except NotFound:
         return (job,)
     except ConfigError:

@@ -96,6 +96,8 @@ class Front:
             return self._plain(start, service, operation, text)
         if (refusal := self._refusal(environ, service, text)) is not None:
             return self._error(start, service, 400, *refusal)
+        if service == "s3" and (refusal := s3_truths.wrong_owner(environ)) is not None:
+            return self._error(start, service, 403, *refusal)
         s3_truths.ranged.on = bool(
             service == "s3"
             and environ["REQUEST_METHOD"] == "GET"

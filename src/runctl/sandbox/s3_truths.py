@@ -1,5 +1,5 @@
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
-"""What S3 does and moto does not: checksums of uploads and of parts; ranges read without the whole object."""
+"""What S3 does and moto does not: checksums, owners of buckets; ranges read without the whole object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from moto.s3.models import FakeKey, S3Backend
+from moto.s3.models import FakeKey, S3Backend, s3_backends
 from moto.s3.responses import S3Response
 from moto.s3.utils import compute_checksum
 
@@ -21,6 +21,16 @@ _HEADERS = {
     "HTTP_X_AMZ_CHECKSUM_SHA1": lambda body: hashlib.sha1(body).digest(),  # noqa: S324 (S3's own header)
 }
 _HEX = "HTTP_X_AMZ_CONTENT_SHA256"
+
+
+def wrong_owner(environ: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The code and message with which S3 refuses a request that expects another owner of its bucket."""
+    expected = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER")
+    bucket = str(environ.get("PATH_INFO", "")).lstrip("/").partition("/")[0]
+    owner = s3_backends.bucket_accounts.get(bucket)
+    if not expected or owner is None or owner[1] == expected:
+        return None
+    return "AccessDenied", "Access Denied"
 
 
 def carries_checksum(headers: Mapping[str, Any]) -> bool:

@@ -22,11 +22,15 @@ class Credentials(NamedTuple):
 
 
 class S3Access(msgspec.Struct, frozen=True):
-    """How to reach S3. An `endpoint` of None means AWS; `credentials` of None the environment and IMDS."""
+    """How to reach S3. An `endpoint` of None means AWS; `credentials` of None the environment and IMDS.
+
+    `owner` answers the account that the bucket must belong to: S3 refuses every request where it does not.
+    """
 
     endpoint: str | None = None
     region: str | None = None
     credentials: Callable[[], Credentials | tuple[str, str, str | None]] | None = None
+    owner: Callable[[], str] | None = None
     cloud: Cloud | None = None
     """Whose S3 it is, where that is a cloud that may end."""
 

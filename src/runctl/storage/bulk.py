@@ -124,7 +124,10 @@ class BulkStore(S3Store):
     def send_long(self, key: str, data: bytes) -> None:
         """The same for many megabytes: obstore gives up where S3 is silent while it sends."""
         digest = hashlib.sha256(data)
-        headers = {"x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode()}
+        headers = {
+            "x-amz-sdk-checksum-algorithm": "SHA256",
+            "x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode(),
+        }
         view = memoryview(data)
         with self.part_errors("PutObject", key):
             self._bucket().ask(

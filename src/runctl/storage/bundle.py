@@ -8,7 +8,6 @@ import io
 import os
 import stat
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from runctl.clouds import home
 from runctl.errors import Conflict, NotTrusted, ValidationError
 from runctl.storage import credentials
 from runctl.storage.ignore import GIT_FILE, OWN_FILE, RuleFile, last_word, rule_file
-from runctl.storage.objects import Store, partial_file, rename_durably
+from runctl.storage.objects import partial_file, rename_durably
 from runctl.trust import Trust, of_user
 
 LARGEST = 200_000_000
@@ -98,17 +97,6 @@ def write(plan: BundlePlan, target: Path) -> None:
             for file in plan.files:
                 _add(archive, plan.root, file)
         rename_durably(partial, target)
-
-
-def send(plan: BundlePlan, store: Store, key: str) -> str:
-    """Write the archive, upload it under `key`, answer its SHA-256. Raises as `write` and `upload`."""
-    with tempfile.TemporaryDirectory(prefix="runctl-bundle-") as folder:
-        archive = Path(folder, "bundle.tar.gz")
-        write(plan, archive)
-        with archive.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        store.upload(archive, key)
-    return checksum
 
 
 def project_root(script: Path) -> Path:

@@ -45,7 +45,13 @@ class Requests:
                 from runctl.agent.s3 import Bucket
 
                 region = self._access.region or "us-east-1"
-                self._made = Bucket(self._bucket, region, _Keys(self._access), endpoint=self._access.endpoint)
+                self._made = Bucket(
+                    self._bucket,
+                    region,
+                    _Keys(self._access),
+                    endpoint=self._access.endpoint,
+                    owner=self._access.owner() if self._access.owner else "",
+                )
             return self._made
 
     def close(self) -> None:

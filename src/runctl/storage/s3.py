@@ -41,6 +41,7 @@ _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _REQUEST_ID = re.compile(r"<RequestId>([^<]+)</RequestId>")
 _CREDENTIALS_KEPT = timedelta(minutes=10)
+OWNER_HEADER = "x-amz-expected-bucket-owner"
 _LIST_PAGE = 1000
 """The most that one ListObjectsV2 answers."""
 _LOST_INTERRUPT = "credential provider: KeyboardInterrupt"
@@ -211,7 +212,7 @@ class S3Store:
             self._made = Client(
                 self.bucket,
                 config=_config(self._access),
-                client_options=_client_options(self._access.endpoint),
+                client_options=_client_options(self._access),
                 retry_config=_retry(self._access.endpoint),
                 credential_provider=self._credentials if self._access.credentials else None,
             )
@@ -291,13 +292,16 @@ def _config(access: S3Access) -> S3Config:
     return config
 
 
-def _client_options(endpoint: str | None) -> ClientConfig:
+def _client_options(access: S3Access) -> ClientConfig:
+    endpoint = access.endpoint
     # The whole-request timeout would cut long transfers; a stalled one is found by its silence.
     options: ClientConfig = {
         "timeout": timedelta(hours=6),
         "connect_timeout": timedelta(seconds=5),
         "read_timeout": timedelta(seconds=30),
     }
+    if access.owner:
+        options["default_headers"] = {OWNER_HEADER: access.owner()}  # signed as every other header is
     if endpoint is None:
         return options
     options["allow_http"] = urlsplit(endpoint).scheme == "http"

@@ -64,11 +64,14 @@ class SigningStore(S3Store):
             return list(obstore.sign(self._client(), method, [self._path(key) for key in keys], lifetime))
 
     def publish(self, name: str, data: bytes) -> str:
-        """A URL of bytes that always have this name, in the bucket and not under the prefix."""
-        whole = SigningStore(self.bucket, "", self.access)
-        if not whole.exists(name):
-            whole.write(name, data)
-        return whole.sign("GET", [name])[0]
+        """A URL of bytes that always have this name, in the bucket and not under the prefix.
+
+        Whoever fetches them knows their digest: what somebody else put there is replaced.
+        """
+        from runctl.storage import pinned
+
+        pinned.ensure(self.bucket, self.access, name, data)
+        return SigningStore(self.bucket, "", self.access).sign("GET", [name])[0]
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete many objects; one that is not there is no error."""

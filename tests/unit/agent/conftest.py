@@ -54,6 +54,7 @@ class FakeBucket:
         self.faults: list[tuple[int, bytes]] = []  # answers for the next requests
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.aborted: list[str] = []
+        self.owners: set[str | None] = set()  # whom requests expect the bucket to belong to
         self.problems: list[str] = []
         self.delay: Callable[[str, str], None] = lambda method, key: None
         self.lock = threading.RLock()
@@ -151,7 +152,9 @@ class _BucketHandler(BaseHTTPRequestHandler):
         """Compute the request's signature with botocore."""
         authorization = self.headers["Authorization"]
         names = authorization.split("SignedHeaders=")[1].split(",")[0].split(";")
-        missing = {"host", "x-amz-content-sha256", "x-amz-date"} - set(names)
+        self.server.bucket.owners.add(self.headers["x-amz-expected-bucket-owner"])
+        own = {name.lower() for name in self.headers if name.lower().startswith("x-amz-")}
+        missing = {"host", "x-amz-content-sha256", "x-amz-date", *own} - set(names)
         stamp = self.headers["x-amz-date"]
         request = AWSRequest(
             method=self.command,

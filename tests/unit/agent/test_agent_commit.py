@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from runctl.agent import multipart, s3
 from runctl.agent.bucket_store import BucketStore
-from runctl.agent.commit import Commit, Committer, CorruptCheckpoint, commit_names, restore
+from runctl.agent.commit import Commit, Committer
 from runctl.agent.digest import Digest, file_digest
 from runctl.agent.failures import StoreAway, StoreRefused
 from runctl.agent.imds import Metadata
+from runctl.agent.restoring import CorruptCheckpoint, commit_names, restore
 from runctl.agent.store import FolderStore
 from runctl.errors import ValidationError
 from runctl.jobs import checkpoints
@@ -174,6 +176,15 @@ def test_a_folder_is_committed_and_restored_whole(committer, folder, store, tmp_
     "damage",
     [
         lambda manifest: manifest["files"][0].update(sha256="0"),
+        lambda manifest: manifest["files"][0].update(sha256="0" * 64),
+        lambda manifest: manifest["files"][0].update(size=-1),
+        lambda manifest: manifest["files"][0].update(size=1e308),
+        lambda manifest: manifest["files"][0].update(part=-1),
+        lambda manifest: manifest["files"][0].update(path="step-1.pt\0"),
+        lambda manifest: manifest["files"][0].update(path="step-1.pt/" + "n" * 300),
+        lambda manifest: manifest["files"].__setitem__(0, "step-1.pt"),
+        lambda manifest: manifest.update(step="7"),
+        lambda manifest: manifest.update(name="000009-step-1.pt"),
         lambda manifest: manifest["files"][0].update(size=1),
         lambda manifest: manifest["files"][0].update(path="../../evil"),
         lambda manifest: manifest["files"][0].update(path="/tmp/evil"),
@@ -198,6 +209,92 @@ def test_a_manifest_that_lies_is_a_corrupt_checkpoint(committer, folder, store, 
     with pytest.raises(CorruptCheckpoint):
         restore(store, commit.name, str(back))
     assert list(back.iterdir()) == []
+
+
+KEY = "5e" * 32
+
+
+def sealed(store, folder, key=KEY) -> Commit:
+    commit = Committer(store, str(folder), 1, lambda _: None, print, key).commit_newest(final=True)
+    assert commit is not None
+    return commit
+
+
+def test_a_commit_of_the_jobs_own_machines_comes_back(folder, store, tmp_path):
+    save(folder, 1)
+    commit = sealed(store, folder)
+    assert KEY.encode() not in store.get(f"committed/{commit.name}/manifest.json")
+    assert restore(store, commit.name, str(tmp_path / "back"), KEY).source == "step-1.pt"
+    assert (tmp_path / "back/step-1.pt").read_bytes() == (folder / "step-1.pt").read_bytes()
+
+
+def no_seal(manifest, other):
+    manifest.pop("seal")
+
+
+def seal_of_another_commit(manifest, other):
+    manifest["seal"] = other["seal"]
+
+
+def seal_is_no_text(manifest, other):
+    manifest["seal"] = {"deep": [[]]}
+
+
+def one_field_differs(manifest, other):
+    manifest["step"] = 999
+
+
+@pytest.mark.parametrize("damage", [no_seal, seal_of_another_commit, seal_is_no_text, one_field_differs])
+def test_a_commit_that_somebody_else_wrote_is_not_resumed_from(folder, store, tmp_path, damage):
+    """A checkpoint is code for whoever unpickles it, and the bucket is not only ours to write to."""
+    save(folder, 1)
+    mine = sealed(store, folder)
+    save(folder, 2)
+    other = sealed(store, folder)
+    key = f"committed/{mine.name}/manifest.json"
+    manifest = json.loads(store.get(key))
+    damage(manifest, other.manifest)
+    store.put(key, json.dumps(manifest).encode())
+    with pytest.raises(CorruptCheckpoint, match="no machine of this job committed it"):
+        restore(store, mine.name, str(tmp_path / "back"), KEY)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_commit_of_another_job_is_not_resumed_from(folder, store, tmp_path):
+    save(folder, 1)
+    commit = sealed(store, folder, "aa" * 32)
+    with pytest.raises(CorruptCheckpoint, match="no machine of this job committed it"):
+        restore(store, commit.name, str(tmp_path / "back"), KEY)
+
+
+def test_a_commit_that_the_user_accepted_is_resumed_from_by_its_digest_alone(folder, store, tmp_path):
+    save(folder, 1)
+    commit = sealed(store, folder, "aa" * 32)
+    data = store.get(f"committed/{commit.name}/manifest.json")
+    accepted = {commit.name: hashlib.sha256(data).hexdigest()}
+    assert restore(store, commit.name, str(tmp_path / "back"), KEY, accepted).source == "step-1.pt"
+    store.put(f"committed/{commit.name}/manifest.json", data + b" ")
+    with pytest.raises(CorruptCheckpoint, match="no machine of this job committed it"):
+        restore(store, commit.name, str(tmp_path / "again"), KEY, accepted)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "no-number", "1-", "0000000000000001-x", "1-a\nb", "1-" + "n" * 300]
+)
+def test_what_is_no_commits_name_is_left_out(store, name):
+    with contextlib.suppress(OSError, ValueError):
+        store.put(f"committed/{name}/manifest.json", b"{}")
+    assert commit_names(store) == []
+    with pytest.raises(CorruptCheckpoint):
+        restore(store, name, "/nowhere", KEY)
+
+
+@pytest.mark.parametrize("latest", [b"", b"[" * 100_000, b"[]", b'{"name": 7}', b'{"name": "999999-x\\n"}'])
+def test_a_hostile_latest_does_not_stop_commits(committer, folder, store, latest):
+    store.put("committed/latest.json", latest)
+    save(folder, 1)
+    assert committer.commit_newest(final=False) is not None
+    assert json.loads(store.get("committed/latest.json"))["name"] == "000001-step-1.pt"
 
 
 def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeypatch, tmp_path, folder):

@@ -392,8 +392,7 @@ def test_a_fresh_machine_fetches_its_spec_and_its_code(machine, bucket, tmp_path
     spec = (attempt.folder / "spec.json").read_bytes()
     (attempt.folder / "spec.json").unlink()
     bucket.objects[f"{PREFIX}/attempt-1/spec.json"] = spec
-    command = [sys.executable, machine.agent, "boot", "--bucket", "bucket", "--prefix", PREFIX]
-    subprocess.run([*command, "--attempt", "1", "--region", "us-east-1"], env=machine.environment, check=True)
+    subprocess.run(boots(machine, hashlib.sha256(spec).hexdigest()), env=machine.environment, check=True)
     job = machine.root / ".runctl/jobs/job"
     assert (job / "attempt-1/output.log").read_text() == "hello src\n"
     assert sorted(str(p.relative_to(job / "data")) for p in (job / "data").rglob("*.csv")) == [
@@ -401,6 +400,37 @@ def test_a_fresh_machine_fetches_its_spec_and_its_code(machine, bucket, tmp_path
         "deep/b.csv",
     ]
     assert machine.shutdowns() == ["-P +15", "-P now"]
+
+
+def boots(machine, spec_sha256, *options):
+    command = [sys.executable, machine.agent, "boot", "--bucket", "bucket", "--prefix", PREFIX]
+    pinned = ["--spec-sha256", spec_sha256, "--owner", "123456789012"]
+    return [*command, *pinned, "--attempt", "1", "--region", "us-east-1", *options]
+
+
+@pytest.mark.parametrize("disposable", [True, False])
+def test_a_spec_that_is_not_the_one_that_was_launched_is_refused(machine, bucket, disposable):
+    """Who writes to the bucket while a machine boots would have it run his command with its role."""
+    attempt = machine.attempt("print('mine')", store=STORE)
+    spec = (attempt.folder / "spec.json").read_bytes()
+    (attempt.folder / "spec.json").unlink()
+    theirs = {**json.loads(spec), "command": ["touch", str(machine.root / "theirs")], "lease_seconds": 0}
+    bucket.objects[f"{PREFIX}/attempt-1/spec.json"] = json.dumps(theirs).encode()
+    options = ["--disposable"] if disposable else []
+    command = boots(machine, hashlib.sha256(spec).hexdigest(), *options)
+    done = subprocess.run(command, env=machine.environment, check=False)
+    assert done.returncode == 2
+    assert not (machine.root / "theirs").exists()
+    state = bucket.json(f"{PREFIX}/attempt-1/state.json")
+    assert (state["phase"], state["cause"]) == ("ended", "prepare-failed")
+    assert "attempt-1/spec.json in the bucket is not what was launched" in state["message"]
+    assert machine.shutdowns() == (["-P now"] if disposable else [])
+
+
+def test_every_request_of_a_machine_names_the_account_that_the_bucket_must_belong_to(machine, bucket):
+    attempt = machine.attempt("print(1)", store={**STORE, "owner": "123456789012"})
+    attempt.run()
+    assert bucket.owners == {"123456789012"}
 
 
 def test_a_preparation_that_fails_ends_a_disposable_machine_after_its_state_is_told(machine, bucket):

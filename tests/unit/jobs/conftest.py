@@ -53,6 +53,7 @@ class Attempted:
             }
         )
         self.place: Place = cloud_place(live.cloud(), self.job, self.spec, AwsSettings(), bucket=self.bucket)
+        self.place.owner()  # asked for once: what an agent says shall not grow old meanwhile
         self.events: list[Event] = []
         self._write_rows()
 

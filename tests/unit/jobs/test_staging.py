@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from runctl.errors import NotFound, TrainctlError
 from runctl.events import Event, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs import start
-from runctl.jobs.launch import send_code
+from runctl.jobs.code import send_code
 from runctl.jobs.place import AwsSettings, Place, cloud_place
 from runctl.jobs.plan import Plan
-from runctl.jobs.spec import JobSpec
+from runctl.jobs.spec import Code, JobSpec
 from runctl.ledger import JobRecord, Ledger
 from runctl.model import JobId, JobState, Market, Offer
 from runctl.storage import bundle
@@ -51,10 +50,11 @@ class Making:
         if isinstance(event, Notice):
             self.told.append(event.text)
 
-    def send(self) -> dict[str, str]:
-        sent = send_code(self.place, bundle.plan(self.root), self.emit)
-        assert sent is not None
-        return sent
+    def send(self) -> Code:
+        return send_code(self.place, bundle.plan(self.root), self.emit)
+
+    def lies(self, key: str) -> bytes:
+        return self.live.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def create(self) -> None:
         offer = Offer("aws", "g5.xlarge", "us-east-1a", Market.SPOT, None)
@@ -97,16 +97,40 @@ def test_code_that_is_unchanged_is_not_sent_again(making: Making) -> None:
     assert making.told[-1] == "the code is unchanged and was not sent again"
 
 
-@pytest.mark.parametrize("lost", [".tar.gz", ".sha256"])
-def test_code_that_a_buckets_lifecycle_removed_is_sent_again(making: Making, lost: str) -> None:
+def test_code_that_a_buckets_lifecycle_removed_is_sent_again(making: Making) -> None:
     first = making.send()
-    making.delete(first["key"].removesuffix(".tar.gz") + lost)
-    again = making.send()
+    making.delete(first.key)
+    assert making.send() == first
     assert making.sent_times() == 2
-    assert again["key"] == first["key"]
-    assert {first["key"], first["key"].removesuffix(".tar.gz") + ".sha256"} <= making.objects()
-    got = making.live.client("s3").get_object(Bucket=making.bucket, Key=again["key"])["Body"].read()
-    assert hashlib.sha256(got).hexdigest() == again["sha256"]
+    assert hashlib.sha256(making.lies(first.key)).hexdigest() == first.sha256
+
+
+@pytest.mark.parametrize("checksum", [None, "SHA256", "CRC32"])
+def test_what_somebody_else_put_in_the_place_of_the_code_is_replaced(
+    making: Making, checksum: str | None
+) -> None:
+    """Everything in the bucket is theirs to write: no word of it says what the code should be."""
+    first = making.send()
+    told = {"ChecksumAlgorithm": checksum} if checksum else {}
+    for key in making.objects():
+        making.live.client("s3").put_object(Bucket=making.bucket, Key=key, Body=b"theirs", **told)
+    assert making.send() == first
+    assert making.sent_times() == 2
+    assert hashlib.sha256(making.lies(first.key)).hexdigest() == first.sha256
+
+
+def test_the_code_of_a_job_stands_in_the_ledger_whatever_the_bucket_says(making: Making) -> None:
+    making.create()
+    code = specs.decode(making.ledger.jobs.get(making.job).spec).code
+    assert code is not None
+    for key in making.objects():
+        making.live.client("s3").put_object(Bucket=making.bucket, Key=key, Body=b"theirs")
+    start.stage(making.ledger, making.place, making.ledger.jobs.get(making.job), emit=making.emit)
+    assert specs.decode(making.ledger.jobs.get(making.job).spec).code == code
+    assert len(making.ledger.jobs.get(making.job).seal) == 64
+    assert all(
+        making.ledger.jobs.get(making.job).seal.encode() not in making.lies(key) for key in making.objects()
+    )
 
 
 def test_nothing_lies_in_the_bucket_before_the_job_is_in_the_ledger(
@@ -124,7 +148,7 @@ def test_nothing_lies_in_the_bucket_before_the_job_is_in_the_ledger(
     making.create()
     assert seen == [set()]
     prefix = f"runctl/jobs/{making.job}/"
-    assert {prefix + "bundle.json", prefix + "spec.json", prefix + "data/one.csv"} <= making.objects()
+    assert {prefix + "spec.json", prefix + "data/one.csv"} <= making.objects()
 
 
 def test_who_comes_after_a_death_stages_what_is_missing_once(
@@ -145,9 +169,9 @@ def test_who_comes_after_a_death_stages_what_is_missing_once(
     for _ in range(2):
         start.stage(making.ledger, making.place, making.ledger.jobs.get(making.job), emit=making.emit)
     assert making.sent_times() == 1
-    told = json.loads(making.place.store.read("bundle.json"))
-    assert told["key"] in making.objects()
     spec = specs.decode(making.ledger.jobs.get(making.job).spec)
+    assert spec.code is not None
+    assert spec.code.key in making.objects()
     assert spec.data == f"s3://{making.bucket}/runctl/jobs/{making.job}/data/"
     assert making.place.store.read("data/one.csv") == b"1,2\n"
 

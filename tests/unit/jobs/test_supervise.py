@@ -11,6 +11,7 @@ import pytest
 
 from runctl.errors import ValidationError
 from runctl.events import Event, Notice
+from runctl.jobs import spec as specs
 from runctl.model import JobState
 
 GONE = {"shutting-down", "terminated"}
@@ -49,7 +50,9 @@ def test_a_relaunch_is_guarded_like_every_launch(attempted: Callable[..., Any]) 
     attempt = attempted(max_attempts=2)
     settings = msgspec.structs.replace(attempt.place.settings, refuse_instances=0)
     attempt.place = msgspec.structs.replace(attempt.place, settings=settings)
-    attempt.place.store.write("bundle.json", b"null")
+    spec = specs.decode(attempt.ledger.jobs.get(attempt.job).spec)
+    sent = msgspec.structs.replace(spec, code=specs.Code(key="runctl/bundles/x.tar.gz", sha256="0" * 64))
+    attempt.ledger.jobs.replace_spec(attempt.job, specs.encode(sent))
     attempt.agent("ended", cause="shutdown")
     stop(attempt)
     with pytest.raises(ValidationError, match="instances run already: the limit is 0"):

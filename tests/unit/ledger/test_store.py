@@ -143,8 +143,9 @@ def test_every_earlier_version_is_brought_up_to_date(
         monkeypatch.setattr(store, "MIGRATIONS", released[:version])
         with Ledger.open(folder) as ledger:
             ledger._connection.execute(
-                "INSERT INTO jobs (id, name, spec, state, target, cloud, folder, store, project, user, created,"
-                " updated) VALUES ('digits', 'digits', x'7b7d', 'running', 'aws', 'aws', NULL, 's', 'p', 'u', 1, 1)"
+                "INSERT INTO jobs"
+                " (id, name, spec, state, target, cloud, folder, store, project, user, created, updated)"
+                " VALUES ('digits', 'digits', x'7b7d', 'running', 'aws', 'aws', NULL, 's', 'p', 'u', 1, 1)"
             )
         monkeypatch.setattr(store, "MIGRATIONS", coming)
         with Ledger.open(folder) as ledger:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from runctl.errors import Conflict, NotTrusted, ValidationError
 from runctl.storage import bundle, credentials
-from runctl.storage.store import FolderStore
 from runctl.trust import Trust
 
 # In two parts, so that this file can travel in a bundle itself.
@@ -273,15 +272,6 @@ def test_a_file_that_changes_meanwhile_is_a_conflict(tmp_path: Path) -> None:
     with pytest.raises(Conflict):
         bundle.write(plan, tmp_path / "b.tar.gz")
     assert not (tmp_path / "b.tar.gz").exists()
-
-
-def test_sends_an_archive_with_its_checksum(tmp_path: Path) -> None:
-    import hashlib
-
-    plan = bundle.plan(tree(tmp_path / "p", {"a.py": "1"}))
-    store = FolderStore(tmp_path / "store")
-    checksum = bundle.send(plan, store, "runctl/bundles/x.tar.gz")
-    assert hashlib.sha256(store.read("runctl/bundles/x.tar.gz")).hexdigest() == checksum
 
 
 names = st.sampled_from(

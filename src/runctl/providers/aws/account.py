@@ -12,28 +12,49 @@ _SSM_NEEDS = "ssm:UpdateInstanceInformation"
 """Without this a machine never shows itself to SSM; AmazonSSMManagedInstanceCore has it."""
 _DEFAULT_ROLE = "/ssm/managed-instance/default-ec2-instance-management-role"
 _NONE = "$None"
+_NAMESPACE_MARK = "-an"
+
+
+_WITHOUT_NAMESPACE = frozenset({"me-south-1", "me-central-1"})
+"""Regions without account-regional bucket names (Amazon S3 User Guide, "Namespaces", November 2026)."""
 
 
 def default_bucket(session: Session) -> str:
-    """The bucket that jobs use when none is configured: one an account and region."""
-    return f"runctl-{session.account()}-{session.region}"
+    """The bucket that jobs use when none is configured: one an account and region.
+
+    On AWS its name is of the account's own namespace, which nobody else can take. Other servers do not all
+    know these.
+    """
+    name = f"runctl-{session.account()}-{session.region}"
+    if session.cloud.s3_endpoint is None and session.region not in _WITHOUT_NAMESPACE:
+        return name + _NAMESPACE_MARK
+    return name
+
+
+def job_bucket(session: Session, bucket: str) -> dict[str, Any]:
+    """The parameters of every call about the job bucket: S3 refuses it where it is somebody else's."""
+    return {"Bucket": bucket, "ExpectedBucketOwner": session.account()}
 
 
 def bucket_exists(session: Session, bucket: str) -> bool:
-    """Raises ConfigError where the bucket is somebody else's."""
+    """Raises ConfigError where the bucket is somebody else's, however open it is to us."""
     try:
-        session.call("s3", "head_bucket", Bucket=bucket)
+        session.call("s3", "head_bucket", **job_bucket(session, bucket))
     except NotFound:
         return False
     except CloudError as error:
         if error.code in {"403", "301"}:
-            raise ConfigError(
-                f"The bucket {bucket} cannot be used",
-                why="it belongs to another account or region",
-                next="runctl config set aws.bucket NAME",
-            ) from error
+            raise _not_ours(session, bucket) from error
         raise
     return True
+
+
+def _not_ours(session: Session, bucket: str) -> ConfigError:
+    return ConfigError(
+        f"The bucket {bucket} cannot be used",
+        why=f"it does not belong to account {session.account()}, is in another region, or refuses you",
+        next="runctl config set aws.bucket NAME",
+    )
 
 
 def ensure_bucket(session: Session, bucket: str) -> bool:
@@ -44,17 +65,21 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
     if bucket_exists(session, bucket):
         return False
     parameters: dict[str, Any] = {"Bucket": bucket}
+    if bucket.endswith(f"-{session.account()}-{session.region}{_NAMESPACE_MARK}"):
+        parameters["BucketNamespace"] = "account-regional"
     if session.region != "us-east-1":
         parameters["CreateBucketConfiguration"] = {"LocationConstraint": session.region}
     try:
         session.call("s3", "create_bucket", **parameters)
     except CloudError as error:
+        if error.code == "BucketAlreadyExists":
+            raise _not_ours(session, bucket) from error
         if error.code != "BucketAlreadyOwnedByYou":
             raise
     _settle(
         session,
         "put_public_access_block",
-        Bucket=bucket,
+        **job_bucket(session, bucket),
         PublicAccessBlockConfiguration={
             "BlockPublicAcls": True,
             "IgnorePublicAcls": True,
@@ -65,7 +90,7 @@ def ensure_bucket(session: Session, bucket: str) -> bool:
     _settle(
         session,
         "put_bucket_lifecycle_configuration",
-        Bucket=bucket,
+        **job_bucket(session, bucket),
         LifecycleConfiguration={
             "Rules": [
                 {

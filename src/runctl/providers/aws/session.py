@@ -76,6 +76,7 @@ class Session:
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
         self._boto: Any = None
+        self._account: str | None = None
 
     @property
     def region(self) -> str:
@@ -127,6 +128,7 @@ class Session:
         """The next call reads them anew: a user who logs in again need not start the command again."""
         with self._lock:
             clients, self._clients, self._boto = self._clients, {}, None
+            self._account = None  # who logs in again may be somebody else
         for client in clients.values():
             client.close()
 
@@ -140,8 +142,10 @@ class Session:
             parameters["NextToken"] = page["NextToken"]
 
     def account(self) -> str:
-        """The account's number. Raises ConfigError where there are no credentials."""
-        return str(self.call("sts", "get_caller_identity")["Account"])
+        """The account's number, asked for once. Raises ConfigError where there are no credentials."""
+        if self._account is None:
+            self._account = str(self.call("sts", "get_caller_identity")["Account"])
+        return self._account
 
     def credentials(self) -> tuple[str, str, str | None]:
         """Access key, secret key and session token, fresh. Raises ConfigError where there are none."""
