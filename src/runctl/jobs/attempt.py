@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -11,6 +13,10 @@ from runctl.errors import NotFound
 from runctl.storage.objects import Store
 
 STATE_FORMAT = 1
+LOG_PIECE = 4 * 1024 * 1024
+"""Bytes of a log that are in memory at a time, however long it is."""
+
+_PIECE = re.compile(r"/([0-9]{1,18})\Z")
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +64,17 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase == "ended"
 
 
+class LogPiece(msgspec.Struct, frozen=True):
+    """Bytes of a log, and the place of the first one in it."""
+
+    at: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        return self.at + len(self.data)
+
+
 class AttemptView(Protocol):
     """One attempt as its store shows it."""
 
@@ -65,8 +82,11 @@ class AttemptView(Protocol):
         """None before the agent wrote anything."""
         ...
 
-    def log(self, offset: int) -> bytes:
-        """What the script wrote from byte `offset` on, as far as it has arrived."""
+    def log(self, offset: int) -> Iterator[LogPiece]:
+        """What the script wrote from byte `offset` on, as far as it has arrived, in pieces of `LOG_PIECE`.
+
+        A piece that was lost is passed over. Raises as `Store.read_from` at any of them.
+        """
         ...
 
 
@@ -76,20 +96,28 @@ class StoredAttempt:
     def __init__(self, store: Store, number: int) -> None:
         self._store = store
         self._prefix = f"attempt-{number}/"
+        self._read_before: tuple[str, int] | None = None  # a key, and how much of the log was read with it
 
     def state(self) -> AgentState | None:
         data = self._store.read_if_exists(self._prefix + "state.json")
         return None if data is None else msgspec.json.decode(data, type=AgentState)
 
-    def log(self, offset: int) -> bytes:
-        pieces = self._store.list(self._prefix + "log/")
-        output = b""
-        for piece in pieces:
-            start = int(piece.key.rsplit("/", 1)[1])
-            if start + piece.size <= offset:
-                continue
-            output += self._store.read(piece.key)[max(0, offset - start) :]
-        return output
+    def log(self, offset: int) -> Iterator[LogPiece]:
+        # What was read before is not listed again, but for its last piece: that one may have grown.
+        after = self._read_before if self._read_before and self._read_before[1] <= offset else None
+        listed = self._store.list(self._prefix + "log/", after=after[0] if after else None)
+        numbered = sorted((int(found[1]), one) for one in listed if (found := _PIECE.search(one.key)))
+        for start, piece in numbered:
+            while offset < start + piece.size:
+                offset = max(offset, start)
+                data = self._store.read_from(piece.key, offset - start, LOG_PIECE)
+                if not data:
+                    break
+                yield LogPiece(offset, data)
+                offset += len(data)
+        if len(numbered) > 1:
+            start, piece = numbered[-2]
+            self._read_before = (piece.key, start + piece.size)
 
 
 class LocalAttempt:
@@ -103,8 +131,12 @@ class LocalAttempt:
         data = self._store.read_if_exists(self._prefix + "state.json")
         return None if data is None else msgspec.json.decode(data, type=AgentState)
 
-    def log(self, offset: int) -> bytes:
+    def log(self, offset: int) -> Iterator[LogPiece]:
+        key = self._prefix + "output.log"
         try:
-            return self._store.read_from(self._prefix + "output.log", offset)
+            end = self._store.info(key).size  # a script that writes faster than it is read has an end, too
+            while offset < end and (data := self._store.read_from(key, offset, LOG_PIECE)):
+                yield LogPiece(offset, data)
+                offset += len(data)
         except NotFound:
-            return b""
+            return

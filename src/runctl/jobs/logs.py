@@ -25,16 +25,17 @@ def read(
     """The log of `attempt`, or of the last; with `follow` to its end, or through later ones to the job's."""
     numbers = [known.number for known in ledger.jobs.attempts(job)]
     number, offset = attempt or (numbers[-1] if numbers else 1), 0
+    view = place.view(number)
     while True:
         # Asked before the log is read: once the job or a later attempt says so, all of it is there.
         over = ledger.jobs.get(job).state.final
         later = [known.number for known in ledger.jobs.attempts(job) if known.number > number]
-        data = place.view(number).log(offset)
-        if data:
-            offset += len(data)
-            yield LogOutput(job=job, attempt=number, data=data)
+        for piece in view.log(offset):
+            offset = piece.end
+            yield LogOutput(job=job, attempt=number, data=piece.data)
         if later and attempt is None and follow:
             number, offset = later[0], 0
+            view = place.view(number)
         elif over or later or not follow:
             return
         else:

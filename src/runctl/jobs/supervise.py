@@ -74,7 +74,7 @@ class Supervisor:
                 self._tell_events(job)
                 if job.state.final:
                     if self._watch is not None and not self._place.ended:
-                        self._watch.show_log()
+                        self._watch.show_log(to_the_end=True)
                     return job
                 if detach_after_launch and job.state in {JobState.STAGING, JobState.RUNNING}:
                     return job
@@ -338,7 +338,9 @@ class Supervisor:
     def _watching(self, number: int) -> Watch:
         if self._watch is None or self._watch.number != number:
             whole_log = self._log_from_start or self._watch is not None
-            self._watch = Watch(self._place, self._job, number, self._emit, log_from_start=whole_log)
+            self._watch = Watch(
+                self._place, self._job, number, self._emit, log_from_start=whole_log, before=self._watch
+            )
         return self._watch
 
     def _beat(self, job: JobRecord, agent: AgentState) -> None:

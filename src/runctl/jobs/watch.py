@@ -17,12 +17,22 @@ CLOUD_LOOK_SECONDS = 2.0
 REFUSED_LOOK_SECONDS = 15.0
 """Real seconds between two questions to the cloud; the last where it refused us: a login takes a while."""
 
+LOG_SECONDS = 1.0
+"""How long one look shows a log, in real seconds; what is left comes with the next one."""
+
 
 class Watch:
     """One attempt as its supervisor sees it; all of it may be forgotten and seen again."""
 
     def __init__(
-        self, place: Place, job: JobId, number: int, emit: Emit, *, log_from_start: bool = True
+        self,
+        place: Place,
+        job: JobId,
+        number: int,
+        emit: Emit,
+        *,
+        log_from_start: bool = True,
+        before: Watch | None = None,
     ) -> None:
         self.number = number
         self.agent: AgentState | None = None
@@ -36,6 +46,7 @@ class Watch:
         self._view = place.view(number)
         self._job = job
         self._emit = emit
+        self._before = before
         self._log_offset: int | None = 0 if log_from_start else None
         self._next_question = 0.0
         self._doubts: dict[str, str] = {}
@@ -82,20 +93,30 @@ class Watch:
         """Something was done to the machine: what the cloud said before is old."""
         self._next_question = 0.0
 
-    def show_log(self) -> None:
-        """Emit what the script wrote since the last time."""
+    def show_log(self, *, to_the_end: bool = False) -> bool:
+        """Emit what the script wrote since the last time, for a moment or `to_the_end`; whether that was all.
+
+        The log of the attempt before comes first. A look must not last, or the lease runs out meanwhile.
+        """
+        if self._before is not None:
+            if not self._before.show_log(to_the_end=to_the_end) and not to_the_end:
+                return False
+            self._before = None
+        until = time.monotonic() + LOG_SECONDS
         try:
             if self._log_offset is None:
                 agent = self._view.state()
                 self._log_offset = agent.log_bytes if agent else 0
-            data = self._view.log(self._log_offset)
+            for piece in self._view.log(self._log_offset):
+                self._log_offset = piece.end
+                self._emit(LogOutput(job=self._job, attempt=self.number, data=piece.data))
+                if not to_the_end and time.monotonic() > until:
+                    return False
         except TrainctlError as error:
             self.doubt("log", f"the log cannot be read: {error}", error)
-            return
+            return False
         self.settle("log")
-        if data:
-            self._log_offset += len(data)
-            self._emit(LogOutput(job=self._job, attempt=self.number, data=data))
+        return True
 
     def doubt(self, about: str, text: str, error: TrainctlError | None = None) -> None:
         """Say a doubt once, its figures aside, until it is settled or another takes its place."""

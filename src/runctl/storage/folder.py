@@ -30,7 +30,8 @@ class FolderStore:
         self.root = root
 
     def read(self, key: str) -> bytes:
-        return self.read_from(key, 0)
+        with self._errors("read", key):
+            return self._path(key).read_bytes()
 
     def read_if_exists(self, key: str) -> bytes | None:
         try:
@@ -38,10 +39,10 @@ class FolderStore:
         except NotFound:
             return None
 
-    def read_from(self, key: str, offset: int) -> bytes:
+    def read_from(self, key: str, offset: int, limit: int) -> bytes:
         with self._errors("read", key), self._path(key).open("rb") as file:
             file.seek(offset)
-            return file.read()
+            return file.read(limit)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         with self._errors("read", key), self._path(key).open("rb") as file:

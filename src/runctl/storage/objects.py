@@ -47,8 +47,8 @@ class Store(Protocol):
         """The whole object, None where there is none. Raises NotFound where its bucket is missing."""
         ...
 
-    def read_from(self, key: str, offset: int) -> bytes:
-        """The bytes from `offset` on, none at or past the end. Raises NotFound."""
+    def read_from(self, key: str, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes (one or more) from `offset` on, none at or past the end. Raises NotFound."""
         ...
 
     def read_range(self, key: str, start: int, length: int) -> bytes:

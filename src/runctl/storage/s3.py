@@ -72,15 +72,13 @@ class S3Store:
         except NotFound:
             return None
 
-    def read_from(self, key: str, offset: int) -> bytes:
+    def read_from(self, key: str, offset: int, limit: int) -> bytes:
         import obstore
 
-        if offset == 0:
-            return self.read(key)
+        wanted: GetOptions = {"range": (offset, offset + limit)}
         try:
             with self._errors("GetObject", key):
-                rest = obstore.get(self._client(), self._path(key), options={"range": {"offset": offset}})
-                return bytes(rest.bytes())
+                return bytes(obstore.get(self._client(), self._path(key), options=wanted).bytes())
         except CloudError as error:
             if error.code == "InvalidRange":
                 return b""

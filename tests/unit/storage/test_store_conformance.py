@@ -32,7 +32,9 @@ key_texts = st.lists(part, min_size=1, max_size=4).map("/".join)
 
 
 @pytest.fixture(params=["folder", "s3", "s3 without prefix"])
-def store(request, tmp_path: Path, access: S3Access, new_bucket: Callable[[], str]) -> Store:
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, access: S3Access, new_bucket: Callable[[], str]
+) -> Store:
     if request.param == "folder":
         return FolderStore(tmp_path / f"store-{next(_folders)}")
     return open_store(new_bucket(), "runctl/jobs/j-1" if request.param == "s3" else "", access)
@@ -48,15 +50,15 @@ def test_reads_what_was_written(store: Store) -> None:
 def test_an_empty_object_is_an_object(store: Store) -> None:
     store.write("empty", b"")
     assert store.read("empty") == b""
-    assert store.read_from("empty", 0) == b""
-    assert store.read_from("empty", 5) == b""
+    assert store.read_from("empty", 0, 9) == b""
+    assert store.read_from("empty", 5, 9) == b""
     assert store.list() == [store.info("empty")]
 
 
 def test_what_is_absent_is_not_found(store: Store, tmp_path: Path) -> None:
     for ask in (
         lambda: store.read("no"),
-        lambda: store.read_from("no", 3),
+        lambda: store.read_from("no", 3, 9),
         lambda: store.read_range("no", 0, 1),
         lambda: store.info("no"),
         lambda: store.download("no", tmp_path / "x"),
@@ -69,9 +71,10 @@ def test_what_is_absent_is_not_found(store: Store, tmp_path: Path) -> None:
     assert store.list("no/") == []
 
 
-def test_reads_from_an_offset_to_the_end(store: Store) -> None:
+def test_reads_from_an_offset_up_to_a_limit_or_the_end(store: Store) -> None:
     store.write("log", b"0123456789")
-    assert [store.read_from("log", n) for n in (0, 4, 9, 10, 99)] == [
+    assert [store.read_from("log", n, 3) for n in (0, 4, 8, 10)] == [b"012", b"456", b"89", b""]
+    assert [store.read_from("log", n, 99) for n in (0, 4, 9, 10, 99)] == [
         b"0123456789",
         b"456789",
         b"9",
