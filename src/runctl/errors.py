@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -98,6 +102,18 @@ class NotTrusted(ConfigError):
 
     def details(self) -> dict[str, object]:
         return {"settings": self.settings}
+
+
+class LedgerDamaged(ConfigError):
+    """The ledger's file is not what runctl wrote; `why` says where that was seen."""
+
+    def __init__(self, why: str, *, path: Path | None = None) -> None:
+        super().__init__(
+            "The ledger is damaged" if path is None else f"The ledger {path} is damaged",
+            why=why,
+            next="runctl ledger restore brings back the newest copy and all that can be read;"
+            " then runctl resources adopt finds the rest in the cloud",
+        )
 
 
 class BudgetExceeded(TrainctlError):

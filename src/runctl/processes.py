@@ -56,6 +56,31 @@ def _boot_id() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
+def with_file_open(path: Path) -> list[int]:
+    """Other processes that have a file open, as far as this user may see; none where there is no /proc."""
+    try:
+        file = path.stat()
+    except OSError:
+        return []
+    pids = [int(folder.name) for folder in _PROC.glob("[0-9]*")]
+    return sorted(pid for pid in pids if pid != os.getpid() and _has_open(pid, (file.st_dev, file.st_ino)))
+
+
+def _has_open(pid: int, file: tuple[int, int]) -> bool:
+    try:
+        descriptors = list((_PROC / str(pid) / "fd").iterdir())
+    except OSError:  # it has ended, or is somebody else's
+        return False
+    for descriptor in descriptors:
+        try:
+            there = descriptor.stat()
+        except OSError:
+            continue
+        if (there.st_dev, there.st_ino) == file:
+            return True
+    return False
+
+
 @cache
 def _has_proc() -> bool:
     return (_PROC / "self" / "stat").exists()

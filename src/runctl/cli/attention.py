@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runctl.clouds import home
-from runctl.errors import TrainctlError
+from runctl.errors import LedgerDamaged, TrainctlError
 
 if TYPE_CHECKING:
     from runctl.cli.options import Context
@@ -20,14 +20,23 @@ def close_ended(context: Context, ledger: Ledger) -> None:
         _say(context, f"job {job} is closed: {ledger.jobs.events(job)[-1].cause}")
 
 
+def mention_missing(context: Context) -> None:
+    """A ledger that is gone is begun anew, and never without a word while its copies are there."""
+    _say(context, "the ledger is gone, a new one begins; runctl ledger restore brings back what was copied")
+
+
 def mention_unfinished(context: Context) -> None:
     """Operations of dead processes, by their ids."""
     if not _has_ledger():
         return
     from runctl.safety import transaction
 
-    with context.ledger() as ledger:
-        left = transaction.abandoned(ledger)
+    try:
+        with context.ledger() as ledger:
+            left = transaction.abandoned(ledger)
+    except LedgerDamaged as error:  # not every command needs it
+        _say(context, f"{error.what}; see runctl ledger check")
+        return
     if not left:
         return
     from runctl.resources import recovery

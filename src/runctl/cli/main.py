@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("runctl.cli.data:data", "Datasets: where they lie, and how training reads them."),
     "s3": ("runctl.cli.s3:s3", "Objects in S3: send, fetch, keep in step, review."),
     "tx": ("runctl.cli.tx:tx", "Operations that were left unfinished: finish or undo them."),
+    "ledger": ("runctl.cli.ledger:ledger", "This user's memory: check it, bring it back from a copy."),
     "drill": ("runctl.cli.drill:drill", "A fire drill: interrupt a run and see what it costs."),
     "demo": ("runctl.cli.demo:demo", "Watch a job survive a spot interruption on the sandbox cloud."),
     "sandbox": ("runctl.cli.sandbox:sandbox", "A cloud on this machine, to try and test everything."),

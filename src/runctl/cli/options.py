@@ -67,6 +67,8 @@ class Context(msgspec.Struct, frozen=True):
         from runctl.clouds import home
         from runctl.ledger import Ledger
 
+        if Ledger.is_missing(home()):
+            attention.mention_missing(self)
         ledger = Ledger.open(home())
         try:
             attention.close_ended(self, ledger)

@@ -16,6 +16,7 @@ from runctl.ledger.columns import (
     to_money_or_none,
     to_time,
     to_time_or_none,
+    understood,
 )
 from runctl.ledger.records import AttemptRecord, JobEvent, JobRecord
 from runctl.model import JobId, JobState
@@ -103,7 +104,7 @@ class Jobs:
         """The newest first, in the ledger's own order: a clock may have been wrong."""
         condition = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
         query = f"SELECT * FROM jobs {condition} ORDER BY number DESC LIMIT ?"  # noqa: S608 (marks only)
-        return [_job(row) for row in self._database.read(query, (*states, limit))]
+        return list(map(_job, self._database.read(query, (*states, limit))))
 
     def unfinished(self, *, cloud: str) -> list[JobRecord]:
         """The jobs of a cloud that are not final, the oldest first."""
@@ -150,16 +151,7 @@ class Jobs:
 
     def events(self, job: JobId) -> list[JobEvent]:
         rows = self._database.read("SELECT * FROM job_events WHERE job = ? ORDER BY rowid", (job,))
-        return [
-            JobEvent(
-                at=to_time(row["at"]),
-                attempt=row["attempt"],
-                state=JobState(row["state"]),
-                cause=row["cause"],
-                cost=to_money_or_none(row["cost"]),
-            )
-            for row in rows
-        ]
+        return list(map(_event, rows))
 
     def save_attempt(self, attempt: AttemptRecord) -> None:
         """Add it, or put it in the place of what was known of it."""
@@ -192,7 +184,7 @@ class Jobs:
 
     def attempts(self, job: JobId) -> list[AttemptRecord]:
         rows = self._database.read("SELECT * FROM attempts WHERE job = ? ORDER BY number", (job,))
-        return [_attempt(row) for row in rows]
+        return list(map(_attempt, rows))
 
     def on_instance(self, instance_id: str) -> JobId | None:
         """The job whose newest attempt is, or was, on an instance."""
@@ -237,11 +229,12 @@ def _add_event(
     cost: Decimal | None,
 ) -> None:
     connection.execute(
-        "INSERT INTO job_events VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO job_events (job, at, attempt, state, cause, cost) VALUES (?, ?, ?, ?, ?, ?)",
         (job, from_time(at), attempt, state, cause, from_money_or_none(cost)),
     )
 
 
+@understood
 def _job(row: sqlite3.Row) -> JobRecord:
     return JobRecord(
         id=JobId(row["id"]),
@@ -261,6 +254,18 @@ def _job(row: sqlite3.Row) -> JobRecord:
     )
 
 
+@understood
+def _event(row: sqlite3.Row) -> JobEvent:
+    return JobEvent(
+        at=to_time(row["at"]),
+        attempt=row["attempt"],
+        state=JobState(row["state"]),
+        cause=row["cause"],
+        cost=to_money_or_none(row["cost"]),
+    )
+
+
+@understood
 def _attempt(row: sqlite3.Row) -> AttemptRecord:
     values = {name: row[name] for name in _ATTEMPT_COLUMNS}
     values["created"] = to_time(row["created"])

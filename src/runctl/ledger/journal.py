@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from runctl.errors import Conflict, NotFound
-from runctl.ledger.columns import from_time, to_time
+from runctl.ledger.columns import from_time, to_time, understood
 from runctl.ledger.records import Owner, StepRecord, TransactionRecord
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ class Journal:
         tx = f"tx-{os.urandom(6).hex()}"
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO transactions"
+                " (id, operation, subject, payload, pid, process_started, host, begun)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (tx, operation, subject, payload, owner.pid, owner.started, owner.host, from_time(at)),
             )
         return tx
@@ -121,19 +123,29 @@ class Journal:
 
     def _transaction(self, row: sqlite3.Row) -> TransactionRecord:
         steps = self._database.read("SELECT * FROM steps WHERE tx = ? ORDER BY number", (row["id"],))
-        return TransactionRecord(
-            id=row["id"],
-            operation=row["operation"],
-            subject=row["subject"],
-            payload=row["payload"],
-            owner=_owner(row),
-            begun=to_time(row["begun"]),
-            outcome=row["outcome"],
-            steps=tuple(
-                StepRecord(**{key: step[key] for key in step.keys() if key != "tx"})  # noqa: SIM118 (a Row is no dict)
-                for step in steps
-            ),
-        )
+        return _record(row, tuple(map(_step, steps)))
+
+
+def _record(row: sqlite3.Row, steps: tuple[StepRecord, ...]) -> TransactionRecord:
+    return TransactionRecord(
+        id=row["id"],
+        operation=row["operation"],
+        subject=row["subject"],
+        payload=row["payload"],
+        owner=_owner(row),
+        begun=_begun(row),
+        outcome=row["outcome"],
+        steps=steps,
+    )
+
+
+@understood
+def _begun(row: sqlite3.Row) -> datetime:
+    return to_time(row["begun"])
+
+
+def _step(row: sqlite3.Row) -> StepRecord:
+    return StepRecord(**{name: row[name] for name in StepRecord.__struct_fields__})
 
 
 def _owner(row: sqlite3.Row) -> Owner:

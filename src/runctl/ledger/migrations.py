@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+APPLICATION_ID = 0x72_75_6E_63
+"""Tells a ledger from the databases of other programs: "runc"."""
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE jobs (
@@ -89,5 +92,33 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE jobs SET number = rowid;
     CREATE UNIQUE INDEX jobs_by_number ON jobs (number);
     DROP INDEX jobs_by_time;
+    """,
+    # Sums over rows (`ledger.sums`), which may be set in rows whose content stays.
+    """
+    ALTER TABLE jobs ADD COLUMN sum INTEGER;
+    ALTER TABLE job_events ADD COLUMN sum INTEGER;
+    ALTER TABLE attempts ADD COLUMN sum INTEGER;
+    ALTER TABLE resources ADD COLUMN sum INTEGER;
+    ALTER TABLE intervals ADD COLUMN sum INTEGER;
+    ALTER TABLE price_points ADD COLUMN sum INTEGER;
+    ALTER TABLE transactions ADD COLUMN sum INTEGER;
+    ALTER TABLE steps ADD COLUMN sum INTEGER;
+    ALTER TABLE verdicts ADD COLUMN sum INTEGER;
+    ALTER TABLE staged ADD COLUMN sum INTEGER;
+    DROP TRIGGER closed_intervals_stay;
+    CREATE TRIGGER closed_intervals_stay BEFORE UPDATE OF
+        number, resource, state, start, "end", billable, usd_per_hour, price_source, price_as_of, pool
+    ON intervals WHEN OLD."end" IS NOT NULL
+    BEGIN SELECT RAISE(ABORT, 'a closed interval is never altered'); END;
+    DROP TRIGGER verdicts_stay;
+    CREATE TRIGGER verdicts_stay BEFORE UPDATE OF
+        id, at, action, resource, allowed, forced, findings, user
+    ON verdicts
+    BEGIN SELECT RAISE(ABORT, 'verdicts are append-only'); END;
+    DROP TRIGGER staged_rows_stay;
+    CREATE TRIGGER staged_rows_stay BEFORE UPDATE OF
+        number, resource, cloud, region, location, version, files, bytes, at
+    ON staged
+    BEGIN SELECT RAISE(ABORT, 'what was staged is append-only'); END;
     """,
 )

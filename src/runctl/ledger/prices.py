@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from runctl.ledger.columns import from_time, to_time
+from runctl.ledger.columns import from_time, to_money, to_time, understood
 from runctl.model import Market, PricePoint
 
 if TYPE_CHECKING:
@@ -30,7 +29,10 @@ class Prices:
         """Points that are known already are left as they are."""
         rows = [(pool, from_time(point.at), str(point.usd_per_hour), point.source) for point in points]
         with self._database.write() as connection:
-            connection.executemany("INSERT OR IGNORE INTO price_points VALUES (?, ?, ?, ?)", rows)
+            connection.executemany(
+                "INSERT OR IGNORE INTO price_points (pool, at, usd_per_hour, source) VALUES (?, ?, ?, ?)",
+                rows,
+            )
 
     def in_force(self, pool: str, at: datetime) -> PricePoint | None:
         """The newest point that is not later than `at`; None where none is known."""
@@ -46,5 +48,6 @@ class Prices:
         return list(map(_point, rows))
 
 
+@understood
 def _point(row: sqlite3.Row) -> PricePoint:
-    return PricePoint(at=to_time(row["at"]), usd_per_hour=Decimal(row["usd_per_hour"]), source=row["source"])
+    return PricePoint(at=to_time(row["at"]), usd_per_hour=to_money(row["usd_per_hour"]), source=row["source"])

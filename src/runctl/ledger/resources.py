@@ -6,17 +6,17 @@ import sqlite3
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from runctl.errors import NotFound, ValidationError
-from runctl.ledger.columns import from_time, from_time_or_none, to_time, to_time_or_none
+from runctl.ledger.columns import from_time, from_time_or_none, to_money, to_time, to_time_or_none, understood
 from runctl.ledger.records import Interval, ResourceRecord
 from runctl.model import Price
 
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
 
+_COLUMNS = ResourceRecord.__struct_fields__
 _TIMES = frozenset({"created", "ended", "seen"})
 
 
@@ -30,7 +30,7 @@ class Resources:
         """Add it; of one that is known, only what may change is replaced."""
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO resources VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                f"INSERT INTO resources ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 (our own names)
                 " ON CONFLICT (id) DO UPDATE SET name = excluded.name, facts = excluded.facts,"
                 " job = excluded.job, attempt = excluded.attempt,"
                 " seen = CASE WHEN excluded.seen > COALESCE(seen, 0) THEN excluded.seen ELSE seen END",
@@ -206,20 +206,22 @@ def _end(connection: sqlite3.Connection, interval: sqlite3.Row, at: datetime) ->
     connection.execute('UPDATE intervals SET "end" = ? WHERE number = ?', (from_time(at), interval["number"]))
 
 
+@understood
 def _resource(row: sqlite3.Row) -> ResourceRecord:
     return ResourceRecord(
-        **{key: row[key] for key in row.keys() if key not in _TIMES},  # noqa: SIM118 (a Row is no dict)
+        **{name: row[name] for name in _COLUMNS if name not in _TIMES},
         created=to_time(row["created"]),
         ended=to_time_or_none(row["ended"]),
         seen=to_time_or_none(row["seen"]),
     )
 
 
+@understood
 def _interval(row: sqlite3.Row) -> Interval:
     price = None
     if row["usd_per_hour"] is not None:
         price = Price(
-            usd_per_hour=Decimal(row["usd_per_hour"]),
+            usd_per_hour=to_money(row["usd_per_hour"]),
             source=row["price_source"],
             as_of=to_time(row["price_as_of"]),
         )

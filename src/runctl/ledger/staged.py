@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from runctl.ledger.columns import from_time, to_time
+from runctl.ledger.columns import from_time, to_time, understood
 
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
@@ -56,16 +57,18 @@ class Staged:
             " AND location = COALESCE(?, location) ORDER BY number DESC",
             (resource, location),
         )
-        return [
-            StagedRecord(
-                resource=row["resource"],
-                cloud=row["cloud"],
-                region=row["region"],
-                location=row["location"],
-                version=row["version"],
-                files=row["files"],
-                bytes=row["bytes"],
-                at=to_time(row["at"]),
-            )
-            for row in rows
-        ]
+        return list(map(_staged, rows))
+
+
+@understood
+def _staged(row: sqlite3.Row) -> StagedRecord:
+    return StagedRecord(
+        resource=row["resource"],
+        cloud=row["cloud"],
+        region=row["region"],
+        location=row["location"],
+        version=row["version"],
+        files=row["files"],
+        bytes=row["bytes"],
+        at=to_time(row["at"]),
+    )

@@ -1,15 +1,18 @@
-"""The ledger's file: opened, migrated and shared safely by many processes."""
+"""The ledger: its tables as one object, which many processes share safely."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
-from runctl.errors import ConfigError, Conflict
+from runctl.clock import Clock, SystemClock
+from runctl.errors import ConfigError, LedgerDamaged
+from runctl.ledger import copies, failures, opening, sums
 from runctl.ledger.jobs import Jobs
 from runctl.ledger.journal import Journal
 from runctl.ledger.migrations import MIGRATIONS
@@ -19,16 +22,21 @@ from runctl.ledger.staged import Staged
 from runctl.ledger.verdicts import Verdicts
 
 FILE_NAME = "ledger.sqlite3"
-_BUSY_SECONDS = 30.0
-_PRIMARY_CODE = 0xFF  # the rest of an extended error code says where it happened
+_COPY_LOOK_SECONDS = 600.0
+"""How often a ledger that stays open for days looks whether its daily copy is due."""
 
 
 class Database:
     """One connection. Every write is an immediate transaction, so that writers queue and never clash."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, *, committed: Callable[[], None] = lambda: None
+    ) -> None:
         self._connection = connection
+        self._path = path
+        self._committed = committed
         self._depth = 0
+        self._summed_schema = -1
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Generator[sqlite3.Connection]:
@@ -40,11 +48,12 @@ class Database:
         if self._depth:
             yield self._connection
             return
-        with _named_failures():
+        with self._named_failures():
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth += 1
             try:
+                self._keep_sums()
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
@@ -54,35 +63,32 @@ class Database:
                 raise
             finally:
                 self._depth -= 1
+        self._committed()
 
     def read(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        with _named_failures():
+        with self._named_failures():
             return self._connection.execute(query, parameters).fetchall()
 
+    def _keep_sums(self) -> None:
+        """Once, and again where a newer runctl added a column meanwhile."""
+        version = int(self._connection.execute("PRAGMA schema_version").fetchone()[0])
+        if version != self._summed_schema:
+            sums.keep(self._connection)
+            self._summed_schema = version
 
-@contextmanager
-def _named_failures() -> Generator[None]:
-    """What a disk or other processes do to the ledger; a broken constraint is a fault of ours and stays."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if _is_busy(error):
-            raise Conflict(
-                "The ledger is busy",
-                why=f"another process has been writing for {_BUSY_SECONDS:.0f} s",
-                next="try again; `fuser` names who has the file open",
-            ) from error
-        raise ConfigError(
-            "The ledger cannot be read or written", why=str(error), next="check the disk and its permissions"
-        ) from error
+    def _named_failures(self) -> AbstractContextManager[None]:
+        return failures.named(self._path, lambda: opening.damage(self._connection))
 
 
 class Ledger:
     """Open with `Ledger.open`; a context manager. One object is for one thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, clock: Clock) -> None:
         self._connection = connection
-        database = Database(connection)
+        self._path = path
+        self._clock = clock
+        self._next_look = time.monotonic() + _COPY_LOOK_SECONDS
+        database = Database(connection, path, committed=self._copy_now_and_then)
         self.jobs = Jobs(database)
         self.resources = Resources(database)
         self.prices = Prices(database)
@@ -90,13 +96,20 @@ class Ledger:
         self.verdicts = Verdicts(database)
         self.staged = Staged(database)
 
+    @staticmethod
+    def is_missing(folder: Path) -> bool:
+        """Whether there is none any more: its copies are there."""
+        path = folder / FILE_NAME
+        return not path.exists() and bool(copies.of(path, SystemClock().now().date()))
+
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open or create the ledger in `folder`.
+    def open(cls, folder: Path, *, clock: Clock | None = None) -> Self:
+        """Open or create the ledger in `folder`; `clock` tells the days of its copies.
 
         Raises ConfigError for a file that is none of ours and for a folder that cannot be written,
-        Conflict where another process keeps it busy.
+        LedgerDamaged for a file that is not what runctl wrote, Conflict where another process keeps it busy.
         """
+        clock = clock or SystemClock()
         path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -106,14 +119,7 @@ class Ledger:
                 why=str(error),
                 next="set RUNCTL_HOME to a folder that can be written",
             ) from error
-        with _named_failures():
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        try:
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-        return cls(connection)
+        return cls(opening.prepared(path, clock.now().date()), path, clock)
 
     def close(self) -> None:
         self._connection.close()
@@ -121,76 +127,29 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.row_factory = sqlite3.Row
-    try:
-        with _named_failures():
-            connection.execute("PRAGMA foreign_keys = ON")
-            _migrate(connection, path)
-    except sqlite3.DatabaseError as error:
-        raise ConfigError(
-            f"The ledger {path} cannot be opened",
-            why=str(error),
-            next="move the file away; resources are found again by their tags",
-        ) from error
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    version = _version(connection)
-    if version == len(MIGRATIONS):
-        return
-    if version > len(MIGRATIONS):
-        raise ConfigError(
-            f"The ledger {path} was written by a newer runctl",
-            why=f"it has version {version}, this runctl knows {len(MIGRATIONS)}",
-            next="upgrade runctl",
-        )
-    _use_wal(connection)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Another process may have migrated while this one waited for its turn.
-        for number in range(_version(connection), len(MIGRATIONS)):
-            for statement in _statements(MIGRATIONS[number]):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number + 1}")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """SQLite refuses this at once while another process does the same: its busy timeout does not count."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A command that did its work leaves the copy of its day, the first one of the day alone."""
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)
+            if kind is None:
+                self._copy_if_due()
+        finally:
+            self.close()
 
+    def _copy_now_and_then(self) -> None:
+        """A command that follows a job for days has its copies, too."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _COPY_LOOK_SECONDS
+            self._copy_if_due()
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    def _copy_if_due(self) -> None:
+        today = self._clock.now().date()
+        if copies.is_due(self._path, today) and not self._is_empty():
+            # What is damaged will be told by the next command, which looks before it does anything.
+            with suppress(LedgerDamaged):
+                copies.make(self._connection, self._path, today, MIGRATIONS)
 
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script where a line ends a statement: `executescript` would commit our transaction."""
-    statements: list[str] = []
-    pending = ""
-    for line in script.splitlines():
-        pending += line + "\n"
-        if sqlite3.complete_statement(pending):
-            statements.append(pending)
-            pending = ""
-    return [*statements, pending] if pending.strip() else statements
+    def _is_empty(self) -> bool:
+        query = "SELECT 1 FROM jobs UNION ALL SELECT 1 FROM resources UNION ALL SELECT 1 FROM transactions"
+        return not self._connection.execute(f"{query} LIMIT 1").fetchone()

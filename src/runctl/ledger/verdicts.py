@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
-from runctl.ledger.columns import from_time, to_time
+from runctl.ledger.columns import from_time, to_time, understood
 from runctl.ledger.records import VerdictRecord
 
 if TYPE_CHECKING:
@@ -40,15 +41,17 @@ class Verdicts:
             "SELECT * FROM verdicts WHERE resource = COALESCE(?, resource) ORDER BY id DESC LIMIT ?",
             (resource, limit),
         )
-        return [
-            VerdictRecord(
-                at=to_time(row["at"]),
-                action=row["action"],
-                resource=row["resource"],
-                allowed=bool(row["allowed"]),
-                forced=bool(row["forced"]),
-                findings=row["findings"],
-                user=row["user"],
-            )
-            for row in rows
-        ]
+        return list(map(_verdict, rows))
+
+
+@understood
+def _verdict(row: sqlite3.Row) -> VerdictRecord:
+    return VerdictRecord(
+        at=to_time(row["at"]),
+        action=row["action"],
+        resource=row["resource"],
+        allowed=bool(row["allowed"]),
+        forced=bool(row["forced"]),
+        findings=row["findings"],
+        user=row["user"],
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runctl.errors import ConfigError, Conflict, TrainctlError
-from runctl.ledger import JobRecord, Ledger, migrations, store
+from runctl.ledger import JobRecord, Ledger, failures, migrations, opening, store
 from runctl.ledger.store import FILE_NAME
 
 
@@ -103,7 +103,7 @@ def test_a_file_where_the_folder_should_be_is_a_config_error(tmp_path: Path) -> 
 def test_a_busy_ledger_is_not_called_broken(
     tmp_path: Path, job: Callable[..., JobRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(failures, "BUSY_SECONDS", 0.05)
     with Ledger.open(tmp_path) as ledger, closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Conflict, match="busy"):
@@ -122,7 +122,10 @@ def test_a_write_that_fails_at_its_commit_leaves_the_connection_usable(
             "CREATE TEMP TABLE deferred (job TEXT REFERENCES nowhere (id) DEFERRABLE INITIALLY DEFERRED)"
         )
         ledger._connection.execute("CREATE TEMP TABLE nowhere (id TEXT PRIMARY KEY)")
-        with pytest.raises(sqlite3.IntegrityError), store.Database(ledger._connection).write() as connection:
+        with (
+            pytest.raises(sqlite3.IntegrityError),
+            store.Database(ledger._connection, tmp_path / FILE_NAME).write() as connection,
+        ):
             connection.execute("INSERT INTO deferred VALUES ('ghost')")
         ledger.jobs.add(job(), "asked for")
         assert ledger.jobs.get("last") == job()
@@ -140,14 +143,14 @@ def test_every_earlier_version_is_brought_up_to_date(
     )
     for version in range(1, len(released) + 1):
         folder = tmp_path / str(version)
-        monkeypatch.setattr(store, "MIGRATIONS", released[:version])
+        monkeypatch.setattr(opening, "MIGRATIONS", released[:version])
         with Ledger.open(folder) as ledger:
             ledger._connection.execute(
                 "INSERT INTO jobs"
                 " (id, name, spec, state, target, cloud, folder, store, project, user, created, updated)"
                 " VALUES ('digits', 'digits', x'7b7d', 'running', 'aws', 'aws', NULL, 's', 'p', 'u', 1, 1)"
             )
-        monkeypatch.setattr(store, "MIGRATIONS", coming)
+        monkeypatch.setattr(opening, "MIGRATIONS", coming)
         with Ledger.open(folder) as ledger:
             assert ledger.jobs.get("digits").created.year == 1970
             assert ledger._connection.execute("PRAGMA user_version").fetchone()[0] == len(coming)
@@ -158,7 +161,7 @@ def test_every_earlier_version_is_brought_up_to_date(
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger.open(tmp_path).close()
     broken = (*migrations.MIGRATIONS, "CREATE TABLE later (x INTEGER) STRICT;\nCREATE TABLE jobs (x);")
-    monkeypatch.setattr(store, "MIGRATIONS", broken)
+    monkeypatch.setattr(opening, "MIGRATIONS", broken)
     with pytest.raises(TrainctlError):
         Ledger.open(tmp_path)
     monkeypatch.undo()
