@@ -9,7 +9,7 @@ import msgspec
 
 from runctl.errors import NotFound
 from runctl.jobs.place import Place
-from runctl.ledger import InstanceFacts, JobRecord, Ledger, ResourceRecord, VolumeFacts
+from runctl.ledger import InstanceFacts, JobRecord, Ledger, ResourceRecord, VolumeFacts, decoded
 from runctl.ledger.prices import spot_pool
 from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, meter
@@ -88,7 +88,7 @@ def _note_running(ledger: Ledger, place: Place, machine_id: str, booted: datetim
     since = max(last.start, known.seen or last.start)
     if booted is not None:
         since = max(since, min(booted, place.clock.now()))
-    facts = msgspec.json.decode(known.facts, type=InstanceFacts)
+    facts = decoded(known.facts, InstanceFacts, machine_id)
     price, pool = _price_of(place, facts, known.zone)
     ledger.resources.observe(
         machine_id, MachineState.RUNNING, at=since, billable=True, price=price, pool=pool
@@ -138,12 +138,12 @@ def close_machine(
     _note_running(ledger, place, machine_id, booted)
     start = known.created
     at = max(at, start, ledger.resources.last_start(machine_id) or start)
-    facts = msgspec.json.decode(known.facts, type=InstanceFacts)
+    facts = decoded(known.facts, InstanceFacts, machine_id)
     if facts.market is Market.SPOT:
         note_prices(ledger, place, facts.instance_type, known.zone, start=start, end=at)
     ledger.resources.close(machine_id, at=at, ended_by=ended_by)
     for disk in ledger.resources.list(kind="volume", job=known.job):
-        if disk.ended is None and msgspec.json.decode(disk.facts, type=VolumeFacts).instance == machine_id:
+        if disk.ended is None and decoded(disk.facts, VolumeFacts, disk.id).instance == machine_id:
             ledger.resources.close(disk.id, at=max(at, disk.created), ended_by=ended_by)
 
 
@@ -171,7 +171,7 @@ def spent(ledger: Ledger, job: str, now: datetime, *, attempt: int | None = None
         if resource.kind == "volume":
             disks += meter.volume_cost(intervals, now)
             continue
-        facts = msgspec.json.decode(resource.facts, type=InstanceFacts)
+        facts = decoded(resource.facts, InstanceFacts, resource.id)
         points: dict[str, list[PricePoint]] = {
             name: ledger.prices.points(name) for name in {interval.pool for interval in intervals} if name
         }

@@ -18,7 +18,7 @@ from runctl.events import Emit, Event, Notice
 from runctl.jobs import accounting, limits
 from runctl.jobs.place import Place, RootDisk, root_disk
 from runctl.jobs.spec import JobSpec
-from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import (
     TAG_ATTEMPT,
     TAG_CREATED,
@@ -350,4 +350,4 @@ def _subject(attempt: AttemptRecord) -> str:
 
 
 def _decode_request(data: bytes) -> LaunchRequest:
-    return msgspec.json.decode(data, type=LaunchRequest)
+    return decoded(data, LaunchRequest, "a launch")

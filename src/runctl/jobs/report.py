@@ -8,7 +8,7 @@ from decimal import Decimal
 import msgspec
 
 from runctl.jobs import accounting
-from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobState, Offer
 
 
@@ -92,7 +92,7 @@ def _attempt(
 ) -> AttemptReport:
     machine = "this machine"
     if attempt.offer is not None:
-        offer = msgspec.json.decode(attempt.offer, type=Offer)
+        offer = decoded(attempt.offer, Offer, attempt.job)
         if offer.provider != "local":
             machine = f"{offer.instance_type} {offer.market} {offer.zone}"
     cost = attempt.cost

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import msgspec
 
-from runctl.errors import BudgetExceeded, ValidationError
+from runctl.errors import BudgetExceeded, ConfigError, ValidationError
 from runctl.model import JobId
 from runctl.storage.location import InstancePath, LocalPath, parse
 
@@ -170,4 +170,10 @@ def encode(spec: JobSpec) -> bytes:
 
 
 def decode(data: bytes) -> JobSpec:
-    return msgspec.json.decode(data, type=JobSpec)
+    """Raises ConfigError for what is no spec: the ledger's, or a bucket's."""
+    try:
+        return msgspec.json.decode(data, type=JobSpec)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "The spec of a job cannot be understood", why=str(error), next="runctl ledger check"
+        ) from error

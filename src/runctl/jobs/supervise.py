@@ -11,8 +11,6 @@ import platform
 import time
 from datetime import UTC, datetime, timedelta
 
-import msgspec
-
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
@@ -24,7 +22,7 @@ from runctl.jobs.launch import Launcher, attempt_of
 from runctl.jobs.place import Place, guard, offers
 from runctl.jobs.spec import decode
 from runctl.jobs.watch import Watch
-from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobId, JobState, Offer
 from runctl.providers.base import Machine, MachineState
 from runctl.safety import transaction
@@ -211,7 +209,7 @@ class Supervisor:
         """Zones that took a machine back within the last hour."""
         since = self._place.clock.now() - timedelta(hours=1)
         return {
-            msgspec.json.decode(attempt.offer, type=Offer).zone
+            decoded(attempt.offer, Offer, attempt.job).zone
             for attempt in attempts
             if attempt.offer
             and attempt.cause in {"notice", "lost"}

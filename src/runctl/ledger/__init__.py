@@ -1,5 +1,6 @@
 """This user's memory: resources, what they cost over time, jobs, prices, the journal. SQLite."""
 
+from runctl.ledger.columns import decoded
 from runctl.ledger.records import (
     AttemptRecord,
     InstanceFacts,
@@ -30,4 +31,5 @@ __all__ = [
     "TransactionRecord",
     "VerdictRecord",
     "VolumeFacts",
+    "decoded",
 ]

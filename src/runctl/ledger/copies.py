@@ -61,9 +61,9 @@ def kept(copies: Sequence[Copy]) -> list[Copy]:
     found: list[Copy] = []
     size = 0
     for copy in copies:
-        size += copy.bytes
-        if copy.path in wanted and (size <= KEPT_BYTES or len(found) < 2):
+        if copy.path in wanted and (size + copy.bytes <= KEPT_BYTES or len(found) < 2):
             found.append(copy)
+            size += copy.bytes
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from runctl.errors import ConfigError, Conflict, LedgerDamaged, TrainctlError
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 """What Python raises for a damaged database: SQLite's own messages may hold text that is no UTF-8."""
 BUSY_SECONDS = 30.0
+_LITTLE_BYTES = 64 << 10
 _PRIMARY_CODE = 0xFF  # the rest of an extended error code says where it happened
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
@@ -48,7 +50,7 @@ def _translated(error: sqlite3.Error, path: Path, look: Callable[[], str]) -> Tr
     code = _code(error)
     if code in _BUSY:
         return _busy(path)
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path.parent)):
         return ConfigError(
             "The ledger's disk is full",
             why=f"{path} cannot grow; what it held before is unharmed",
@@ -68,6 +70,15 @@ def _translated(error: sqlite3.Error, path: Path, look: Callable[[], str]) -> Tr
             next=f"{next_step} {path.parent}; or set RUNCTL_HOME to a folder that can be written",
         )
     return None
+
+
+def _is_full(folder: Path) -> bool:
+    """Where even the few pages are missing that reading needs, SQLite speaks of an I/O error."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _LITTLE_BYTES
 
 
 def _busy(path: Path) -> Conflict:

@@ -9,7 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from runctl.config import Thresholds
-from runctl.ledger import InstanceFacts, Interval, Ledger, ResourceRecord
+from runctl.ledger import InstanceFacts, Interval, Ledger, ResourceRecord, decoded
 from runctl.ledger.prices import spot_pool
 from runctl.model import Market, Price, PricePoint
 from runctl.pricing import catalog, live, meter, thresholds
@@ -180,7 +180,7 @@ def _account(
     points: Mapping[str, list[PricePoint]],
 ) -> Account:
     if resource.kind == "instance":
-        facts = msgspec.json.decode(resource.facts, type=InstanceFacts)
+        facts = decoded(resource.facts, InstanceFacts, resource.id)
         interrupted = facts.market is Market.SPOT and resource.ended_by == "cloud"
         stretches = meter.instance_stretches(intervals, now, points=points, interrupted=interrupted)
     else:

@@ -14,7 +14,7 @@ import msgspec
 
 from runctl.errors import CapacityError, Conflict, TrainctlError
 from runctl.events import Emit, Notice
-from runctl.ledger import Ledger, StepRecord, TransactionRecord
+from runctl.ledger import Ledger, StepRecord, TransactionRecord, decoded
 from runctl.safety import transaction
 from runctl.safety.transaction import Transaction
 
@@ -237,7 +237,7 @@ def _resolve(value: Any, results: Mapping[str, Result]) -> Any:
 
 
 def _intent(row: StepRecord) -> _Intent:
-    return msgspec.json.decode(row.request, type=_Intent)
+    return decoded(row.request, _Intent, f"step {row.name}")
 
 
 def _call(row: StepRecord, tx: str) -> Call:
@@ -250,7 +250,7 @@ def _found(kind: Kind, call: Call) -> bytes | None:
 
 
 def _result(data: bytes) -> Result:
-    return msgspec.json.decode(data, type=dict[str, Any])
+    return decoded(data, dict[str, Any], "a step")
 
 
 def _what(request: Request) -> str:
