@@ -118,7 +118,9 @@ def _stage(folder: str, spec: Any) -> Any:
     shutil.rmtree(run, ignore_errors=True)
     os.makedirs(run)
     write_atomically(os.path.join(run, "spec.json"), to_json({**spec, "delete": True}))
-    program = [sys.argv[0]] if zipfile.is_zipfile(sys.argv[0]) else ["-m", "runctl.agent"]
+    # As a module we were started without the working directory on the path, which a repository may fill.
+    safe = ["-P"] if getattr(sys.flags, "safe_path", False) else []
+    program = [sys.argv[0]] if zipfile.is_zipfile(sys.argv[0]) else [*safe, "-m", "runctl.agent"]
     # Our folder is a path as we see it, wherever a sandbox has put this machine.
     environment = {**os.environ, "RUNCTL_ROOT": ""}
     command = [sys.executable, *program, "stage", os.path.join(run, "spec.json")]

@@ -12,7 +12,9 @@ from typing import Any, Dict, List, Optional, Tuple
 from .files import read_json, to_json, write_atomically
 
 _CHECK = """
-import re, sys
+import sys
+sys.path[:] = [path for path in sys.path if path]  # not the working directory's modules
+import re
 from importlib import metadata
 try:
     from packaging.requirements import Requirement
@@ -122,8 +124,9 @@ def _make(folder: str, needs_python: str, requirements: List[str], log: str) -> 
         if own and needs_python and _check(own, needs_python, []) is None:
             raise EnvironmentFailed("the script needs Python %s, and there is no uv to get it" % needs_python)
         steps = (
-            [shutil.which("python3") or "python3", "-m", "venv", folder],
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
+            # -I: the working directory may be a repository with a venv.py in it.
+            [shutil.which("python3") or "python3", "-I", "-m", "venv", folder],
+            [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
         )
     with open(log, "ab") as output:
         for step in steps if requirements else steps[:1]:

@@ -37,10 +37,13 @@ class Growing:
             known = {piece for found in partial_of(folder, name + PARTS) for piece in found.done}
             if not {(int(piece[0]), int(piece[1])) for piece in done} <= known:
                 raise OSError("what had come of it is gone")
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | (0 if done else os.O_TRUNC), 0o600)
+        # The name can be foretold: no link that lies there is followed.
+        anew = os.O_CREAT | os.O_NOFOLLOW | (0 if done else os.O_TRUNC)
+        self._file = os.open(self._path, os.O_RDWR | anew, 0o600)
         self._notes: Optional[Any] = None
         try:
-            self._notes = open(self._path + PARTS, "ab" if done else "wb", buffering=0)  # noqa: SIM115
+            notes = os.open(self._path + PARTS, os.O_WRONLY | os.O_APPEND | anew, 0o666)
+            self._notes = open(notes, "ab" if done else "wb", buffering=0)  # noqa: SIM115
             if not done:
                 told = {"name": os.path.basename(about[0]), "size": about[1], "modified": about[2]}
                 self._note(json.dumps(told))

@@ -189,7 +189,9 @@ class Receiving:
         about = self._files[file]
         temporary = os.path.join(os.path.dirname(target), partial_name(about[0], about[1], about[2]))
         try:
-            with open(temporary, "wb") as out:
+            # The name can be foretold: no link that lies there is followed.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with open(os.open(temporary, flags, 0o666), "wb") as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())

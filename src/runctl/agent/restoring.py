@@ -99,8 +99,9 @@ def restore(
     target = os.path.join(folder, manifest.source)
     if lies_in(folder, manifest.files):
         return manifest
-    incoming = os.path.join(folder, ".incoming-%d" % os.getpid())
-    shutil.rmtree(incoming, ignore_errors=True)
+    # A name that cannot be foretold: no link lies there that a repository brought.
+    incoming = os.path.join(folder, ".incoming-%s" % os.urandom(8).hex())
+    os.makedirs(incoming)
     try:
         for file in manifest.files:
             _fetch(store, store.checkpoints + name + "/", file, incoming)

@@ -68,7 +68,10 @@ def settle(context: Context, found: Settings, trust: Trust) -> Settings:
             "Nothing was done", next=f"runctl config untrust {project.path} goes on without its settings"
         )
     trust.give(project.path, project.content, yes=True, at=datetime.now(UTC))
-    return context.read_settings()
+    again = context.read_settings()
+    if again.wishes and again.project is not None:  # it has changed since it was shown
+        raise refusal(again.project, again.wishes)
+    return again
 
 
 def refusal(project: ProjectFile, wishes: Sequence[Wish]) -> NotTrusted:

@@ -10,6 +10,7 @@ from typing import Any
 from runctl.config.checking import check, flatten, line_of, parse, place
 from runctl.config.sources import read, text_of
 from runctl.errors import ConfigError
+from runctl.links import refuse_brought
 
 
 def set_value(path: Path, key: str, text: str, *, dry_run: bool = False) -> Any:
@@ -42,6 +43,7 @@ def set_value(path: Path, key: str, text: str, *, dry_run: bool = False) -> Any:
 
 def _replace(path: Path, text: str) -> None:
     """All or nothing: a full disk leaves the old file as it was."""
+    refuse_brought(path)
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f"{target.name}.{os.getpid()}")

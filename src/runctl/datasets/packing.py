@@ -34,6 +34,7 @@ from runctl.datasets.samples import Sample
 from runctl.datasets.sources import Direct, Folder, Source
 from runctl.errors import CloudError, Conflict, NotFound, ValidationError
 from runctl.events import Emit, Progress, ignore
+from runctl.links import refuse_brought
 from runctl.retry import RetryPolicy
 from runctl.storage import digests
 from runctl.storage.access import S3Access
@@ -102,6 +103,8 @@ def plan(
             "A pack has 1 MiB to 1 GiB", why=f"--pack-size says {options.pack_size} bytes", next="try 64MiB"
         )
     _refuse_inside(source, target)
+    if isinstance(target, LocalPath):
+        refuse_brought(target.path)
     left_out: list[LeftOut] = []
     dataset = _source(source, options, access, left_out)
     count = len(dataset.entries)

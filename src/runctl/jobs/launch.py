@@ -15,7 +15,7 @@ import msgspec
 
 from runctl.errors import CapacityError, CloudError, Conflict
 from runctl.events import Emit, Event, Notice
-from runctl.jobs import accounting, limits
+from runctl.jobs import accounting, folders, limits
 from runctl.jobs.place import Place, RootDisk, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
@@ -254,9 +254,10 @@ class Launcher:
         """Write the agent's input; the SHA-256 that it has."""
         data = json.dumps(self._attempt_spec(number, offer, now), indent=1).encode()
         store = self._place.store
-        store.write(f"attempt-{number}/spec.json", data)
         if isinstance(store, FolderStore):
-            (store.root.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
+            folders.check(self._spec)
+            folders.make(store.root)
+        store.write(f"attempt-{number}/spec.json", data)
         return hashlib.sha256(data).hexdigest()
 
     def _attempt_spec(self, number: int, offer: Offer, now: datetime) -> dict[str, Any]:

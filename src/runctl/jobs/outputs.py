@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from runctl.events import Emit, ignore
+from runctl.jobs import folders
 from runctl.jobs.place import Place, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord
@@ -21,6 +22,7 @@ def deliver(place: Place, spec: JobSpec, job: JobRecord, *, emit: Emit = ignore)
         return spec.output  # the script wrote there itself
     location = parse(spec.output)
     if isinstance(location, LocalPath):
+        folders.check(spec)
         download_prefix(place.store, "outputs/", location.path, task="fetching the outputs", emit=emit)
     elif isinstance(location, S3Location):
         target = S3Store(location.bucket, location.key, s3_access(place.session))

@@ -15,7 +15,7 @@ import msgspec
 from runctl.clouds import Cloud
 from runctl.errors import BudgetExceeded, Conflict, NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Progress, ignore
-from runctl.jobs import limits, state
+from runctl.jobs import folders, limits, state
 from runctl.jobs import spec as specs
 from runctl.jobs.code import send_code
 from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
@@ -29,13 +29,6 @@ from runctl.storage.location import LocalPath, S3Location, parse
 if TYPE_CHECKING:
     from runctl.storage.bundle import BundlePlan
 
-JOBS_FOLDER = Path(".runctl") / "jobs"
-
-
-def job_folder(root: Path, job: str) -> Path:
-    """Where a local job lies: beside the code, out of version control."""
-    return root / JOBS_FOLDER / job
-
 
 def place_of(
     job: JobId,
@@ -48,7 +41,7 @@ def place_of(
 ) -> Place:
     """The place that a spec names. Raises ConfigError where its cloud cannot be used."""
     if spec.is_local:
-        return local_place(job_folder(Path(spec.root), job))
+        return local_place(folders.job_folder(Path(spec.root), job))
     return cloud_place(cloud(), job, spec, settings, bucket=bucket, emit=emit)
 
 
@@ -57,6 +50,7 @@ def prepare(
 ) -> tuple[Plan, BundlePlan | None]:
     """The plan of a new job, with the code that it would send."""
     check_data(spec)
+    folders.check(spec)
     code = None
     if place.session is not None:
         from runctl.storage import bundle
@@ -91,7 +85,7 @@ def create(
     that the next `jobs wait` stages and carries on.
     """
     spec, now = plan.spec, place.clock.now()
-    folder = None if place.session else str(job_folder(Path(spec.root), plan.job))
+    folder = None if place.session else str(folders.job_folder(Path(spec.root), plan.job))
     record = JobRecord(
         id=plan.job,
         name=spec.name,
@@ -128,9 +122,7 @@ def stage(
     Raises NotFound where the code was never sent and does not lie here (any more).
     """
     if job.folder is not None:
-        folder = Path(job.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder.parent.parent / ".gitignore").write_text("*\n", encoding="ascii")
+        folders.make(Path(job.folder))
         return
     spec = specs.decode(job.spec)
     if spec.code is not None:
@@ -174,6 +166,7 @@ def resumed(
             next=f"runctl jobs wait {job.id}",
         )
     before = specs.decode(job.spec)
+    folders.check(before)
     attempts = len(ledger.jobs.attempts(job.id))
     spec = specs.check(
         msgspec.structs.replace(

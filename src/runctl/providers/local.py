@@ -45,8 +45,9 @@ class LocalProvider:
         if found := self.describe(str(folder)):
             return found
         with (folder / "agent.log").open("ab") as log:
+            # -P: the working directory may be a cloned repository with a json.py in it.
             process = subprocess.Popen(
-                [sys.executable, "-m", "runctl.agent", "run", str(spec)],
+                [sys.executable, "-P", "-m", "runctl.agent", "run", str(spec)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runctl.errors import ValidationError
+from runctl.links import refuse_brought
 from runctl.render.harmless import harmless, harmless_json, harmless_lines
 from runctl.render.screen import Screen
 
@@ -72,6 +73,7 @@ def end_log() -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """To a file that the user named. Raises ValidationError where it cannot be written."""
+    refuse_brought(path)
     try:
         path.write_bytes(data)
     except OSError as error:

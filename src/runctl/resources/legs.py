@@ -10,6 +10,7 @@ import msgspec
 from runctl.errors import ConfigError, Conflict, ValidationError
 from runctl.events import Emit, Notice
 from runctl.ledger import TransactionRecord
+from runctl.links import refuse_brought
 from runctl.providers.aws import account
 from runctl.providers.aws.tunnel import require_programs
 from runctl.resources import carrying
@@ -99,6 +100,8 @@ def _carry(
     if not any(isinstance(parse(place), InstancePath) for place in places):
         raise ValidationError("Neither side is on an instance", next="i-0123456789abcdef0:/path names one")
     _require_meant(places, options)
+    if isinstance(there := parse(places[1]), LocalPath):
+        refuse_brought(there.path)
     listen = emit or operation.emit
     through = bucket or account.default_bucket(operation.session)
     try:

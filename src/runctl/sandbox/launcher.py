@@ -37,7 +37,8 @@ def up(
     """Start a sandbox in the background and wait until it serves. Raises ConfigError without its extra."""
     folder = home() / "sandbox"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "runctl.sandbox.server", "--speed", str(speed)]
+    # -P: the working directory may be a cloned repository with a json.py in it.
+    command = [sys.executable, "-P", "-m", "runctl.sandbox.server", "--speed", str(speed)]
     command += ["--region", region, "--isolation", isolation, *(["--s3", s3] if s3 else [])]
     command += ["--vcpu-limit", str(vcpu_limit)] if vcpu_limit is not None else []
     log = folder / "server.log"

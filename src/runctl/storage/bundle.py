@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from runctl import owners
 from runctl.clouds import home
 from runctl.errors import Conflict, NotTrusted, ValidationError
 from runctl.storage import credentials
@@ -102,11 +103,11 @@ def write(plan: BundlePlan, target: Path) -> None:
 def project_root(script: Path) -> Path:
     """The folder that travels with a script: the nearest parent that is a project, else the script's own.
 
-    A home folder and `/` are no project.
+    A home folder and `/` are no project, nor is a folder above that everybody may write to.
     """
     folder = script.parent.resolve()
     for parent in (folder, *folder.parents):
-        if parent in _no_projects():
+        if parent in _no_projects() or (parent != folder and owners.is_open_to_all(parent)):
             break
         if any((parent / mark).exists() for mark in (".runctl.toml", "pyproject.toml", ".git")):
             return parent

@@ -16,6 +16,7 @@ from typing import Any
 
 from runctl.errors import Conflict, TransferError
 from runctl.events import Emit, Notice
+from runctl.links import refuse_brought
 from runctl.storage import digests, durable, etags, spelling
 from runctl.storage.bulk import BulkStore, Proof
 from runctl.storage.crew import Crew, Piece, reason
@@ -113,8 +114,9 @@ class Downloads:
         """Where a key goes; its folder is there and does not lead out of the root."""
         path = self._target(key)
         if path.parent not in self._folders:
-            path.parent.mkdir(parents=True, exist_ok=True)
             inside(self._root, path.relative_to(self._root).as_posix())
+            refuse_brought(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._folders.add(path.parent)
         return path
 

@@ -12,6 +12,7 @@ import msgspec
 
 from runctl.errors import Conflict, NotFound, TransferError, ValidationError
 from runctl.events import Emit
+from runctl.links import refuse_brought
 from runctl.storage import digests, etags, spelling
 from runctl.storage.compare import compare
 from runctl.storage.crew import Crew, Piece, reason
@@ -45,6 +46,7 @@ class LocalCopy(Plan, kw_only=True):
     partials: list[Path]
 
     def move(self, crew: Crew, emit: Emit) -> None:  # noqa: ARG002 (there is nothing to tell)
+        refuse_brought(self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -147,8 +149,10 @@ class _Copies:
 
     def _copy(self, entry: Entry) -> None:
         target = self._plan.target(entry.key)
-        target.parent.mkdir(parents=True, exist_ok=True)
         inside(self._plan.root, self._relative(entry))
+        if target.parent not in self._folders:
+            refuse_brought(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.parent / f"{PARTIAL_PREFIX}{os.getpid()}.{next(self._numbers)}"
         try:
             self._write(self._plan.source(entry.key), partial)

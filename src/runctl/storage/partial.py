@@ -20,6 +20,8 @@ from runctl.errors import Conflict
 from runctl.storage import digests
 from runctl.storage.objects import PARTIAL_PREFIX, sync
 
+# Their names can be foretold: whoever made the folder may have put links there.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 _RECORD = 4 + 32  # a part's number, its digest
 
 
@@ -47,10 +49,10 @@ class PartialFile:
         self._data_path = target.parent / f"{name}.data"
         self._record_path = target.parent / f"{name}.parts"
         self._lock = threading.Lock()
-        self._record = os.open(self._record_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._record = os.open(self._record_path, _OPEN | os.O_APPEND, 0o666)
         try:
             self._claim()
-            self.file = os.open(self._data_path, os.O_RDWR | os.O_CREAT, 0o666)
+            self.file = os.open(self._data_path, _OPEN, 0o666)
         except BaseException:
             os.close(self._record)
             raise

@@ -11,6 +11,7 @@ import msgspec
 
 from runctl.errors import NotFound, TransferError, ValidationError
 from runctl.events import Emit
+from runctl.links import refuse_brought
 from runctl.storage.bulk import BulkStore
 from runctl.storage.compare import Order, as_listed, compare
 from runctl.storage.crew import Crew, reason
@@ -183,6 +184,7 @@ def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) 
 
 
 def _download(plan: TransferPlan, crew: Crew, emit: Emit) -> None:
+    refuse_brought(plan.root)
     try:
         plan.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -233,6 +233,17 @@ def test_the_home_folder_is_no_project(tmp_path: Path, monkeypatch: pytest.Monke
         bundle.plan(Path("/"))
 
 
+def test_what_others_put_into_a_shared_folder_does_not_make_it_the_project(tmp_path: Path) -> None:
+    shared = tmp_path / "tmp"
+    script = shared / "x" / "train.py"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    (shared / "pyproject.toml").touch()
+    assert bundle.project_root(script) == shared
+    shared.chmod(0o1777)
+    assert bundle.project_root(script) == script.parent
+
+
 @pytest.mark.parametrize("mark", [".runctl.toml", "pyproject.toml", ".git"])
 def test_the_nearest_marked_folder_is_the_project(tmp_path: Path, mark: str) -> None:
     tree(tmp_path, {"pyproject.toml": "", "p/src/deep/train.py": ""})

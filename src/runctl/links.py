@@ -1,0 +1,119 @@
+"""Links that a repository brought: nothing of ours is written through one.
+
+A link that git tracks came with the repository, and its author chose where it leads. One that git does not
+track is the user's own, such as `checkpoints -> /mnt/big`. Where no git can tell, a link that stays in its
+folder is harmless, and one that leads out of it is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from runctl.errors import ValidationError
+
+_MOST_LINKS = 40  # as the kernel's own limit
+_GIT_SECONDS = 30
+_TRACKED_LINK = b"120000 "
+
+
+def refuse_brought(path: Path, *, root: Path | None = None) -> None:
+    """Make sure that writing to `path` goes through no link that a repository brought; it need not exist.
+
+    `root` is the folder that came as one where there is no repository, by default the working directory.
+    Raises ValidationError.
+    """
+    root = Path(os.path.realpath(root if root is not None else Path.cwd()))
+    left = list(reversed(Path(os.path.abspath(path)).parts))  # noqa: PTH100 (resolve would follow)
+    here, links = Path("/"), 0
+    while left:
+        part = left.pop()
+        if part == "..":
+            here = here.parent
+            continue
+        here = here / part
+        try:
+            if not stat.S_ISLNK(here.lstat().st_mode):
+                continue
+            target = str(here.readlink())
+        except OSError:  # it is not there, and what is not there leads nowhere
+            return
+        links += 1
+        if links > _MOST_LINKS:
+            raise ValidationError(f"{path} leads nowhere", why="its links lead round in a circle")
+        _judge(here, root)
+        left.extend(reversed(Path(target).parts))
+        here = Path("/") if target.startswith("/") else here.parent
+
+
+def _judge(link: Path, root: Path) -> None:
+    top = _top(link)
+    tracked = None if top is None else _is_tracked(top, link)
+    if tracked:
+        raise _refusal(link, f"make the link yours: git rm --cached {link}")
+    if tracked is None:
+        bounds = top or (root if link.is_relative_to(root) else None)
+        target = Path(os.path.realpath(link))
+        if bounds is not None and not target.is_relative_to(os.path.realpath(bounds)):
+            raise _refusal(link, f"make {link} a folder")
+
+
+def _refusal(link: Path, otherwise: str) -> ValidationError:
+    target = os.path.realpath(link)
+    return ValidationError(
+        f"Nothing is written through {link}",
+        why=f"the link came with the project, and leads to {target}",
+        next=f"name {target} itself if you mean it, or {otherwise}",
+    )
+
+
+def _top(link: Path) -> Path | None:
+    """The top of the repository that a link is in."""
+    return next((parent for parent in link.parents if (parent / ".git").exists()), None)
+
+
+def _is_tracked(top: Path, link: Path) -> bool | None:
+    """Whether git tracks this link; None where it cannot tell. Compared as files: some disks fold case."""
+    listed = _git(top, "ls-files", "-s", "-z")
+    if listed is None:
+        return None
+    about = link.lstat()
+    for line in listed.split(b"\0"):
+        if not line.startswith(_TRACKED_LINK):
+            continue
+        try:
+            found = (top / os.fsdecode(line.partition(b"\t")[2])).lstat()
+        except OSError:  # it was removed here
+            continue
+        if (found.st_dev, found.st_ino) == (about.st_dev, about.st_ino):
+            return True
+    return False
+
+
+def _git(top: Path, *arguments: str) -> bytes | None:
+    """What git says of a repository that is not trusted: its own settings start no program."""
+    import subprocess
+
+    safe = {
+        "core.fsmonitor": "false",
+        "core.hooksPath": os.devnull,
+        "protocol.allow": "never",
+        "safe.bareRepository": "explicit",
+    }
+    settings = [word for key, value in safe.items() for word in ("-c", f"{key}={value}")]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", *settings, "-C", top, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):  # there is no git
+        return None
+    return done.stdout if done.returncode == 0 else None
