@@ -1,20 +1,24 @@
-"""An attempt's folder and its state: on disk at each change, in memory while the disk is full."""
+"""An attempt's folder and its state: on disk at each change, in memory while the disk is full or hangs."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from typing import Any, Dict, List
 
 from . import clock, seal
-from .files import read_json, to_json, write_atomically
+from .files import append, read_json, to_json, write_atomically
 
 RESERVE_BYTES = 64 * 1024
+FIRST_EVENTS, LAST_EVENTS = 500, 1500
+"""How many are kept in memory and sent to the store; the file on this machine has them all."""
 
 
 class Attempt:
-    """The spec, the state and the events of one attempt. Thread-safe."""
+    """The spec, the state and the events of one attempt. Thread-safe.
+
+    Memory and files have a lock each: whoever only reads or changes the state never waits for the disk.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(folder)
@@ -27,8 +31,14 @@ class Attempt:
         self.seal = seal.read(self.folder)
         self.ran_before = os.path.exists(self.path("state.json"))
         self._lock = threading.RLock()
+        self._placing = threading.Lock()
+        self._writing_events = threading.Lock()
         self._events: List[Dict[str, Any]] = []
-        self._disk_trouble = ""
+        self._unwritten: List[bytes] = []
+        self._last_note = ""
+        self._event_count = 0
+        self._snapshots = self._placed = 0
+        self._state_trouble = self._event_trouble = ""
         self.state: Dict[str, Any] = {
             "format": 1,
             "job": spec["job"],
@@ -50,6 +60,9 @@ class Attempt:
             "steps_per_second": None,
             "log_bytes": 0,
             "log_mirrored": 0,
+            "log_left_out": int((read_json(self.path("state.json")) or {}).get("log_left_out") or 0),
+            "looked": clock.now(),
+            "heartbeat": None,
             "resumed_from": None,
             "resumed_step": None,
             "committed": None,
@@ -80,7 +93,7 @@ class Attempt:
         try:
             write_atomically(self.path("reserve"), b"." * RESERVE_BYTES, durable=False)
         except OSError as error:
-            self._disk_trouble = "the disk is full: %s" % error
+            self._state_trouble = "the disk is full: %s" % error
 
     def spend_reserve(self) -> None:
         """Nobody else writes any more: what is held is for the last words."""
@@ -93,35 +106,83 @@ class Attempt:
         """Change the state and write it. A full disk is told of in the state and harms nothing else."""
         with self._lock:
             self.state.update(changes)
-            self.beat(durable="phase" in changes)
+        self.heartbeat()
+        self.write(durable="phase" in changes)
 
-    def beat(self, durable: bool = False) -> None:
+    def heartbeat(self) -> None:
+        """Note that the agent lives; nothing beats after the end."""
         with self._lock:
-            self.state["heartbeat"] = clock.now()
-            try:
-                write_atomically(self.path("state.json"), self.snapshot(), durable)
-                self._disk_trouble = ""
-            except OSError as error:
-                self._disk_trouble = "the state could not be written: %s" % error
+            if self.state["phase"] != "ended":
+                self.state["heartbeat"] = clock.now()
+
+    def write(self, durable: bool = False) -> None:
+        """Write the state to its file, unless a newer one came there first."""
+        with self._lock:
+            self._snapshots += 1
+            number, data = self._snapshots, self.snapshot()
+
+        def place(temporary: str, path: str) -> None:
+            with self._placing:
+                if number < self._placed:
+                    os.unlink(temporary)
+                    return
+                os.replace(temporary, path)
+                self._placed = number
+
+        try:
+            write_atomically(self.path("state.json"), data, durable, place)
+            self._state_trouble = ""
+        except OSError as error:
+            self._state_trouble = "the state could not be written: %s" % error
+        self._write_events()
 
     def event(self, kind: str, **details: Any) -> None:
+        event = {"at": clock.now(), "kind": kind, **details}
         with self._lock:
-            self._events.append({"at": clock.now(), "kind": kind, **details})
+            self._event_count += 1
+            self._events.append(event)
+            if len(self._events) > FIRST_EVENTS + LAST_EVENTS:
+                del self._events[FIRST_EVENTS]
+            self._unwritten.append(to_json(event) + b"\n")
+            del self._unwritten[:-LAST_EVENTS]
+        self._write_events()
+
+    def note(self, text: str) -> None:
+        """An event that tells something once, however often it comes in a row."""
+        with self._lock:
+            if text == self._last_note:
+                return
+            self._last_note = text
+        self.event("note", text=text)
+
+    def _write_events(self) -> None:
+        """Append what is not in the file yet; nobody waits for another who does it."""
+        while self._unwritten and self._writing_events.acquire(blocking=False):
             try:
-                with open(self.path("events.jsonl"), "ab") as file:
-                    file.write(to_json(self._events[-1]) + b"\n")
-            except OSError as error:
-                self._disk_trouble = "an event could not be written: %s" % error
+                with self._lock:
+                    lines, self._unwritten = self._unwritten, []
+                try:
+                    append(self.path("events.jsonl"), b"".join(lines))
+                    self._event_trouble = ""
+                except OSError as error:
+                    self._event_trouble = "an event could not be written: %s" % error
+                    with self._lock:
+                        self._unwritten = [*lines, *self._unwritten][-LAST_EVENTS:]
+                    return
+            finally:
+                self._writing_events.release()
 
     def snapshot(self) -> bytes:
         with self._lock:
-            said = [self.state["message"], self._disk_trouble]
+            said = [self.state["message"], self._state_trouble or self._event_trouble]
             return to_json({**self.state, "message": "; ".join(part for part in said if part) or None})
 
     @property
     def event_count(self) -> int:
-        return len(self._events)
+        return self._event_count
 
     def events(self) -> bytes:
+        """Those that are kept in memory, a line each."""
         with self._lock:
-            return b"".join(json.dumps(event, sort_keys=True).encode() + b"\n" for event in self._events)
+            events = list(self._events)
+        return b"".join(to_json(event) + b"\n" for event in events)

@@ -8,7 +8,7 @@ from .credentials import Credentials
 from .digest import Digest
 from .failures import PreconditionFailed
 from .imds import Metadata
-from .s3 import LARGEST, Bucket
+from .s3 import LARGEST, TRIES, Bucket
 from .store import Listing
 
 
@@ -23,8 +23,13 @@ class BucketStore:
         self._bucket = Bucket(bucket, region, Credentials(metadata), owner=owner)
         self._prefix = prefix.strip("/") + "/"
 
-    def put(self, key: str, data: bytes) -> None:
-        self._bucket.put(self._prefix + key, data)
+    @property
+    def moved(self) -> float:
+        """On the monotonic clock, when a file or a part of one last arrived; 0 before the first."""
+        return self._bucket.moved
+
+    def put(self, key: str, data: bytes, tries: int = TRIES) -> None:
+        self._bucket.put(self._prefix + key, data, tries=tries)
 
     def get(self, key: str, limit: int = LARGEST) -> Optional[bytes]:
         """Raises StoreRefused for an object of more than `limit` bytes."""

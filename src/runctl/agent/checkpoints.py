@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from .files import read_json
+from .files import open_regular, read_json
 from .progress import step_of_name
 
 ZIP_SUFFIXES = (".pt", ".pth", ".ckpt", ".npz", ".keras", ".zip", ".bin")
@@ -26,11 +27,15 @@ class File(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A file or folder in the checkpoint folder, as it stands now: another version is another value."""
+    """A file or folder in the checkpoint folder, as it stands now: another version is another value.
+
+    `left_out` has the path and the kind of what lies in it and is no file.
+    """
 
     name: str
     is_folder: bool
     files: Tuple[File, ...]
+    left_out: Tuple[Tuple[str, str], ...] = ()
 
     @property
     def newest(self) -> int:
@@ -57,9 +62,9 @@ def scan(folder: str) -> List[Checkpoint]:
             ):
                 continue  # "last" is a second name of one that is seen under its own
             if entry.is_dir():
-                files = tuple(sorted(_files_below(folder, entry.name)))
+                files, left_out = _below(folder, entry.name)
                 if files:
-                    found.append(Checkpoint(entry.name, True, files))
+                    found.append(Checkpoint(entry.name, True, files, left_out))
             elif entry.is_file():
                 found.append(Checkpoint(entry.name, False, (_file(folder, entry.name),)))
         except OSError:  # it vanished
@@ -102,19 +107,46 @@ def _file(folder: str, path: str) -> File:
     return File(path, info.st_size, info.st_mtime_ns, info.st_ino)
 
 
-def _files_below(folder: str, name: str) -> List[File]:
-    return [
-        _file(folder, os.path.relpath(os.path.join(parent, leaf), folder))
-        for parent, _, leaves in os.walk(os.path.join(folder, name))
-        for leaf in leaves
-    ]
+def _below(folder: str, name: str) -> Tuple[Tuple[File, ...], Tuple[Tuple[str, str], ...]]:
+    """The files of a folder, and what is none and cannot travel. Raises OSError if a file vanishes."""
+    files: List[File] = []
+    left_out: List[Tuple[str, str]] = []
+    for parent, folders, leaves in os.walk(os.path.join(folder, name)):
+        for leaf in [*leaves, *(inner for inner in folders if os.path.islink(os.path.join(parent, inner)))]:
+            path = os.path.relpath(os.path.join(parent, leaf), folder)
+            kind = kind_of(os.path.join(parent, leaf))
+            if kind:
+                left_out.append((path, kind))
+            else:
+                files.append(_file(folder, path))
+    return tuple(sorted(files)), tuple(sorted(left_out))
+
+
+def kind_of(path: str) -> str:
+    """What it is that cannot travel; empty for a regular file or a link to one. Raises OSError."""
+    mode = os.lstat(path).st_mode
+    is_link = stat.S_ISLNK(mode)
+    if is_link:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            return "a link that leads nowhere"
+    if stat.S_ISREG(mode):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return "a file whose name is no UTF-8"
+        return ""
+    if stat.S_ISDIR(mode):
+        return "a link to a folder" if is_link else "a folder"
+    return "a pipe, a socket or a device"
 
 
 def _file_completeness(path: str) -> Optional[bool]:
     lower = path.lower()
     if lower.endswith(".safetensors"):
         return _is_whole_safetensors(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         magic = file.read(4)
     if magic == b"PK\x03\x04":
         return _is_whole_zip(path)
@@ -131,7 +163,7 @@ def _is_whole_zip(path: str) -> bool:
     import zipfile
 
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             end, entries = archive.start_dir, archive.infolist()
             return (
                 bool(entries)
@@ -145,7 +177,7 @@ def _is_whole_zip(path: str) -> bool:
 def _is_whole_safetensors(path: str) -> bool:
     """8 bytes of header length, a JSON header, then exactly as many bytes as its last offset says."""
     size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         prefix = file.read(8)
         if len(prefix) < 8:
             return False

@@ -50,5 +50,10 @@ def real(seconds: float) -> float:
     return max(SHORTEST_WAIT, seconds / _anchor()[2])
 
 
+def of_cloud(seconds: float) -> float:
+    """How much of the cloud's time passes in `seconds` of ours."""
+    return seconds * _anchor()[2]
+
+
 def sleep(seconds: float) -> None:
     time.sleep(real(seconds))

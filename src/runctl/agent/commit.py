@@ -21,6 +21,12 @@ from .restoring import CorruptCheckpoint, commit_names, lies_in, read_manifest, 
 POLL_SECONDS = 2.0
 SHORTEST_POLL = 0.2
 STILL_POLLS = 2
+LOOKING = 0.05
+"""The share of the time that may be spent on looks: a folder with very many files is looked at less often."""
+LONGEST_POLL = 60.0
+QUICK_SCAN = 0.02
+"""Seconds of CPU; a folder that takes longer is not looked through only to know what is in it."""
+_MOST_TOLD = 20
 
 
 class Commit(NamedTuple):
@@ -60,6 +66,9 @@ class Committer:
         self._sequence: Optional[int] = None
         self._claimed: Optional[Tuple[str, str]] = None  # a checkpoint's name, its commit's name
         self._newest_committed = 0  # its mtime: what is older is never committed after it
+        self._told: Set[str] = set()
+        self._scan_took = 0.0
+        self._newest_size = 0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -91,16 +100,22 @@ class Committer:
         self._wake.set()
 
     def stop(self) -> None:
+        """Begin nothing any more; what is being committed goes on to its end."""
         self._stop.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def upload_seconds(self) -> float:
         """What the newest checkpoint's upload will take: by the rate of earlier ones, else at 50 MB/s."""
+        if self._scan_took < QUICK_SCAN:
+            self._scan()
+        return self._newest_size * (self.seconds_per_byte or 1 / 50e6)
+
+    def _scan(self) -> List[Checkpoint]:
+        begun = time.thread_time()
         found = scan(self._folder)
-        size = found[-1].size if found else 0
-        return size * (self.seconds_per_byte or 1 / 50e6)
+        self._scan_took = time.thread_time() - begun
+        self._newest_size = found[-1].size if found else 0
+        return found
 
     def commit_newest(
         self, final: bool, whole: bool = False, last_step: Optional[int] = None
@@ -111,7 +126,7 @@ class Committer:
         stands there is complete although its format cannot tell. Raises StoreAway, StoreRefused.
         """
         with self._one_at_a_time:
-            for checkpoint in reversed(scan(self._folder)):
+            for checkpoint in reversed(self._scan()):
                 if checkpoint in self._known or checkpoint.newest < self._newest_committed:
                     return None
                 if not self._is_complete(checkpoint, whole):
@@ -126,18 +141,22 @@ class Committer:
     def _watch(self) -> None:
         wait = 1.0
         while not self._stop.is_set():
-            self._wake.wait(max(SHORTEST_POLL, clock.real(POLL_SECONDS)))
+            pause = max(SHORTEST_POLL, clock.real(POLL_SECONDS))
+            self._wake.wait(max(pause, min(self._scan_took / LOOKING, LONGEST_POLL)))
             self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.commit_newest(final=False)
                 wait = 1.0
-            except (StoreAway, OSError) as error:
-                self._note("a checkpoint waits for the store: %s" % error)
-                self._stop.wait(clock.real(wait))
-                wait = min(wait * 2, 15.0)
             except StoreRefused as error:
                 self._note("the store refuses a checkpoint: %s" % error)
                 self._stop.wait(clock.real(30.0))
+            except Exception as error:  # the watch goes on whatever a script left in its folder
+                kind = "" if isinstance(error, (StoreAway, OSError)) else "%s: " % type(error).__name__
+                self._note("a checkpoint waits for the store: %s%s" % (kind, error))
+                self._stop.wait(clock.real(wait))
+                wait = min(wait * 2, 15.0)
 
     def _is_complete(self, checkpoint: Checkpoint, whole: bool) -> bool:
         verdict = completeness(self._folder, checkpoint)
@@ -179,6 +198,10 @@ class Committer:
             self.seconds_per_byte = (time.monotonic() - begun) / checkpoint.size
         commit = Commit(name, step, clock.now(), manifest)
         self.newest = commit
+        for path, kind in checkpoint.left_out[:_MOST_TOLD]:
+            if path not in self._told:
+                self._told.add(path)
+                self._note("%s is %s: it was left out of the checkpoint" % (_printable(path), kind))
         self._prune()
         self._on_commit(commit)
         return commit
@@ -213,7 +236,7 @@ class Committer:
 
     def _is_unchanged(self, checkpoint: Checkpoint) -> bool:
         """A script that keeps only its newest files may have removed it by now: what was read was whole."""
-        now = [found for found in scan(self._folder) if found.name == checkpoint.name]
+        now = [found for found in self._scan() if found.name == checkpoint.name]
         return not now or now[0] == checkpoint
 
     def _move_latest(self, manifest: Dict[str, Any]) -> None:
@@ -240,3 +263,7 @@ def _sequence_in(latest: bytes) -> int:
         return sequence_of(str(json.loads(latest)["name"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return 0
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode()

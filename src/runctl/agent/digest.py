@@ -25,8 +25,10 @@ def file_digest(path: str, part: int = 0) -> str:
     """The SHA-256 of a file, by parts of `part` bytes where that is above 0."""
     import hashlib
 
+    from .files import open_regular
+
     whole, piece, left = hashlib.sha256(), hashlib.sha256(), part
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while True:
             chunk = file.read(min(_CHUNK, left) if part else _CHUNK)
             if not part:

@@ -1,22 +1,30 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files of others, of which only regular ones are opened."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from typing import Any, Dict, Optional
+import stat
+import threading
+from typing import IO, Any, Callable, Dict, Optional
 
 
-def write_atomically(path: str, data: bytes, durable: bool = True) -> None:
-    """Replace a file; `durable` waits until it is on the disk, which a busy disk may take seconds for."""
-    temporary = "%s.%d.tmp" % (path, os.getpid())
+def write_atomically(
+    path: str, data: bytes, durable: bool = True, place: Callable[[str, str], None] = os.replace
+) -> None:
+    """Replace a file; `durable` waits until it is on the disk, which a busy disk may take seconds for.
+
+    `place` moves the finished file, its first argument, to its name.
+    """
+    temporary = "%s.%d.%d.tmp" % (path, os.getpid(), threading.get_ident())
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        place(temporary, path)
     except BaseException:
         try:
             os.unlink(temporary)
@@ -25,10 +33,45 @@ def write_atomically(path: str, data: bytes, durable: bool = True) -> None:
         raise
 
 
-def read_json(path: str) -> Optional[Dict[str, Any]]:
-    """None for a file that is missing or torn."""
+def append(path: str, data: bytes) -> None:
+    """Add to a file all that is given, or nothing where the disk is full. Raises OSError."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
-        with open(path, "rb") as file:
+        before = os.fstat(file).st_size
+        try:
+            while data:
+                data = data[os.write(file, data) :]
+        except OSError:
+            os.ftruncate(file, before)
+            raise
+    finally:
+        os.close(file)
+
+
+def keep_last(path: str, most: int, last: int) -> None:
+    """Cut a file that grows at its end to its `last` bytes if it has more than `most`. Raises OSError."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= most:
+            return
+        file.seek(-last, os.SEEK_END)
+        data = file.read(last)
+    os.truncate(path, 0)
+    append(path, data)
+
+
+def open_regular(path: str) -> IO[bytes]:
+    """Open a file of the script to read it; anything else than a file, a pipe too, raises OSError at once."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return os.fdopen(file, "rb")
+
+
+def read_json(path: str) -> Optional[Dict[str, Any]]:
+    """None for a file that is missing, torn, or none."""
+    try:
+        with open_regular(path) as file:
             value = json.load(file)
     except (OSError, ValueError):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import threading
+import time
 from typing import Any, Callable, Dict, Optional
 
 from . import clock
@@ -23,15 +24,16 @@ class DeadMan:
         self._lease = float(spec.get("lease_seconds") or 0)
         self.armed = bool(spec.get("machine", {}).get("disposable")) and self._lease > 0
         self._keep = bool(spec.get("machine", {}).get("keep"))
-        self._due = 0.0
+        self._due = 0.0  # on the monotonic clock: the system's own may be set meanwhile
         self._lock = threading.Lock()
 
     def put_off(self) -> None:
         """Renew the lease; does nothing before it is due again."""
         with self._lock:
-            if self.armed and clock.now() >= self._due:
-                self._due = clock.now() + min(REARM_SECONDS, self._lease / 3)
-                _shutdown("+%d" % math.ceil(self._lease / 60))
+            if self.armed and time.monotonic() >= self._due:
+                due = time.monotonic() + clock.real(min(REARM_SECONDS, self._lease / 3))
+                if _shutdown("+%d" % math.ceil(self._lease / 60)):
+                    self._due = due  # else it is tried again with the next look
 
     def end_soon(self) -> None:
         """The cloud takes the machine itself; should it not, the machine ends in some minutes."""
@@ -53,17 +55,19 @@ def end_at_once() -> None:
     _shutdown("now")
 
 
-def _shutdown(when: str) -> None:
+def _shutdown(when: str) -> bool:
+    """Whether the system took it; where it did not, the timer that was armed before stays armed."""
     try:
-        subprocess.run(
+        done = subprocess.run(
             ["shutdown", *(["-P"] if when != "-c" else []), when],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
             timeout=20,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        pass  # the timer that was armed at birth stays armed
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
 
 
 class NoticeWatch:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
+from typing import Optional, Pattern, Tuple
 
-_WORDS = re.compile(
-    rb"(?:^|[^a-z0-9_.-])(global_step|step|iter|iteration|epoch)[\"'\s:=#\[(]{1,12}(\d{1,12})\b(?!\.\d)",
-    re.IGNORECASE,
-)
+_THEN_A_NUMBER = rb"[\"' \t\f\v:=#\[(]{1,12}(\d{1,12})\b(?!\.\d)"
+_BEFORE = rb"(?<![a-z0-9_.-])"
+_STEPS = re.compile(_BEFORE + rb"(?:global_step|step|iteration|iter)" + _THEN_A_NUMBER)
+_EPOCHS = re.compile(_BEFORE + rb"epoch" + _THEN_A_NUMBER)
+_GLOBAL = len(b"global_")
+_MOST_WORDS = 1000  # that name no number, in a row; whoever prints more of them is not waited for
 _STEP_IN_NAME = re.compile(r"(?:step|iter)[-_=]?(\d{1,12})", re.IGNORECASE)
 _OTHER_IN_NAME = re.compile(r"(?:epoch|checkpoint|ckpt)[-_=]?(\d{1,12})", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![a-z0-9])(?<!\d\.)(\d{1,12})(?![a-z0-9])(?!\.\d)", re.IGNORECASE)
@@ -25,30 +27,50 @@ class StepReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        lines = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop()[-_LONGEST_LINE:]
-        for line in lines:
-            self._read(line)
-
-    def _read(self, line: bytes) -> None:
-        steps = epochs = None
-        for match in _WORDS.finditer(line):
-            if match.group(1).lower() == b"epoch":
-                epochs = int(match.group(2))
-            else:
-                steps = int(match.group(2))
-        if steps is not None:
-            if not self._saw_steps:
-                self.first = None  # what came before were epochs
+        """Read whole lines. Only the ends are looked at: the time depends on the bytes, not on the lines."""
+        text = (self._rest + data).lower().replace(b"\r", b"\n")
+        whole = text.rfind(b"\n") + 1
+        rest, text = text[whole:], text[:whole]
+        if len(rest) > _LONGEST_LINE:
+            self.skip()
+            rest = self._rest + rest[-_LONGEST_LINE:]
+        self._rest = rest
+        last = _outermost(text, _STEPS, (b"step", b"iter"), last=True)
+        if last is not None:
+            if not self._saw_steps:  # what came before were epochs
+                self.first = _outermost(text, _STEPS, (b"step", b"iter"), last=False)
             self._saw_steps = True
-            self._name(steps)
-        elif epochs is not None and not self._saw_steps:
-            self._name(epochs)
+        elif not self._saw_steps:
+            last = _outermost(text, _EPOCHS, (b"epoch",), last=True)
+            if self.first is None:
+                self.first = _outermost(text, _EPOCHS, (b"epoch",), last=False)
+        if last is not None:
+            self.step = last
 
-    def _name(self, step: int) -> None:
-        self.step = step
-        if self.first is None:
-            self.first = step
+    def skip(self) -> None:
+        """What is fed next does not join what was fed before, and begins within a line."""
+        self._rest = b"-"  # a word that follows it is not at its beginning
+
+
+def _outermost(text: bytes, pattern: Pattern[bytes], words: Tuple[bytes, ...], last: bool) -> Optional[int]:
+    """The number that the last one of some words names, or the first one."""
+    found = [place for place in (_place(text, pattern, word, last) for word in words) if place is not None]
+    if not found:
+        return None
+    return (max(found) if last else min(found))[1]
+
+
+def _place(text: bytes, pattern: Pattern[bytes], word: bytes, last: bool) -> Optional[Tuple[int, int]]:
+    """Where one word names a number, and the number; searched by word, for this is quicker by far."""
+    at = len(text) if last else -1
+    for _ in range(_MOST_WORDS):
+        at = text.rfind(word, 0, at) if last else text.find(word, at + 1)
+        if at < 0:
+            return None
+        match = pattern.match(text, at) or (pattern.match(text, at - _GLOBAL) if at >= _GLOBAL else None)
+        if match is not None and match.start(1) > at:
+            return at, int(match.group(1))
+    return None
 
 
 def step_of_name(name: str) -> Optional[int]:

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 from .answers import parsed
 from .digest import Digest
 from .failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
+from .files import open_regular
 from .multipart import Multipart, Part, part_size
 
 MULTIPART_FROM = 64 * 1024 * 1024
@@ -52,6 +53,7 @@ class Bucket:
         self._credentials = credentials
         self._idle: List[Any] = []
         self._lock = threading.Lock()
+        self.moved = 0.0  # on the monotonic clock, when a file or a part of one last arrived
         endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             parts = urlsplit(endpoint)
@@ -61,7 +63,14 @@ class Bucket:
             self._secure, self._host, self._port = True, "%s.s3.%s.amazonaws.com" % (name, region), None
             self._base = ""
 
-    def put(self, key: str, data: bytes, if_match: Optional[str] = None, if_absent: bool = False) -> str:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        if_match: Optional[str] = None,
+        if_absent: bool = False,
+        tries: int = TRIES,
+    ) -> str:
         """Write a small object; answers its ETag. Raises PreconditionFailed where a condition fails."""
         digest = hashlib.sha256(data)
         headers = {"x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode()}
@@ -69,7 +78,8 @@ class Bucket:
             headers["If-Match"] = if_match
         if if_absent:
             headers["If-None-Match"] = "*"
-        return self.ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest())[1].get("etag", "")
+        answer = self.ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest(), tries=tries)
+        return answer[1].get("etag", "")
 
     def put_file(self, key: str, path: str, size: int) -> Digest:
         """Send a file of `size` bytes; answers the digest of what was sent.
@@ -77,7 +87,7 @@ class Bucket:
         The file is opened once: a new version that is moved over its name meanwhile is not mixed in.
         Raises SourceChanged where it turns out shorter.
         """
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if size >= MULTIPART_FROM:
                 return self._put_parts(key, file.fileno(), size)
             whole = hashlib.sha256()
@@ -101,6 +111,7 @@ class Bucket:
             length=size,
             tries=tries,
         )
+        self.moved = time.monotonic()
         return headers.get("etag", ""), checksum
 
     def get(self, key: str, limit: int = LARGEST) -> Optional[bytes]:

@@ -13,6 +13,8 @@ from typing import Dict, List, Optional, Set
 from .listeners import EndSignal
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_OUR_OOM_SCORE = -900
+_OOM_DISTANCE = 200
 
 
 class Script:
@@ -43,13 +45,25 @@ class Script:
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code
 
+    def dies_before_us(self) -> None:
+        """Where memory runs out, the kernel ends the script and not the agent, which then tells of it."""
+        try:
+            _write("/proc/self/oom_score_adj", str(_OUR_OOM_SCORE))
+        except OSError:  # only root may spare itself, but anybody may offer what is his
+            try:
+                with open("/proc/self/oom_score_adj") as file:
+                    ours = int(file.read())
+                _write("/proc/%d/oom_score_adj" % self.pid, str(min(1000, ours + _OOM_DISTANCE)))
+            except (OSError, ValueError):  # it has ended, or this is no Linux
+                pass
+
     def go_on_ending(self, number: int, *, late: bool) -> bool:
         """Signal whoever listens, then the rest; returns False once nothing of the script lives.
 
         `late`: half of its time is over, so a listener behind one that keeps the signal to itself gets it.
         """
         if self._end_signal is None:
-            self._end_signal = EndSignal(number, _kill)
+            self._end_signal = EndSignal(number, _kill_awake)
         ended = self.exit_code() is not None
         living = _descendants(self._group)
         if ended and not living:
@@ -94,7 +108,7 @@ def end_descendants() -> None:
 def end_left_behind(job: str, checkpoints: str, number: int, grace: float) -> None:
     """End the processes of a job whose agent died before them; `grace` in real seconds."""
     marks = {b"RUNCTL_JOB_ID=%s" % os.fsencode(job), b"RUNCTL_CHECKPOINT_DIR=%s" % os.fsencode(checkpoints)}
-    left, end_signal = _processes_with(marks), EndSignal(number, _kill)
+    left, end_signal = _processes_with(marks), EndSignal(number, _kill_awake)
     begun = time.monotonic()
     while left and time.monotonic() < begun + grace:
         end_signal.go_on(left, late=time.monotonic() > begun + grace / 2)
@@ -197,11 +211,23 @@ def _told(name: str, workdir: str, error: OSError) -> OSError:
     return OSError("%s cannot start: it is no program of this machine, and has no first line with #!" % name)
 
 
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def _kill(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except OSError:  # it has ended
         pass
+
+
+def _kill_awake(pid: int, number: int) -> None:
+    """A process that somebody has stopped hears nothing until it goes on."""
+    _kill(pid, number)
+    if number != signal.SIGSTOP:
+        _kill(pid, signal.SIGCONT)
 
 
 def _kill_group(group: int) -> None:

@@ -6,13 +6,15 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from .digest import Digest, file_digest
-from .files import write_atomically
+from .files import open_regular, write_atomically
 from .imds import Metadata
 
 _FICLONE = 0x40049409  # linux/fs.h
+_CHUNK = 1024 * 1024
 Listing = List[Tuple[str, int]]
 
 
@@ -25,6 +27,7 @@ class FolderStore:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self.moved = 0.0  # on the monotonic clock, when a file or a part of one was last copied
 
     def _path(self, key: str) -> str:
         path = os.path.join(self._folder, key)
@@ -45,7 +48,7 @@ class FolderStore:
         target = self._path(key)
         temporary = target + ".tmp"
         try:
-            _copy(path, temporary)
+            self._copy(path, temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             digest = Digest(file_digest(temporary))
@@ -54,6 +57,19 @@ class FolderStore:
             if os.path.exists(temporary):
                 os.unlink(temporary)
         return digest
+
+    def _copy(self, source: str, target: str) -> None:
+        """A copy that shares its blocks where the file system can."""
+        with open_regular(source) as original, open(target, "wb") as copy:
+            try:
+                if sys.platform == "linux":
+                    fcntl.ioctl(copy, _FICLONE, original.fileno())
+                    return
+            except OSError:  # it cannot: the bytes are copied
+                pass
+            for chunk in iter(lambda: original.read(_CHUNK), b""):
+                copy.write(chunk)
+                self.moved = time.monotonic()
 
     def get_file(self, key: str, path: str) -> bool:
         try:
@@ -106,15 +122,3 @@ def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
     return BucketStore(
         store["bucket"], store["prefix"], store["region"], metadata, str(store.get("owner") or "")
     )
-
-
-def _copy(source: str, target: str) -> None:
-    """A copy that shares its blocks where the file system can."""
-    with open(source, "rb") as original, open(target, "wb") as copy:
-        try:
-            if sys.platform == "linux":
-                fcntl.ioctl(copy, _FICLONE, original.fileno())
-                return
-        except OSError:  # it cannot: the bytes are copied
-            pass
-    shutil.copyfile(source, target)

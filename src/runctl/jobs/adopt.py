@@ -266,7 +266,7 @@ def _attempt(
     modified = [info.modified for key, info in job.objects.items() if key.startswith(f"attempt-{number}/")]
     launched = machine.launched if machine else _moment(agent.started) if agent else None
     over = (agent is not None and agent.is_over) or machine is None or machine.state not in LIVE
-    ended = _moment(agent.ended or agent.heartbeat) if agent and over else None
+    ended = _moment(agent.ended or agent.last_sign) if agent and over else None
     record = AttemptRecord(
         job=JobId(job.id),
         number=number,

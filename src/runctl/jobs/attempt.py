@@ -43,7 +43,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     script_started: float | None = None
     notice_at: float | None = None
     ended: float | None = None
-    heartbeat: float = 0.0
+    heartbeat: float | None = None
     agent_pid: int = 0
     step: int | None = None
     steps_per_second: float | None = None
@@ -58,6 +58,11 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     def booted_at(self) -> datetime | None:
         """When its machine began to run, by the machine itself."""
         return datetime.fromtimestamp(self.booted, UTC) if self.booted else None
+
+    @property
+    def last_sign(self) -> float:
+        """When it last said anything: an agent that has ended has no heartbeat any more."""
+        return self.heartbeat or self.ended or self.started
 
     @property
     def is_over(self) -> bool:

@@ -85,4 +85,4 @@ def _down(seen: Sighting) -> str:
 def _silence(seen: Sighting, now: datetime) -> timedelta:
     if seen.agent is None:
         return now - seen.launched
-    return timedelta(seconds=max(0.0, now.timestamp() - seen.agent.heartbeat))
+    return timedelta(seconds=max(0.0, now.timestamp() - seen.agent.last_sign))

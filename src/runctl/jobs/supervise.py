@@ -327,7 +327,7 @@ class Supervisor:
         watch.lost_because = why = watch.lost_because or why  # not what we did to the machine since then
         if not self._closing.machine_is_over(job, attempt, watch):
             return
-        self._closing.close_books(attempt, watch, at=watch.agent.heartbeat if watch.agent else None)
+        self._closing.close_books(attempt, watch, at=watch.agent.last_sign if watch.agent else None)
         self._closing.save(attempt, watch.agent, state="lost", cause="lost", message=why)
         self._move(job, JobState.RECOVERING, f"the machine is lost: {why}")
 

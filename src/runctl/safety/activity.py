@@ -73,7 +73,7 @@ class _State(msgspec.Struct, frozen=True):
     """What matters here of an attempt's `state.json`; times are seconds since the epoch."""
 
     phase: str
-    heartbeat: float = 0.0
+    heartbeat: float | None = None
 
 
 def detect(session: Session, ledger: Ledger, instance: Instance) -> Sighting:
@@ -200,7 +200,7 @@ def _heartbeat(session: Session, ledger: Ledger, agent: AgentAt) -> str:
         raise
     except TrainctlError:
         return ""  # the shell is asked next, and says more
-    silent = session.cloud.clock.now().timestamp() - state.heartbeat
+    silent = session.cloud.clock.now().timestamp() - (state.heartbeat or 0.0)
     if state.phase == "ended" or silent > HEARTBEAT_LIMIT.total_seconds():
         return ""
     return f"the agent of {agent.job}, attempt {agent.attempt}, wrote {max(silent, 0):.0f} s ago"

@@ -300,7 +300,7 @@ def test_zombies_of_orphans_are_collected_while_the_script_runs(machine, wait_un
 
 def test_the_deadline_ends_an_attempt(machine):
     machine.speed(40)
-    attempt = machine.attempt("import time; time.sleep(60)", deadline=machine.now() + 40)
+    attempt = machine.attempt("import time; time.sleep(60)", deadline=machine.now() + 160)
     state = attempt.run()
     assert (state["cause"], state["message"]) == ("deadline", "its time is over")
 
@@ -499,6 +499,6 @@ def test_writing_less_than_a_state_is_a_trouble_that_the_state_tells(machine, mo
     assert "could not be written" in told["message"]
     on_disk = json.loads(Path(attempt.path("state.json")).read_text())
     assert on_disk["step"] is None  # the old state is whole
-    attempt.beat()
+    attempt.write()
     assert json.loads(Path(attempt.path("state.json")).read_text())["step"] == 3
     assert b"something" in attempt.events()

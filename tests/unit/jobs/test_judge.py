@@ -113,7 +113,7 @@ SIGHTINGS = st.builds(
 
 @given(SIGHTINGS)
 def test_lost_needs_both_sources(seen: Sighting) -> None:
-    heard = datetime.fromtimestamp(seen.agent.heartbeat, UTC) if seen.agent else seen.launched
+    heard = datetime.fromtimestamp(seen.agent.last_sign, UTC) if seen.agent else seen.launched
     both = (
         seen.cloud_answered
         and (seen.machine is None or seen.machine.state in {GONE, ENDING, STOPPED})
@@ -129,7 +129,7 @@ def test_an_agent_that_is_heard_is_never_given_up(seen: Sighting) -> None:
     standing = judge(seen, NOW).standing
     if seen.agent is not None and seen.agent.is_over:
         assert standing is S.ENDED
-    elif seen.agent is not None and NOW.timestamp() - seen.agent.heartbeat < HEARTBEAT_LIMIT.total_seconds():
+    elif seen.agent is not None and NOW.timestamp() - seen.agent.last_sign < HEARTBEAT_LIMIT.total_seconds():
         assert standing not in {S.LOST, S.ENDED}
 
 
