@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Se
 from .answers import parsed
 from .credentials import parse_time
 from .failures import StoreRefused
+from .names import unfit
 
 OWN = ".runctl"
 """The folder on a volume that is ours."""
@@ -88,15 +89,14 @@ def split(listed: Iterable[Entry]) -> Tuple[List[Entry], List[Tuple[str, str]]]:
 
 def fault(key: str) -> str:
     """Why a key cannot be a file of a folder; empty where it can."""
+    why = unfit(key)
+    if why:
+        return why
     parts = key.split("/")
     faults = (
         (key.startswith("/"), "its name is an absolute path"),
         (".." in parts or "." in parts, "its name has '.' or '..' as a part, and would lead elsewhere"),
         ("" in parts, "its name has an empty part"),
-        (
-            any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in key),
-            "its name holds a control character",
-        ),
         (
             any(len(part.encode()) > LONGEST_NAME for part in parts) or len(key.encode()) > LONGEST_PATH,
             "its name is longer than a file system takes",

@@ -10,6 +10,8 @@ import stat
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from .names import unfit
+
 PARTIAL = ".runctl-partial-"
 PARTS = ".parts"
 _OURS = re.compile(re.escape(PARTIAL) + "[0-9a-f]{32}")
@@ -53,15 +55,12 @@ class Refused(Exception):
 
 def name_fault(key: str) -> str:
     """Why a key cannot be a file's name in a folder; empty where it can."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return "its name is no UTF-8"
+    fault = unfit(key)
+    if fault:
+        return fault
     parts = key.split("/")
     if any(part in ("", ".", "..") for part in parts):
         return "its name has an empty part, '.' or '..'"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
-        return "its name holds a control character"
     if any(len(part.encode()) > LONGEST_NAME for part in parts):
         return "a part of its name is longer than 255 bytes"
     if parts[-1].startswith(PARTIAL):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import codecs
 import re
 
+from runctl.agent.names import UNSEEN
 from runctl.render.harmless import harmless
 
 _LONGEST_SEQUENCE = 64
@@ -27,9 +28,7 @@ _SPECIAL = re.compile(
     r"|\x1b\[(?P<count>[0-9]{0,4})(?P<move>[ABCDEFGK])"
     r"|\x1b\[0?J"
     r"|(?P<cursor>\x1b\[\?25[hl])"
-    # Controls, and what changes the direction or cannot be seen; the joiners of emoji and scripts may.
-    "|(?P<other>[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f])"
+    rf"|(?P<other>[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f{UNSEEN}])"
 )
 _BEGUN = re.compile(r"\x1b(?:\[[0-9;:?]*)?\Z")
 _UP, _DOWN = "AF", "BE"

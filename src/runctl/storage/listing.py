@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from runctl.agent.names import unfit
 from runctl.errors import NotFound, TransferError
 from runctl.storage import credentials
 from runctl.storage.entries import Entry
@@ -118,13 +119,9 @@ class Walk:
 
 def no_key(name: str) -> str | None:
     """Why no object can have this name, or none that runctl would carry; None for a good one."""
-    if not name.isprintable() and any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        return "a name with control characters"
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError:
-        return "a name that is no UTF-8"
-    if length > LONGEST_KEY:
+    if why := unfit(name):
+        return why
+    if (length := len(name.encode())) > LONGEST_KEY:
         return f"a name of {length} bytes: a key has at most {LONGEST_KEY}"
     return None
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from runctl.agent.names import unfit
 from runctl.errors import NotFound, ValidationError
 
 PARTIAL_PREFIX = ".runctl-partial-"
@@ -87,16 +88,16 @@ class Store(Protocol):
         ...
 
 
-_NO_KEY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\0-\x1f]")
+_NO_KEY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 
 
 def checked_key(key: str) -> str:
     """A key whose path can leave no folder. Raises ValidationError for any other."""
-    if _NO_KEY.search(key):
-        raise ValidationError(
-            f"{key!r} is no key of an object",
-            why="a key is relative and has no empty part, no '.', no '..' and no control character",
-        )
+    why = unfit(key)
+    if not why and _NO_KEY.search(key):
+        why = "a key is relative and has no empty part, no '.' and no '..'"
+    if why:
+        raise ValidationError(f"{key!r} is no key of an object", why=why)
     return key
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from runctl.errors import NotFound, ValidationError
-from runctl.events import Emit, Progress, ignore
+from runctl.events import Emit, Notice, Progress, ignore
 from runctl.storage.objects import PARTIAL_PREFIX, ObjectInfo, Store, checked_prefix, inside
 
 T = TypeVar("T")
@@ -32,14 +32,20 @@ def download_prefix(
 ) -> Transferred:
     """Fetch every object under `prefix` into `folder`, and tell how far `task` is.
 
-    Nothing is fetched when one key would leave the folder (ValidationError). Raises as `Store.download`.
+    A key that cannot be a file of the folder, or that a link would lead out of it, is named in a warning and
+    stays where it is. Raises as `Store.download`.
     """
     inner = checked_prefix(prefix)
-    objects = _without_folder_marks(store.list(prefix))
-    targets = [
-        (item.key, inside(folder, item.key.removeprefix(inner + "/") if inner else item.key))
-        for item in objects
-    ]
+    objects: list[ObjectInfo] = []
+    targets: list[tuple[str, Path]] = []
+    for item in _without_folder_marks(store.list(prefix)):
+        try:
+            path = inside(folder, item.key.removeprefix(inner + "/") if inner else item.key)
+        except ValidationError as error:
+            emit(Notice(text=f"{item.key!r} was left where it is: {error.why}", warning=True))
+            continue
+        objects.append(item)
+        targets.append((item.key, path))
     folder.mkdir(parents=True, exist_ok=True)
     size = _each(
         lambda pair: store.download(*pair), targets, [item.size for item in objects], task=task, emit=emit

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runctl.agent.names import unfit
 from runctl.errors import Conflict, NotFound, TransferError, ValidationError
 from runctl.storage.store import FolderStore, S3Access, Store, open_store
 
@@ -26,7 +27,7 @@ part = (
         max_size=12,
     )
     .map(lambda text: text.replace("/", "-"))
-    .filter(lambda text: text not in {".", ".."})
+    .filter(lambda text: text not in {".", ".."} and not unfit(text))
 )
 key_texts = st.lists(part, min_size=1, max_size=4).map("/".join)
 
