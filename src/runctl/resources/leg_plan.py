@@ -9,9 +9,9 @@ from hashlib import sha256
 import msgspec
 
 from runctl.agent.tree import name_fault
-from runctl.storage import credentials
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, no_key
+from runctl.storage.secret_files import names
 
 MIB = 1024 * 1024
 PIECE = 16 * MIB
@@ -231,13 +231,13 @@ def _why_not(target: str, options: LegOptions, *, from_here: bool, to_s3: bool) 
         return why
     if not from_here or options.secrets is None:
         return None
-    suspicion = credentials.suspicious_name(target)
+    kind = names.by_name(target)
     name = target.rpartition("/")[2]
-    if suspicion is None or any(
+    if kind is None or any(
         fnmatchcase(target, pattern) or fnmatchcase(name, pattern) for pattern in options.secrets
     ):
         return None
-    return f"it looks like credentials by {suspicion}; to send it on purpose: --allow-secret {name}"
+    return f"it looks like credentials by its name ({kind}); to send it on purpose: --allow-secret {name}"
 
 
 def _done(file: SideFile, target: str, partials: Sequence[Partial]) -> tuple[tuple[int, int], ...]:

@@ -10,16 +10,19 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from runctl import owners
 from runctl.clouds import home
 from runctl.errors import Conflict, NotTrusted, ValidationError
-from runctl.storage import credentials
 from runctl.storage.ignore import GIT_FILE, OWN_FILE, RuleFile, last_word, rule_file
 from runctl.storage.objects import partial_file, rename_durably
 from runctl.trust import Trust, of_user
+
+if TYPE_CHECKING:
+    from runctl.storage.secret_files.refusals import Refusal
 
 LARGEST = 200_000_000
 """Bytes of code that a bundle may hold: what is more is data, and goes by --data."""
@@ -72,15 +75,15 @@ def plan(root: Path, *, trust: Trust | None = None) -> BundlePlan:
     Nested .gitignore files count, and .runctlignore after them; what the latter lets travel, though, needs
     the user's yes for the file in `trust` (the user's own where it is None): it came with the project.
 
-    Raises NotTrusted where that is missing, ValidationError for files that look like credentials, links
-    out of the folder, more than `LARGEST` bytes, or a home folder.
+    Raises NotTrusted where that is missing, HoldsSecrets for files that look like credentials,
+    ValidationError for links out of the folder, more than `LARGEST` bytes, or a home folder.
     """
     root = root.resolve()
     _refuse_whole_home(root)
     walked = sorted(_walk(root, trust or of_user(home())), key=lambda item: os.fsencode(item.path))
     _refuse_untrusted([item for item in walked if item.wanted_by and _needs_word(item)])
     found = [item for item in walked if not item.left_out]
-    _refuse(_suspects(found))
+    _refuse_secrets(found)
     sizes = {item.path: item.where.lstat().st_size for item in found if not item.where.is_symlink()}
     _refuse_too_big(sizes)
     files = tuple(_describe(item, root) for item in found)
@@ -203,31 +206,22 @@ def _git_leaves_out(git: tuple[RuleFile, ...], path: str, *, is_folder: bool) ->
     return rule is not None and rule.leaves_out
 
 
-def _suspects(found: list[_Found]) -> list[str]:
-    """A line for each file that looks like credentials and was not named."""
-    lines: list[str] = []
-    for item in found:
-        if item.named or item.where.is_symlink():
-            continue
-        why = credentials.suspicious_name(str(item.where.absolute()))
-        if why is None and item.where.lstat().st_size <= credentials.READ_UP_TO:
-            why = credentials.suspicious_content(_read(item))
-        if why is not None:
-            lines.append(f"{item.path} ({why})")
-    return lines
+def _suspects(found: list[_Found]) -> list[Refusal]:
+    """The files that hold secrets and were not named."""
+    from runctl.storage.secret_files.refusals import refusals
+
+    try:
+        return list(refusals(item for item in found if not item.named))
+    except OSError as error:
+        where = Path(os.fsdecode(error.filename or ""))
+        path = next((item.path for item in found if item.where == where), str(where))
+        raise _unreadable(path, error) from error
 
 
-def _refuse(suspects: list[str]) -> None:
-    if not suspects:
-        return
-    shown = ", ".join(suspects[:10]) + (f" and {len(suspects) - 10} more" if len(suspects) > 10 else "")
-    first = suspects[0].rpartition(" (")[0]
-    raise ValidationError(
-        f"The code holds {len(suspects)} file(s) that look like credentials: {shown}",
-        why="credentials do not travel with code: a machine gets its rights from its role",
-        next=f"keep one out by a line in {OWN_FILE}: {first}, or let it travel: name it there, !{first},"
-        f" and say yes to that: runctl config trust {OWN_FILE}",
-    )
+def _refuse_secrets(found: list[_Found]) -> None:
+    from runctl.storage.secret_files.refusals import require_none
+
+    require_none(_suspects(found), ignore_file=OWN_FILE)
 
 
 def _refuse_too_big(sizes: dict[str, int]) -> None:

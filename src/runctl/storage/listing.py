@@ -12,10 +12,10 @@ import msgspec
 
 from runctl.agent.names import unfit
 from runctl.errors import NotFound, TransferError
-from runctl.storage import credentials
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.objects import PARTIAL_PREFIX
+from runctl.storage.secret_files import names
 
 LONGEST_KEY = 1024
 """Bytes of UTF-8: S3 user guide, "Creating object key names"."""
@@ -128,11 +128,11 @@ def no_key(name: str) -> str | None:
 
 def secret(path: str, key: str, allowed: Sequence[str]) -> str | None:
     """Why the file at the absolute `path` must not be sent: it looks like credentials, and is not allowed."""
-    why = credentials.suspicious_name(path)
-    if why is None or any(_names(pattern, key) for pattern in allowed):
+    kind = names.by_name(key) or names.by_place(path)
+    if kind is None or any(_names(pattern, key) for pattern in allowed):
         return None
     name = key.rpartition("/")[2]
-    return f"it looks like credentials by {why}; to send it on purpose: --allow-secret {name}"
+    return f"it looks like credentials by its name ({kind}); to send it on purpose: --allow-secret {name}"
 
 
 def one_file(path: Path) -> Entry:

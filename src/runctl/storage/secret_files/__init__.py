@@ -1,0 +1,1 @@
+"""What must not travel: files that hold secrets by their names, or by what stands in them."""
