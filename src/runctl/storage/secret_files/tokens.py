@@ -117,7 +117,7 @@ FORMS = (
     _form("an AWS Bedrock key", "ABSK bedrock-api-key-", r"(?<![+/])(?:ABSK[A-Za-z0-9+/=]{60,}|bedrock-api-key-[A-Za-z0-9+/=]{20,})"),
 )  # fmt: skip
 
-_SHORTEST = 16
+_SHORTEST, _LETTERS_ALONE = 16, 30
 _PLAIN = bytes(
     byte if chr(byte) in "_+/=.:~?@-" or (byte < 128 and chr(byte).isalnum()) else 32 for byte in range(256)
 )
@@ -136,12 +136,22 @@ def long_words(data: bytes) -> bytes:
 
 def find(data: bytes, words: bytes) -> Iterator[tuple[int, str]]:
     """Where in the data a token stands, and whose it is; `words` are its long ones."""
-    for form in FORMS:
-        if not any(sign in words for sign in form.signs):
-            continue
+    expression, by_sign = _signs()
+    for form in dict.fromkeys(form for sign in set(expression.findall(words)) for form in by_sign[sign]):
         for match in _compiled(form.expression).finditer(data):
             if not is_filler(match[0]):
                 yield match.start(), form.kind
+
+
+@cache
+def _signs() -> tuple[re.Pattern[bytes], dict[bytes, list[Form]]]:
+    """All signs at once, each with its forms; one that begins another one stands for that, too."""
+    every = sorted({sign for form in FORMS for sign in form.signs})
+    found = {
+        sign: [form for form in FORMS if any(one.startswith(sign) for one in form.signs)] for sign in every
+    }
+    shortest = [sign for sign in every if not any(sign != one and sign.startswith(one) for one in every)]
+    return re.compile(b"(?=(" + b"|".join(map(re.escape, shortest)) + b"))"), found
 
 
 @cache
@@ -151,8 +161,10 @@ def _compiled(expression: bytes) -> re.Pattern[bytes]:
 
 
 def _is_plain(word: bytes) -> bool:
-    """A name in small letters, or in capitals, without a digit."""
-    return word.translate(None, b"0123456789") == word and (word == word.lower() or word == word.upper())
+    """A name of letters: without a digit in it only long and mixed ones may be a token."""
+    if word.translate(None, b"0123456789") != word:
+        return False
+    return len(word) < _LETTERS_ALONE or word == word.lower() or word == word.upper()
 
 
 def is_filler(token: bytes) -> bool:
