@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from runctl.errors import ValidationError
+from runctl.quoting import quoted
 
 _MOST_LINKS = 40  # as the kernel's own limit
 _GIT_SECONDS = 30
@@ -51,7 +52,7 @@ def _judge(link: Path, root: Path) -> None:
     top = _top(link)
     tracked = None if top is None else _is_tracked(top, link)
     if tracked:
-        raise _refusal(link, f"make the link yours: git rm --cached {link}")
+        raise _refusal(link, f"make the link yours: git rm --cached {quoted(link)}")
     if tracked is None:
         bounds = top or (root if link.is_relative_to(root) else None)
         target = Path(os.path.realpath(link))

@@ -10,6 +10,7 @@ import click
 from runctl.cli import acting
 from runctl.cli.options import Context, common, on_cloud
 from runctl.cli.train import train as on_any_place
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.resources.processes import Processes
@@ -63,7 +64,7 @@ def monitor(ctx: click.Context, context: Context, instance: str, follow: bool) -
         raise NotFound(
             f"The ledger knows no job on {instance}",
             why="another user's, or none that runctl started",
-            next=f"runctl aws processes {instance}, or runctl resources adopt",
+            next=f"runctl aws processes {quoted(instance)}, or runctl resources adopt",
         )
     words = [job, *(["--follow"] if follow else []), "--output", context.output]
     with logs.make_context("runctl aws monitor", words, parent=ctx.find_root()) as found:

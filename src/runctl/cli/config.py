@@ -12,6 +12,7 @@ from runctl import config as settings_source
 from runctl.cli import trusting
 from runctl.cli.config_trust import trust, trusted, untrust
 from runctl.cli.options import Context, common
+from runctl.quoting import quoted
 from runctl.render import output
 
 
@@ -87,7 +88,7 @@ def set_(context: Context, key: str, value: str, for_user: bool, dry_run: bool) 
     else:
         output.talk(f"{'would set ' if dry_run else ''}{key} = {_shown(found)} in {path}")
         if asks:
-            output.talk(f"the file came with the project and has no yes: runctl config trust {path}")
+            output.talk(f"the file came with the project and has no yes: runctl config trust {quoted(path)}")
 
 
 @config.command()

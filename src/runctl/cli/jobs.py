@@ -10,6 +10,7 @@ from runctl import clouds
 from runctl.cli import running
 from runctl.cli.options import Context, common, job_argument
 from runctl.model import JobState
+from runctl.quoting import quoted
 from runctl.render import output
 
 
@@ -147,7 +148,7 @@ def stop(context: Context, job: str, dry_run: bool) -> None:
         output.write_json({"job": running.summary(final)})
     else:
         over = final.state is JobState.SUCCEEDED
-        advice = "it had finished" if over else f"resume it: runctl jobs resume {final.id}"
+        advice = "it had finished" if over else f"resume it: runctl jobs resume {quoted(final.id)}"
         output.talk(f"job {final.id} is {final.state}; {advice}")
 
 

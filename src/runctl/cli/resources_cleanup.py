@@ -12,6 +12,7 @@ import click
 
 from runctl.cli import acting
 from runctl.cli.options import Context, common, on_cloud, user_name
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.resources.operation import Operation
@@ -154,7 +155,7 @@ def _read(path: Path) -> Plan:
     from runctl.safety import cleanup_plan
 
     if not path.is_file():
-        raise NotFound(f"There is no plan {path}", next=f"runctl resources cleanup --save {path}")
+        raise NotFound(f"There is no plan {path}", next=f"runctl resources cleanup --save {quoted(path)}")
     return cleanup_plan.decode(path.read_bytes())
 
 
@@ -165,7 +166,7 @@ def _save(context: Context, plan: Plan, path: Path) -> None:
 
     output.write_file(path, cleanup_plan.encode(plan))
     render.show_plan(plan, as_json=context.json, quiet=context.quiet)
-    output.talk(f"the plan is in {path}: runctl resources cleanup --apply {path}")
+    output.talk(f"the plan is in {path}: runctl resources cleanup --apply {quoted(path)}")
 
 
 def _carry_out(

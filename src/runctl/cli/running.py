@@ -17,6 +17,7 @@ from runctl.config import Settings
 from runctl.errors import BudgetExceeded, CloudError, Interrupted, JobFailed, TrainctlError, ValidationError
 from runctl.events import Event, ignore
 from runctl.model import JobId, JobState
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -183,7 +184,7 @@ def _volume(request: Request) -> tuple[DataVolume, ...]:
     if request.data is None:
         raise ValidationError(
             "Which data is on the volume?",
-            next=f"--data s3://BUCKET/PREFIX --data-volume {request.data_volume}",
+            next=f"--data s3://BUCKET/PREFIX --data-volume {quoted(request.data_volume)}",
         )
     return (DataVolume(id=request.data_volume, zone=""),)
 
@@ -369,15 +370,16 @@ def _interrupted(ledger: Ledger, place: Place, job: JobRecord) -> TrainctlError:
     from runctl.jobs.supervise import Supervisor
 
     now = ledger.jobs.get(job.id)
-    advice = f"runctl jobs wait {job.id}, or runctl jobs stop {job.id}"
+    advice = f"runctl jobs wait {quoted(job.id)}, or runctl jobs stop {quoted(job.id)}"
     if now.state.final:
-        return Interrupted(f"Job {job.id} is {now.state}", next=f"runctl jobs resume {job.id}")
+        return Interrupted(f"Job {job.id} is {now.state}", next=f"runctl jobs resume {quoted(job.id)}")
     if place.session is None:
         with contextlib.suppress(ValidationError):  # it has just ended
             control.stop(ledger, place, job.id)
         final = Supervisor(ledger, place, job.id, ignore).run()
         return Interrupted(
-            f"Job {job.id} is {final.state}; its work is kept", next=f"runctl jobs resume {job.id}"
+            f"Job {job.id} is {final.state}; its work is kept",
+            next=f"runctl jobs resume {quoted(job.id)}",
         )
     if control.machine_of(ledger, now) or control.is_launching(ledger, job.id):
         return Interrupted(
@@ -413,13 +415,15 @@ def _failure(ledger: Ledger, job: JobRecord, cause: str, now: datetime) -> Train
         limit = limits.not_raised(ledger, job.id, spec, spec) or limits.reached(ledger, job.id, spec, now)
         return BudgetExceeded(
             f"Job {job.id} was saved and ended: {cause}",
-            next=f"runctl jobs resume {job.id} {limit.option if limit else ''}".rstrip(),
+            next=f"runctl jobs resume {quoted(job.id)} {limit.option if limit else ''}".rstrip(),
         )
     if job.state is JobState.STOPPED:
-        return Interrupted(f"Job {job.id} was stopped", why=cause, next=f"runctl jobs resume {job.id}")
+        return Interrupted(
+            f"Job {job.id} was stopped", why=cause, next=f"runctl jobs resume {quoted(job.id)}"
+        )
     return JobFailed(
         f"Job {job.id} failed",
         script_exit_code=code,
         why=cause,
-        next=f"runctl jobs logs {job.id}",
+        next=f"runctl jobs logs {quoted(job.id)}",
     )

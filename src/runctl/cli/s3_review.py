@@ -10,6 +10,7 @@ from runctl.cli import acting, moving
 from runctl.cli.options import Context, common, on_cloud
 from runctl.cli.s3_cleanup import now_of
 from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.safety.checkpoints import CheckpointCleanup
@@ -53,7 +54,7 @@ def review(context: Context, prefix: str, keep_last: int, endpoint_url: str | No
     groups = look(found, now_of(context, on), price)
     old = _old(context, store, [entry for entry, _ in found], keep_last, on)
     uploads, unknown = _open_uploads(store)
-    command = f"runctl s3 cleanup {prefix} --keep-last {keep_last}"
+    command = f"runctl s3 cleanup {quoted(prefix)} --keep-last {keep_last}"
     known = price if all(set(group.by_class) == {"STANDARD"} for group in groups) else None
     could_go = shown.CouldGo(old=old, command=command, uploads=uploads, unknown=unknown, price=known)
     if context.json:

@@ -8,6 +8,7 @@ import click
 
 from runctl.cli import acting, disk_request
 from runctl.cli.options import Context, common, on_cloud
+from runctl.quoting import quoted
 
 
 @click.command()
@@ -150,6 +151,8 @@ def restore(
     )
     if not context.json and not context.quiet:
         if taken:
-            output.talk(f"it came through {taken}, which is kept: runctl aws ebs snapshot-delete {taken}")
+            output.talk(
+                f"it came through {taken}, which is kept: runctl aws ebs snapshot-delete {quoted(taken)}"
+            )
         if not options["initialization_rate"]:
             output.talk(disk_request.SLOW_ONCE)

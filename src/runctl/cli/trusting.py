@@ -10,6 +10,7 @@ import click
 
 from runctl.config import ProjectFile, Settings, Wish, wishes_of
 from runctl.errors import Interrupted, NotTrusted
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,8 @@ def settle(context: Context, found: Settings, trust: Trust) -> Settings:
         raise refusal(project, found.wishes)
     if not output.ask("Let these settings count from now on?"):
         raise Interrupted(
-            "Nothing was done", next=f"runctl config untrust {project.path} goes on without its settings"
+            "Nothing was done",
+            next=f"runctl config untrust {quoted(project.path)} goes on without its settings",
         )
     trust.give(project.path, project.content, yes=True, at=datetime.now(UTC))
     again = context.read_settings()
@@ -86,7 +88,7 @@ def refusal(project: ProjectFile, wishes: Sequence[Wish]) -> NotTrusted:
     return NotTrusted(
         f"The settings in {project.path} need your yes",
         why=f"they came with the project, and decide what is spent, sent or protected: {_keys(wishes)}",
-        next=f"read them, then: runctl config trust {project.path} (untrust goes on without them)",
+        next=f"read them, then: runctl config trust {quoted(project.path)} (untrust goes on without them)",
         settings=_as_data(wishes),
     )
 

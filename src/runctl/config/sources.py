@@ -10,6 +10,7 @@ import msgspec
 
 from runctl import owners
 from runctl.errors import ConfigError
+from runctl.quoting import quoted
 from runctl.trust import Trust
 
 PROJECT_FILE = ".runctl.toml"
@@ -90,7 +91,9 @@ def require_own(path: Path, *, named: bool = False) -> None:
     """Raises ConfigError for a file that others may change; one that the user named may be a colleague's."""
     if fault := _fault(path, named=named):
         raise ConfigError(
-            f"The settings in {path} do not count", why=fault, next=f"chmod o-w {path}, or make it yours"
+            f"The settings in {path} do not count",
+            why=fault,
+            next=f"chmod o-w {quoted(path)}, or make it yours",
         )
 
 

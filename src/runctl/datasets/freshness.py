@@ -10,6 +10,7 @@ from runctl.ledger import Ledger
 from runctl.model import TAG_DATASET, TAG_DATASET_TIME, TAG_DATASET_VERSION, TAG_MANAGED
 from runctl.providers.aws import snapshots, volumes
 from runctl.providers.aws.session import Session
+from runctl.quoting import quoted
 from runctl.resources.filling import dataset_tag
 from runctl.resources.prefixes import Dataset, dataset_of
 
@@ -59,7 +60,7 @@ def of_volume(session: Session, ledger: Ledger, volume_id: str) -> Holder:
         raise ValidationError(
             f"{volume_id} was not filled from S3",
             why="it has no tags that say so",
-            next=f"runctl aws ebs pre-warm {volume_id} s3://BUCKET/PREFIX",
+            next=f"runctl aws ebs pre-warm {quoted(volume_id)} s3://BUCKET/PREFIX",
         )
     known = [record.location for record in ledger.staged.list(resource=volume_id)]
     whole = next((place for place in known if dataset_tag(place) == location), location)

@@ -8,6 +8,7 @@ import msgspec
 
 from runctl.errors import NotFound, ValidationError
 from runctl.jobs.place import Place
+from runctl.quoting import quoted
 from runctl.storage.objects import Store
 
 _CHUNK = 8 * 1024 * 1024
@@ -94,5 +95,5 @@ def _corrupt(name: str, why: str, known: list[str]) -> ValidationError:
     return ValidationError(
         f"The checkpoint {name} is corrupt",
         why=why,
-        next=f"resume from the one before it: --from {before[-1]}" if before else "leave --from out",
+        next=f"resume from the one before it: --from {quoted(before[-1])}" if before else "leave --from out",
     )

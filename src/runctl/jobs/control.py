@@ -15,6 +15,7 @@ from runctl.jobs.spec import decode, encode
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState
 from runctl.providers.base import MachineState
+from runctl.quoting import quoted
 from runctl.safety import transaction
 
 PATIENCE = 300.0
@@ -42,11 +43,11 @@ def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> No
         waited = time.monotonic() - begun
         if waited > PATIENCE:
             attempt = machine_of(ledger, ledger.jobs.get(job))
-            hard = f", or runctl aws terminate {attempt.instance_id}" if attempt else ""
+            hard = f", or runctl aws terminate {quoted(attempt.instance_id)}" if attempt else ""
             raise Conflict(
                 f"Job {job} could not be asked to stop",
                 why="its machine does not answer yet; no further attempt will be made",
-                next=f"runctl jobs stop {job}, in a moment{hard}",
+                next=f"runctl jobs stop {quoted(job)}, in a moment{hard}",
             )
         emit(Progress(task=f"waiting for the machine of {job}", done=waited, total=None, unit="s"))
         time.sleep(POLL_SECONDS)
@@ -85,7 +86,9 @@ def plan_stop(ledger: Ledger, job: JobId) -> StopPlan:
 def require_unfinished(job: JobRecord) -> None:
     """Raises ValidationError for a job that has ended."""
     if job.state.final:
-        raise ValidationError(f"Job {job.id} is {job.state} already", next=f"runctl jobs show {job.id}")
+        raise ValidationError(
+            f"Job {job.id} is {job.state} already", next=f"runctl jobs show {quoted(job.id)}"
+        )
 
 
 def machine_of(ledger: Ledger, job: JobRecord) -> AttemptRecord | None:

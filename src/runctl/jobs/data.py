@@ -14,6 +14,7 @@ from runctl.errors import CloudError, NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Notice
 from runctl.jobs.spec import DataVolume, JobSpec
 from runctl.model import Market, Offer
+from runctl.quoting import quoted
 from runctl.storage.location import S3Location, parse
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _on_volume(session: Session, spec: JobSpec, wanted: Strategy) -> tuple[JobSp
             raise ValidationError(
                 f"{own.id} does not have this data",
                 why=own.obstacle,
-                next=f"runctl aws ebs pre-warm {own.id} {spec.data}",
+                next=f"runctl aws ebs pre-warm {quoted(own.id)} {quoted(spec.data)}",
             )
         found = [DataVolume(id=own.id, zone=own.zone)]
     else:
@@ -105,7 +106,7 @@ def _on_volume(session: Session, spec: JobSpec, wanted: Strategy) -> tuple[JobSp
         raise ValidationError(
             f"No volume has been pre-warmed with {spec.data} as it is now",
             why=f"none of {session.region} has the tags of version {dataset.version[:12]}",
-            next=f"runctl data stage {spec.data} --zone ZONE",
+            next=f"runctl data stage {quoted(spec.data)} --zone ZONE",
         )
     places = ", ".join(f"{volume.id} in {volume.zone}" for volume in found)
     return _with(spec, wanted, found), DataPlan(strategy=wanted, why=f"as asked, on {places}")

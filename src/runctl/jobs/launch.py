@@ -33,6 +33,7 @@ from runctl.model import (
 )
 from runctl.providers.base import LaunchRequest, Machine
 from runctl.providers.local import LocalLaunch
+from runctl.quoting import quoted
 from runctl.safety import transaction
 from runctl.storage.folder import FolderStore
 
@@ -85,7 +86,9 @@ class Launcher:
         mine = transaction.abandoned(self._ledger, operation=OPERATION, subject=subject)
         others = len(self._ledger.journal.unfinished(operation=OPERATION, subject=subject)) - len(mine)
         if others:
-            raise Conflict(f"Another process launches {subject}", next=f"runctl jobs wait {attempt.job}")
+            raise Conflict(
+                f"Another process launches {subject}", next=f"runctl jobs wait {quoted(attempt.job)}"
+            )
         for record in mine:
             transaction.take_up(self._ledger, record)
             machine: Machine | None = None

@@ -19,6 +19,7 @@ from runctl.model import InstanceType, Market, Offer, Price
 from runctl.pricing import catalog
 from runctl.providers.base import Provider
 from runctl.providers.local import INSTANCE_TYPE, LocalProvider
+from runctl.quoting import quoted
 from runctl.storage.folder import FolderStore
 from runctl.storage.objects import JOBS_PREFIX, Store
 
@@ -194,7 +195,7 @@ def near_data(found: list[Offer], spec: JobSpec) -> list[Offer]:
     if not near:
         raise ValidationError(
             f"No machine is offered where the data is: {', '.join(sorted(zones))}",
-            next=f"runctl data stage {spec.data} --zone ZONE, or --data-strategy local-cache",
+            next=f"runctl data stage {quoted(spec.data)} --zone ZONE, or --data-strategy local-cache",
         )
     return near
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from runctl.errors import ValidationError
+from runctl.quoting import quoted
 from runctl.storage.bundle import project_root
 
 # The reference expression of PEP 723.
@@ -60,7 +61,7 @@ def inspect(target: str | None, arguments: Sequence[str], *, cwd: Path) -> Scrip
         raise ValidationError(
             f"{target} is not executable",
             why="it is no .py file and has no x permission",
-            next=f"chmod +x {target}, or name its program: runctl train -- PROGRAM {target}",
+            next=f"chmod +x {quoted(target)}, or name its program: runctl train -- PROGRAM {quoted(target)}",
         )
     program = relative if "/" in relative else f"./{relative}"
     return Script("executable", (program, *arguments), root, _within(workdir, root), PythonNeeds())

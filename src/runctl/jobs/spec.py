@@ -11,6 +11,7 @@ import msgspec
 
 from runctl.errors import BudgetExceeded, ConfigError, ValidationError
 from runctl.model import JobId
+from runctl.quoting import quoted
 from runctl.storage.location import InstancePath, LocalPath, parse
 
 _NAME = re.compile(r"[^a-z0-9]+")
@@ -130,7 +131,7 @@ def _check_locations(spec: JobSpec) -> None:
         raise ValidationError(
             f"A local run cannot write to {spec.output}",
             why="its script writes into a folder of this machine",
-            next=f"--output FOLDER, then: runctl transfer FOLDER {spec.output}",
+            next=f"--output FOLDER, then: runctl transfer FOLDER {quoted(spec.output)}",
         )
 
 

@@ -24,6 +24,7 @@ from runctl.jobs.script import Script
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord, Ledger
 from runctl.model import JobId, JobState
+from runctl.quoting import quoted
 from runctl.storage.location import LocalPath, S3Location, parse
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def resumed(
         raise ValidationError(
             f"Job {job.id} is {job.state}",
             why="only a job that failed, was stopped or ran over its budget can be resumed",
-            next=f"runctl jobs wait {job.id}",
+            next=f"runctl jobs wait {quoted(job.id)}",
         )
     before = specs.decode(job.spec)
     folders.check(before)
@@ -184,7 +185,7 @@ def resumed(
         raise BudgetExceeded(
             f"Job {job.id} has nothing left to go on with",
             why=limit.cause,
-            next=f"runctl jobs resume {job.id} {limit.option}",
+            next=f"runctl jobs resume {quoted(job.id)} {limit.option}",
         )
     return spec
 

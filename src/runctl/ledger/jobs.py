@@ -20,6 +20,7 @@ from runctl.ledger.columns import (
 )
 from runctl.ledger.records import AttemptRecord, JobEvent, JobRecord
 from runctl.model import JobId, JobState
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.ledger.store import Database
@@ -41,7 +42,7 @@ class Jobs:
         marks = ", ".join("?" * len(_JOB_COLUMNS))
         with self._database.write() as connection:
             if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
-                raise Conflict(f"There is a job {job.id} already", next=f"runctl jobs show {job.id}")
+                raise Conflict(f"There is a job {job.id} already", next=f"runctl jobs show {quoted(job.id)}")
             connection.execute(
                 f"INSERT INTO jobs ({', '.join(_JOB_COLUMNS)}, number) VALUES ({marks},"  # noqa: S608 (our own names)
                 " (SELECT COALESCE(MAX(number), 0) + 1 FROM jobs))",
@@ -138,7 +139,7 @@ class Jobs:
                 raise Conflict(
                     f"Job {job} cannot become {to}",
                     why=f"it is {row['state']} by now",
-                    next=f"runctl jobs show {job}",
+                    next=f"runctl jobs show {quoted(job)}",
                 )
             connection.execute(
                 "UPDATE jobs SET state = ?, updated = ? WHERE id = ?", (to, from_time(at), job)

@@ -12,6 +12,7 @@ from pathlib import Path
 from runctl.errors import ConfigError, LedgerDamaged
 from runctl.ledger import copies, failures, health, inspection, sums, swap
 from runctl.ledger.migrations import APPLICATION_ID, MIGRATIONS
+from runctl.quoting import quoted
 
 LOOKED_THROUGH_BYTES = 4 << 20
 """A ledger up to this size is looked through whenever it is opened (2 ms/MiB), a larger one once a day."""
@@ -76,7 +77,7 @@ def damage(connection: sqlite3.Connection) -> str:
 def _look_from_outside(path: Path, today: date) -> bool:
     """Whether there is something in the file. Raises ConfigError and LedgerDamaged."""
     if path.is_dir():
-        raise ConfigError(f"The ledger {path} is a folder", next=f"mv {path} {path}-folder")
+        raise ConfigError(f"The ledger {path} is a folder", next=f"mv {quoted(path)} {quoted(path)}-folder")
     try:
         size = path.stat().st_size
     except OSError:  # there is none yet, or SQLite will tell
@@ -116,7 +117,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(
             f"The file {path} is not a ledger of runctl",
             why="it is a database of another program",
-            next=f"mv {path} {path}-other",
+            next=f"mv {quoted(path)} {quoted(path)}-other",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runctl.jobs.adopt import Adopted
 from runctl.providers.aws.spot_requests import SpotRequest
+from runctl.quoting import quoted
 from runctl.render import figures, output
 from runctl.resources.costs import Sums
 
@@ -28,7 +29,9 @@ def show_adopted(found: Adopted, total: Sums) -> None:
     for place in found.staging:
         output.write_line(f"{place.location}: {place.objects} objects, {figures.size(place.bytes)}")
         if not place.job:
-            output.talk(f"[note] if no transfer goes on: aws s3 rm --recursive {place.location}", style="dim")
+            output.talk(
+                f"[note] if no transfer goes on: aws s3 rm --recursive {quoted(place.location)}", style="dim"
+            )
     for request in found.spot_requests:
         if request.instance is None:
             output.talk(
@@ -42,8 +45,8 @@ def show_adopted(found: Adopted, total: Sums) -> None:
 
 def _cancel(request: SpotRequest) -> str:
     return (
-        f"aws ec2 cancel-spot-instance-requests --region {request.region}"
-        f" --spot-instance-request-ids {request.id}"
+        f"aws ec2 cancel-spot-instance-requests --region {quoted(request.region)}"
+        f" --spot-instance-request-ids {quoted(request.id)}"
     )
 
 

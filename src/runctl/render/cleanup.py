@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from runctl.errors import CloudError, Conflict, Interrupted, Protected, TrainctlError
+from runctl.quoting import quoted
 from runctl.render import figures, output
 from runctl.safety.cleanup import Outcome, Report
 from runctl.safety.cleanup_plan import Item, Plan
@@ -91,7 +92,7 @@ def shortfall(report: Report) -> TrainctlError | None:
             operation="cleanup",
             code="PartialFailure",
             why="; ".join(f"{result.item.id}: {result.why}" for result in failed[:3]),
-            next=f"runctl tx show {report.tx}; then plan again: what failed is found again",
+            next=f"runctl tx show {quoted(report.tx)}; then plan again: what failed is found again",
         )
     if over := report.having(Outcome.OVER_LIMIT):
         return Conflict(what, why=over[0].why, next="look at the plan, then raise the limit")

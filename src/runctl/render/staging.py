@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from runctl.quoting import quoted
 from runctl.render import figures, output
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def show_staged(staged: Mapping[str, Any], snapshot: str | None) -> None:
         output.talk(f"and {more} more left out", style="yellow")
     if snapshot:
         output.talk(
-            f"{snapshot} holds it for other zones: runctl data stage {staged['location']} --zone ZONE"
+            f"{snapshot} holds it for other zones: runctl data stage {quoted(staged['location'])} --zone ZONE"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runctl.ledger import TransactionRecord
+from runctl.quoting import quoted
 from runctl.render import figures, output
 
 
@@ -44,4 +45,4 @@ def show_transaction(record: TransactionRecord, state: str) -> None:
         right=("step",),
     )
     if state == "left unfinished":
-        output.talk(f"next: runctl tx resume {record.id}, or runctl tx rollback {record.id}")
+        output.talk(f"next: runctl tx resume {quoted(record.id)}, or runctl tx rollback {quoted(record.id)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from runctl.quoting import quoted
 from runctl.render import figures, output
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def show_holders(found: Sequence[Holder]) -> None:
     output.write_table(("resource", "zone", "filled", "version", ""), rows)
     for holder in found:
         if holder.stale and holder.kind == "volume":
-            output.talk(f"next: runctl aws ebs pre-warm {holder.id} {holder.location}")
+            output.talk(f"next: runctl aws ebs pre-warm {quoted(holder.id)} {quoted(holder.location)}")
 
 
 def _word(holder: Holder) -> str:

@@ -9,6 +9,7 @@ from runctl.events import Notice
 from runctl.model import TAG_JOB, TAG_LEASE_UNTIL, TAG_MANAGED
 from runctl.providers.aws import shell
 from runctl.providers.aws.instances import Instance
+from runctl.quoting import quoted
 from runctl.resources.operation import Operation
 
 HOURS = 24.0
@@ -55,7 +56,7 @@ def wanted(instance: Instance, asked: float | None) -> float | None:
         raise Conflict(
             f"{instance.id} would run without end",
             why="it has no lease of its own, and without a role SSM cannot bring it one",
-            next=f"runctl aws start {instance.id} --lease 0 lets it live",
+            next=f"runctl aws start {quoted(instance.id)} --lease 0 lets it live",
         )
     return hours
 
@@ -89,7 +90,7 @@ def renew(operation: Operation, instance: Instance, hours: float) -> None:
             operation="send_command",
             code="NoLease",
             why=why,
-            next=f"runctl aws start {instance.id} again, or runctl aws stop {instance.id}",
+            next=f"runctl aws start {quoted(instance.id)} again, or runctl aws stop {quoted(instance.id)}",
         )
 
 

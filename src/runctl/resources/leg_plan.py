@@ -9,6 +9,7 @@ from hashlib import sha256
 import msgspec
 
 from runctl.agent.tree import name_fault
+from runctl.quoting import quoted
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, no_key
 from runctl.storage.secret_files import names
@@ -237,7 +238,8 @@ def _why_not(target: str, options: LegOptions, *, from_here: bool, to_s3: bool) 
         fnmatchcase(target, pattern) or fnmatchcase(name, pattern) for pattern in options.secrets
     ):
         return None
-    return f"it looks like credentials by its name ({kind}); to send it on purpose: --allow-secret {name}"
+    word = quoted(name)
+    return f"it looks like credentials by its name ({kind}); to send it on purpose: --allow-secret {word}"
 
 
 def _done(file: SideFile, target: str, partials: Sequence[Partial]) -> tuple[tuple[int, int], ...]:

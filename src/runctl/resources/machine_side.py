@@ -18,6 +18,7 @@ from runctl.errors import CloudError, ConfigError, Conflict, NotFound, TransferE
 from runctl.events import Emit, Notice
 from runctl.providers.aws import instances, shell
 from runctl.providers.aws.session import Session
+from runctl.quoting import quoted
 from runctl.storage.staging import Staging
 
 LONGEST = timedelta(hours=48)
@@ -100,7 +101,7 @@ class MachineSide:
             raise Conflict(
                 f"{self.instance} is {found.state}",
                 why="files move while a machine runs",
-                next=f"runctl aws start {self.instance} --wait",
+                next=f"runctl aws start {quoted(self.instance)} --wait",
             )
         try:
             shell.wait_online(self._session, self.instance, timeout=_ONLINE, emit=self._emit)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runctl.errors import Conflict, NotFound, TrainctlError
 from runctl.ledger import Ledger, TransactionRecord
+from runctl.quoting import quoted
 from runctl.safety import cleanup, saga, transaction
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ def unfinished(ledger: Ledger) -> Sequence[TransactionRecord]:
 def way_on(record: TransactionRecord) -> str:
     """The one command that goes on with an operation that was left unfinished."""
     if record.operation == JOB_LAUNCH:
-        return f"runctl jobs wait {record.subject.partition('/')[0]}"
+        return f"runctl jobs wait {quoted(record.subject.partition('/')[0])}"
     being_undone = any(step.outcome in {"undoing", "undone"} for step in record.steps)
-    return f"runctl tx {'rollback' if being_undone else 'resume'} {record.id}"
+    return f"runctl tx {'rollback' if being_undone else 'resume'} {quoted(record.id)}"
 
 
 def refuse_repeated(ledger: Ledger, plan: saga.Plan) -> None:
@@ -125,7 +126,7 @@ def resume(operation: Operation, record: TransactionRecord) -> None:
         raise Conflict(
             f"{record.id} is the launch of a job",
             why="whoever waits for the job finishes it",
-            next=f"runctl jobs wait {job}",
+            next=f"runctl jobs wait {quoted(job)}",
         )
     if record.operation == cleanup.OPERATION:
         cleanup.resume(operation.ledger, operation.door, record)
@@ -138,7 +139,7 @@ def roll_back(operation: Operation, record: TransactionRecord) -> None:
     _require_abandoned(record)
     if record.operation == JOB_LAUNCH:
         job = record.subject.partition("/")[0]
-        raise Conflict(f"{record.id} is the launch of a job", next=f"runctl jobs stop {job}")
+        raise Conflict(f"{record.id} is the launch of a job", next=f"runctl jobs stop {quoted(job)}")
     if record.operation == cleanup.OPERATION:
         cleanup.rollback(operation.ledger, record)
     else:

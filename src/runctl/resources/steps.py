@@ -18,6 +18,7 @@ from runctl.model import TAG_STEP, TAG_TRANSACTION, Offer
 from runctl.providers.aws import disks, instances, shell, snapshots, volumes
 from runctl.providers.aws.session import Session
 from runctl.providers.base import LaunchRequest
+from runctl.quoting import quoted
 from runctl.resources import carrying
 from runctl.safety import protection
 from runctl.safety.destroy import Door
@@ -383,7 +384,7 @@ def _require_complete(session: Session, snapshot_id: str) -> None:
         raise Conflict(
             "The volume is not deleted",
             why=f"its snapshot {snapshot_id} is {found.state if found else 'gone'}, not completed",
-            next=f"runctl aws ebs snapshot-list {snapshot_id}",
+            next=f"runctl aws ebs snapshot-list {quoted(snapshot_id)}",
         )
 
 

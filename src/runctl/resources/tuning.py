@@ -10,6 +10,7 @@ from runctl.model import HOURS_PER_MONTH, TAG_DATASET, TAG_PURPOSE
 from runctl.pricing import catalog
 from runctl.providers.aws import instances, volumes
 from runctl.providers.aws.volumes import Volume
+from runctl.quoting import quoted
 from runctl.resources.operation import Operation
 
 LEAST_MIBS, MOST_MIBS = 125, 2_000
@@ -46,7 +47,9 @@ def hint(operation: Operation, volume_id: str, instance_id: str) -> str | None:
     is_data = TAG_DATASET in volume.tags or volume.tags.get(TAG_PURPOSE) == "data"
     if speed is None or speed.throughput_mibs == has or (speed.throughput_mibs > has and not is_data):
         return None
-    command = f"runctl aws ebs modify {volume_id} --iops {speed.iops} --throughput {speed.throughput_mibs}"
+    command = (
+        f"runctl aws ebs modify {quoted(volume_id)} --iops {speed.iops} --throughput {speed.throughput_mibs}"
+    )
     change = _month(volume, speed) - _month(
         volume, Speed(iops=volume.iops or LEAST_IOPS, throughput_mibs=has)
     )

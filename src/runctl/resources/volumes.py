@@ -14,6 +14,7 @@ from runctl.providers.aws import disks, instances, market, shell, snapshots, vol
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume, VolumeSpec
+from runctl.quoting import quoted
 from runctl.resources import tuning
 from runctl.resources.operation import Operation
 from runctl.safety.protection import Request, marked
@@ -95,14 +96,14 @@ def plan_attach(operation: Operation, volume_id: str, instance_id: str, *, mount
         raise Conflict(
             f"{volume_id} is in {volume.zone}, {instance_id} in {instance.zone}",
             why="a volume can be attached in its own zone alone",
-            next=f"runctl aws ebs restore {volume_id} --availability-zone {instance.zone}"
-            f" --attach {instance_id}",
+            next=f"runctl aws ebs restore {quoted(volume_id)} --availability-zone {quoted(instance.zone)}"
+            f" --attach {quoted(instance_id)}",
         )
     for attachment in volume.attachments:
         if attachment.instance != instance_id:
             raise Conflict(
                 f"{volume_id} is attached to {attachment.instance}",
-                next=f"runctl aws ebs detach {volume_id}",
+                next=f"runctl aws ebs detach {quoted(volume_id)}",
             )
     place = {"volume": volume_id, "instance": instance_id}
     steps = [_step("attachment", "attach-volume", {**place, "was_attached": bool(volume.attachments)})]
@@ -114,7 +115,7 @@ def plan_attach(operation: Operation, volume_id: str, instance_id: str, *, mount
             raise Conflict(
                 f"{volume_id} is mounted at {at} of {instance_id}",
                 why=f"it is not taken from there for {path}",
-                next=f"runctl aws ebs detach {volume_id}",
+                next=f"runctl aws ebs detach {quoted(volume_id)}",
             )
         steps.append(_step("mount", "mount", {**place, "path": path, "was_mounted": at is not None}))
     return operation.plan("attach-volume", volume_id, steps)
@@ -124,13 +125,16 @@ def plan_detach(operation: Operation, volume_id: str) -> Plan:
     """The steps of detaching: unmounted first. Raises Conflict for a root volume or one not attached."""
     volume = existing(operation, volume_id)
     if not volume.attachments:
-        raise Conflict(f"{volume_id} is not attached", next=f"runctl aws ebs attach {volume_id} INSTANCE")
+        raise Conflict(
+            f"{volume_id} is not attached", next=f"runctl aws ebs attach {quoted(volume_id)} INSTANCE"
+        )
     attachment = volume.attachments[0]
     instance = existing_instance(operation, attachment.instance)
     place = {"volume": volume_id, "instance": instance.id, "device": attachment.device}
     if attachment.device == instance.root_device and instance.state != "stopped":
         raise Conflict(
-            f"{volume_id} is the root volume of {instance.id}", next=f"runctl aws stop {instance.id}"
+            f"{volume_id} is the root volume of {instance.id}",
+            next=f"runctl aws stop {quoted(instance.id)}",
         )
     steps: list[PlannedStep] = []
     if instance.state == "running":
@@ -344,7 +348,7 @@ def _reachable(operation: Operation, instance_id: str) -> None:
         raise Conflict(
             f"{instance_id} cannot be reached through SSM",
             why="file systems are mounted and unmounted on the machine itself",
-            next=f"runctl aws wait {instance_id} --state online",
+            next=f"runctl aws wait {quoted(instance_id)} --state online",
         )
 
 

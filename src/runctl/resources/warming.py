@@ -19,6 +19,7 @@ from runctl.pricing import catalog
 from runctl.providers.aws import account, disks, shell
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.volumes import Volume
+from runctl.quoting import quoted
 from runctl.resources import filler_launch, fillers
 from runctl.resources import volumes as own_volumes
 from runctl.resources.fillers import Estimate, Work
@@ -134,14 +135,14 @@ def check(dataset: Dataset, target: Target, request: WarmRequest) -> None:
             raise Conflict(
                 f"{target.subject} is attached to {instance}",
                 why="a volume is filled where it is, or where nobody uses it",
-                next=f"--instance {instance}, or runctl aws ebs detach {target.subject}",
+                next=f"--instance {quoted(instance)}, or runctl aws ebs detach {quoted(target.subject)}",
             )
     if target.size_gib and dataset.bytes > target.size_gib * GIB * ROOM:
         needed = size_for(dataset)
         raise ValidationError(
             f"{dataset.location} does not fit on {target.subject}",
             why=f"it has {dataset.bytes / GIB:.1f} GiB, the volume {target.size_gib}",
-            next=f"--size {needed}, or runctl aws ebs modify {target.subject} --size {needed}",
+            next=f"--size {needed}, or runctl aws ebs modify {quoted(target.subject)} --size {needed}",
         )
     before = target.tags.get(TAG_DATASET)
     if before not in {None, dataset_tag(dataset.location)} and not request.delete:
@@ -348,13 +349,13 @@ def _given(operation: Operation, target: Target, instance_id: str) -> Instance:
             f"{target.subject} is in {target.zone}, {instance_id} in {instance.zone}",
             why="a volume can be attached in its own zone alone",
             next=f"without --instance a temporary machine in {target.zone} does it; or take it there: "
-            f"runctl aws ebs restore {target.subject} --availability-zone {instance.zone}",
+            f"runctl aws ebs restore {quoted(target.subject)} --availability-zone {quoted(instance.zone)}",
         )
     if instance.state != "running" or not shell.is_online(operation.session, instance_id):
         raise Conflict(
             f"{instance_id} cannot be reached through SSM",
             why=f"it is {instance.state}",
-            next=f"runctl aws start {instance_id}, or without --instance",
+            next=f"runctl aws start {quoted(instance_id)}, or without --instance",
         )
     return instance
 

@@ -18,6 +18,7 @@ from runctl.ledger import Ledger, StepRecord, TransactionRecord
 from runctl.providers.aws import instances, snapshots, volumes
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import Volume
+from runctl.quoting import quoted
 from runctl.safety import leftovers, transaction
 from runctl.safety.cleanup_plan import Item, Plan, Resource, disks_of, of, own_tags, view_of
 from runctl.safety.destroy import Door
@@ -310,7 +311,7 @@ def _run_of(record: TransactionRecord) -> _Run:
         return msgspec.json.decode(record.payload, type=_Run)
     except msgspec.MsgspecError as error:
         raise Conflict(
-            f"{record.id} is no cleanup", why=str(error), next=f"runctl tx show {record.id}"
+            f"{record.id} is no cleanup", why=str(error), next=f"runctl tx show {quoted(record.id)}"
         ) from error
 
 
@@ -320,5 +321,5 @@ def _require_same_cloud(plan: Plan, session: Session) -> None:
     raise Conflict(
         "The plan is for another place",
         why=f"it was made for {plan.cloud} in {plan.region}, this is {session.cloud.key} in {session.region}",
-        next=f"--region {plan.region}, or make a new plan: runctl resources cleanup --save FILE",
+        next=f"--region {quoted(plan.region)}, or make a new plan: runctl resources cleanup --save FILE",
     )

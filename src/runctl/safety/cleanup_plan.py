@@ -14,6 +14,7 @@ from runctl.model import HOURS_PER_MONTH, TAG_PERSISTENT, Market
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.snapshots import Snapshot
 from runctl.providers.aws.volumes import Volume
+from runctl.quoting import quoted
 from runctl.safety import leftovers
 from runctl.safety.graph import Graph, deletions, order
 from runctl.safety.leftovers import Leftover, Reason, View
@@ -257,7 +258,7 @@ def _spot(resource: Resource) -> Skipped | None:
         kind=ResourceKind.INSTANCE,
         rule="spot",
         why="AWS lets a one-time spot instance only be terminated",
-        next=f"runctl aws terminate {resource.id}",
+        next=f"runctl aws terminate {quoted(resource.id)}",
     )
 
 

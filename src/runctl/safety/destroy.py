@@ -16,6 +16,7 @@ from runctl.providers.aws import instances, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import Volume
+from runctl.quoting import quoted
 from runctl.safety import ending, facts
 from runctl.safety.facts import KnownInstance
 from runctl.safety.fate import OVER, POLL_SECONDS, UNSEEN_PATIENCE, require_kept, to_keep
@@ -243,7 +244,7 @@ def terminate_job_instance(
         return
     managed = instance.tags.get(TAG_MANAGED) == "true"
     own = instance.tags.get(TAG_JOB) == job
-    status = f"runctl aws status {instance_id}"
+    status = f"runctl aws status {quoted(instance_id)}"
     findings = (
         Finding("unmanaged", Effect.ALLOW, "runctl made it")
         if managed

@@ -10,6 +10,7 @@ from runctl.ledger import Ledger
 from runctl.providers.aws import instances, shell
 from runctl.providers.aws.provider import AwsProvider
 from runctl.providers.aws.session import Session
+from runctl.quoting import quoted
 from runctl.safety import activity
 from runctl.safety.activity import Sighting
 from runctl.safety.vocabulary import Activity
@@ -91,5 +92,5 @@ def _goes_on(instance_id: str, why: str) -> Protected:
         f"{instance_id} is left as it is: training may run on it",
         reasons=(RULE,),
         why=why,
-        next=f"runctl aws status {instance_id}; --now --force ends it without saving",
+        next=f"runctl aws status {quoted(instance_id)}; --now --force ends it without saving",
     )

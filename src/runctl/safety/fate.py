@@ -14,6 +14,7 @@ from runctl.providers.aws import instances
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import Volume
+from runctl.quoting import quoted
 from runctl.safety import facts
 from runctl.safety.protection import marked
 from runctl.safety.vocabulary import Disk
@@ -91,6 +92,6 @@ def require_kept(session: Session, instance: Instance, made_by: str | None) -> N
             raise Conflict(
                 f"{instance.id} is not terminated",
                 why=f"{', '.join(doomed)} would be deleted with it, though persistent",
-                next=f"runctl aws ebs detach {doomed[0]}",
+                next=f"runctl aws ebs detach {quoted(doomed[0])}",
             )
         clock.sleep(POLL_SECONDS)

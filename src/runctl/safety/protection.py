@@ -19,6 +19,7 @@ from runctl.model import (
     TAG_PROTECTED,
     TAG_USER,
 )
+from runctl.quoting import quoted
 from runctl.safety.vocabulary import (
     Action,
     Activity,
@@ -148,7 +149,7 @@ def _attached(case: Case) -> Ruling:
         return Effect.FORBID, "it is not known whether it is attached", _status(case)
     if case.facts.attached_to:
         to = ", ".join(case.facts.attached_to)
-        return Effect.FORBID, f"it is attached to {to}", f"runctl aws ebs detach {case.resource}"
+        return Effect.FORBID, f"it is attached to {to}", f"runctl aws ebs detach {quoted(case.resource)}"
     return Effect.ALLOW, "it is not attached"
 
 
@@ -163,7 +164,7 @@ def _has_snapshots(case: Case) -> Ruling:
 def _only_copy(case: Case) -> Ruling:
     if case.facts.snapshots:
         return Effect.ALLOW, "there is a snapshot of it"
-    first = f"runctl aws ebs snapshot {case.resource}"
+    first = f"runctl aws ebs snapshot {quoted(case.resource)}"
     if case.facts.only_copy_of is None:
         return Effect.FORCE, "it may hold the only copy of a job's checkpoints, and has no snapshot", first
     if case.facts.only_copy_of:
@@ -180,7 +181,7 @@ def _image_needs_it(case: Case) -> Ruling:
         return (
             Effect.FORBID,
             f"it is needed by {names}",
-            f"aws ec2 deregister-image --image-id {case.facts.images[0]}",
+            f"aws ec2 deregister-image --image-id {quoted(case.facts.images[0])}",
         )
     return Effect.ALLOW, "no image needs it"
 
@@ -201,7 +202,7 @@ def _running_training(case: Case) -> Ruling:
         reason = f"training runs: {reason}" if reason else "training runs"
     else:
         reason = f"it is not known whether training runs: {reason or 'it could not be asked'}"
-    now = f"runctl aws {case.action} {case.resource} --now --force"
+    now = f"runctl aws {case.action} {quoted(case.resource)} --now --force"
     if not case.request.graceful:
         return Effect.FORCE, f"{reason}; it would lose what it has not saved", now
     if not case.facts.reachable:
@@ -224,7 +225,10 @@ def _termination_protection(case: Case) -> Ruling:
     return (
         Effect.FORBID,
         "AWS protects it from termination",
-        f"aws ec2 modify-instance-attribute --instance-id {case.resource} --no-disable-api-termination",
+        (
+            f"aws ec2 modify-instance-attribute --instance-id {quoted(case.resource)}"
+            " --no-disable-api-termination"
+        ),
     )
 
 
@@ -307,7 +311,7 @@ def _one_by_one(case: Case) -> str:
 
 
 def _status(case: Case) -> str:
-    return f"runctl resources graph {case.resource}"
+    return f"runctl resources graph {quoted(case.resource)}"
 
 
 def _duration(time: timedelta) -> str:

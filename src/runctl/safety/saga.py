@@ -15,6 +15,7 @@ import msgspec
 from runctl.errors import CapacityError, Conflict, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.ledger import Ledger, StepRecord, TransactionRecord, decoded
+from runctl.quoting import quoted
 from runctl.safety import transaction
 from runctl.safety.transaction import Transaction
 
@@ -101,7 +102,7 @@ def resume(
         raise Conflict(
             f"{record.id} is being rolled back",
             why=f"its step {undone.name} is {undone.outcome}",
-            next=f"runctl tx rollback {record.id}",
+            next=f"runctl tx rollback {quoted(record.id)}",
         )
     with transaction.resumed(ledger, record) as tx:
         return _go_on(tx, plan, kinds, record.steps, emit)
@@ -116,7 +117,7 @@ def roll_back(ledger: Ledger, record: TransactionRecord, kinds: Mapping[str, Kin
             raise Conflict(
                 f"{record.id} cannot be rolled back",
                 why=f"its step {step.name} cannot be undone, and may have been done",
-                next=f"runctl tx resume {record.id}",
+                next=f"runctl tx resume {quoted(record.id)}",
             )
 
     def undoing(kind: Kind) -> transaction.Undoing:
@@ -139,7 +140,7 @@ def plan_of(record: TransactionRecord) -> Plan:
         raise Conflict(
             f"{record.id} cannot be taken up here",
             why=f"{record.operation} keeps no plan in the journal",
-            next=f"runctl tx show {record.id}",
+            next=f"runctl tx show {quoted(record.id)}",
         ) from error
 
 

@@ -16,6 +16,7 @@ import msgspec
 from runctl import processes
 from runctl.errors import CloudError, Conflict, TrainctlError, TransferError
 from runctl.ledger import Ledger, Owner, StepRecord, TransactionRecord
+from runctl.quoting import quoted
 
 _NEVER = "it was never carried out"
 _under_way: set[str] = set()  # by `begin` in this very process
@@ -247,7 +248,7 @@ def _was_refused(error: TrainctlError) -> bool:
 def _roll_back_for(transaction: Transaction, error: BaseException) -> None:
     """Roll back; where that fails, `error` says so and the journal keeps what is left to undo."""
     if transaction.forward_only:
-        error.add_note(f"it is finished with: runctl tx resume {transaction.id}")
+        error.add_note(f"it is finished with: runctl tx resume {quoted(transaction.id)}")
         return
     try:
         transaction.roll_back()

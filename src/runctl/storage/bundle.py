@@ -17,6 +17,7 @@ import msgspec
 from runctl import owners
 from runctl.clouds import home
 from runctl.errors import Conflict, NotTrusted, ValidationError
+from runctl.quoting import quoted
 from runctl.storage.ignore import GIT_FILE, OWN_FILE, RuleFile, last_word, rule_file
 from runctl.storage.objects import partial_file, rename_durably
 from runctl.trust import Trust, of_user
@@ -148,7 +149,7 @@ def _refuse_untrusted(wanted: list[_Found]) -> None:
     raise NotTrusted(
         f"{', '.join(files)} would send what does not travel otherwise: {shown}{more}",
         why="git leaves it out, or it looks like credentials; a file of the project cannot decide that alone",
-        next=f"if you want that: runctl config trust {' '.join(files)} (untrust leaves it out)",
+        next=f"if you want that: runctl config trust {' '.join(map(quoted, files))} (untrust leaves it out)",
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from runctl.agent.names import unfit
 from runctl.errors import NotFound, TransferError
+from runctl.quoting import quoted
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.objects import PARTIAL_PREFIX
@@ -132,7 +133,8 @@ def secret(path: str, key: str, allowed: Sequence[str]) -> str | None:
     if kind is None or any(_names(pattern, key) for pattern in allowed):
         return None
     name = key.rpartition("/")[2]
-    return f"it looks like credentials by its name ({kind}); to send it on purpose: --allow-secret {name}"
+    word = quoted(name)
+    return f"it looks like credentials by its name ({kind}); to send it on purpose: --allow-secret {word}"
 
 
 def one_file(path: Path) -> Entry:

@@ -14,6 +14,7 @@ from runctl.agent.credentials import Credentials as RoleCredentials
 from runctl.agent.credentials import Keys
 from runctl.agent.failures import PreconditionFailed, StoreAway, StoreRefused
 from runctl.errors import CloudError, ConfigError, Conflict, NotFound
+from runctl.quoting import quoted
 from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
 from runctl.storage.pages import pages
@@ -123,7 +124,7 @@ class Requests:
                 raise NoBucket(
                     f"There is no bucket {self._bucket}",
                     why=f"S3 answered {operation} so",
-                    next=f"look at the name; aws s3 mb s3://{self._bucket} makes one",
+                    next=f"look at the name; aws s3 mb s3://{quoted(self._bucket)} makes one",
                 ) from error
             if "HTTP 404" in text:
                 raise NotFound(f"There is no {key}", why=text) from error

@@ -20,6 +20,7 @@ from runctl.errors import (
     TransferError,
     ValidationError,
 )
+from runctl.quoting import quoted
 from runctl.storage.access import Credentials, NoBucket, S3Access
 from runctl.storage.entries import Entry
 from runctl.storage.objects import (
@@ -247,7 +248,7 @@ class S3Store:
                 raise NoBucket(
                     f"There is no bucket {self.bucket}",
                     why=f"S3 answered {operation} so",
-                    next=f"aws s3 mb s3://{self.bucket}, where it was deleted by mistake",
+                    next=f"aws s3 mb s3://{quoted(self.bucket)}, where it was deleted by mistake",
                 ) from None
             if isinstance(error, FileNotFoundError):
                 raise not_found(key, place) from None

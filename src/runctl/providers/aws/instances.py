@@ -17,6 +17,7 @@ from runctl.model import Market, Offer
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import POLL_SECONDS, UNSEEN_PATIENCE, Attachment
 from runctl.providers.base import Disk, LaunchRequest, Machine, MachineState
+from runctl.quoting import quoted
 
 _STATES = {
     "pending": MachineState.PENDING,
@@ -347,7 +348,7 @@ def _not_so(instance_id: str, code: str, why: str) -> CloudError:
         operation="describe_instances",
         code=code,
         why=why,
-        next=f"runctl aws status {instance_id}",
+        next=f"runctl aws status {quoted(instance_id)}",
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from runctl.errors import CloudError, NotFound, TrainctlError
 from runctl.events import Emit, Progress
 from runctl.providers.aws.session import Session
+from runctl.quoting import quoted
 
 _FINAL = frozenset({"Success", "Failed", "Cancelled", "TimedOut"})
 _FIRST_POLL = 0.25
@@ -109,7 +110,8 @@ def run(
         operation="send_command",
         code="TimedOut",
         why=f"{comment}: no result after {seconds} s",
-        next=f"aws ssm get-command-invocation --command-id {command_id} --instance-id {instance_id}",
+        next=f"aws ssm get-command-invocation --command-id {quoted(command_id)}"
+        f" --instance-id {quoted(instance_id)}",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from runctl.errors import ValidationError
+from runctl.quoting import quoted
 from runctl.storage.secret_files import contents, names
 from runctl.storage.secret_files.contents import Found
 
@@ -94,8 +95,9 @@ def require_none(refused: Iterable[Refusal], *, ignore_file: str) -> None:
     raise HoldsSecrets(
         all_refused,
         what="The code",
-        next=f"leave out: printf '%s\\n' {lines} >> {ignore_file}; or let one travel: name it there, like "
-        f"!{_as_pattern(all_refused[0].path)}, and say yes to that: runctl config trust {ignore_file}",
+        next=f"leave out: printf '%s\\n' {lines} >> {quoted(ignore_file)}; or let one travel: name it there, "
+        f"like !{_as_pattern(all_refused[0].path)}, and say yes to that: "
+        f"runctl config trust {quoted(ignore_file)}",
     )
 
 
