@@ -13,6 +13,9 @@ RESERVE_BYTES = 64 * 1024
 FIRST_EVENTS, LAST_EVENTS = 500, 1500
 """How many are kept in memory and sent to the store; the file on this machine has them all."""
 
+MOST_LEFT_OUT = 20
+"""How many files that could not be kept are named; the others are counted."""
+
 
 class Attempt:
     """The spec, the state and the events of one attempt. Thread-safe.
@@ -67,6 +70,8 @@ class Attempt:
             "resumed_step": None,
             "committed": None,
             "checkpoints_skipped": [],
+            "left_out": [],
+            "left_out_count": 0,
         }
 
     def path(self, name: str) -> str:
@@ -146,6 +151,16 @@ class Attempt:
             self._unwritten.append(to_json(event) + b"\n")
             del self._unwritten[:-LAST_EVENTS]
         self._write_events()
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Tell of a file of the script that cannot be kept; `path` is relative to the job's folder."""
+        printable = path.encode("utf-8", "backslashreplace").decode()
+        with self._lock:
+            self.state["left_out_count"] += 1
+            if self.state["left_out_count"] > MOST_LEFT_OUT:
+                return
+            self.state["left_out"] = [*self.state["left_out"], {"path": printable, "reason": reason}]
+        self.event("left-out", path=printable, reason=reason)
 
     def note(self, text: str) -> None:
         """An event that tells something once, however often it comes in a row."""

@@ -53,6 +53,7 @@ class Committer:
         on_commit: Callable[[Commit], None],
         note: Callable[[str], None],
         key: Optional[str] = None,
+        leave_out: Callable[[str, str], None] = lambda _path, _reason: None,
     ) -> None:
         """`key` is the job's seal, None for a job whose folder nobody else writes to."""
         self._store = store
@@ -61,6 +62,7 @@ class Committer:
         self._attempt = attempt
         self._on_commit = on_commit
         self._note = note
+        self._leave_out = leave_out
         self._known: Set[Checkpoint] = set()
         self._seen: Dict[Checkpoint, int] = {}
         self._sequence: Optional[int] = None
@@ -198,10 +200,10 @@ class Committer:
             self.seconds_per_byte = (time.monotonic() - begun) / checkpoint.size
         commit = Commit(name, step, clock.now(), manifest)
         self.newest = commit
-        for path, kind in checkpoint.left_out[:_MOST_TOLD]:
-            if path not in self._told:
+        for path, kind in checkpoint.left_out:
+            if len(self._told) < _MOST_TOLD and path not in self._told:
                 self._told.add(path)
-                self._note("%s is %s: it was left out of the checkpoint" % (_printable(path), kind))
+                self._leave_out(path, kind)
         self._prune()
         self._on_commit(commit)
         return commit
@@ -263,7 +265,3 @@ def _sequence_in(latest: bytes) -> int:
         return sequence_of(str(json.loads(latest)["name"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return 0
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()

@@ -8,18 +8,15 @@ from typing import Any, Callable, Iterator, Set, Tuple
 from .checkpoints import kind_of
 from .failures import SourceChanged, StoreRefused
 
-_MOST_TOLD = 50
-
 
 class Results:
     """The files of one folder; whoever sends again sends only what did not arrive."""
 
-    def __init__(self, folder: str, store: Any, note: Callable[[str], None]) -> None:
+    def __init__(self, folder: str, store: Any, leave_out: Callable[[str, str], None]) -> None:
         self._folder = folder
         self._store = store
-        self._note = note
+        self._leave_out = leave_out
         self._done: Set[str] = set()
-        self._told = 0
 
     def send(self) -> None:
         """Send every regular file; what cannot be sent is told and holds up nothing else.
@@ -38,7 +35,7 @@ class Results:
             except (SourceChanged, StoreRefused, OSError) as error:
                 fault = str(error)
             if fault:
-                self._tell(path, fault)
+                self._leave_out("outputs/" + path, fault)
             self._done.add(path)
 
     def _found(self) -> Iterator[Tuple[str, str]]:
@@ -53,9 +50,3 @@ class Results:
                     yield path, kind_of(whole)
                 except OSError as error:  # it vanished
                     yield path, str(error.strerror)
-
-    def _tell(self, path: str, fault: str) -> None:
-        self._told += 1
-        printable = path.encode("utf-8", "backslashreplace").decode()
-        if self._told <= _MOST_TOLD:
-            self._note("outputs: %s was left out: %s" % (printable, fault))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -62,6 +63,7 @@ class Run:
             self._committed,
             attempt.note,
             attempt.seal,
+            lambda path, reason: attempt.leave_out(os.path.join("checkpoints", path), reason),
         )
 
     def run(self) -> int:
@@ -258,7 +260,8 @@ class Run:
     def _finish(self, cause: str, message: str, code: Optional[int]) -> int:
         self._attempt.spend_reserve()
         if self._store.mirrors and code is not None:
-            results = Results(self._attempt.in_job(self._spec["output_dir"]), self._store, self._attempt.note)
+            folder = self._attempt.in_job(self._spec["output_dir"])
+            results = Results(folder, self._store, self._attempt.leave_out)
             self._patience.spend(results.send)
         self._mirror.end_log()
         until = time.monotonic() + self._seconds_for_log()

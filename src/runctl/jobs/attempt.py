@@ -28,6 +28,13 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     seconds_after_notice: float | None = None
 
 
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the script that could not be kept; `path` is relative to the job's folder."""
+
+    path: str
+    reason: str
+
+
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json` of an attempt; times are seconds since the epoch on the cloud's clock."""
 
@@ -53,11 +60,20 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     resumed_step: int | None = None
     committed: Committed | None = None
     checkpoints_skipped: tuple[dict[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    left_out_count: int = 0
 
     @property
     def booted_at(self) -> datetime | None:
         """When its machine began to run, by the machine itself."""
         return datetime.fromtimestamp(self.booted, UTC) if self.booted else None
+
+    @property
+    def losses(self) -> list[str]:
+        """A sentence for each file that could not be kept, and one for those that are only counted."""
+        told = [f"{each.path} was left out: {each.reason}" for each in self.left_out]
+        more = self.left_out_count - len(self.left_out)
+        return [*told, f"{more} more files were left out"] if more > 0 else told
 
     @property
     def last_sign(self) -> float:

@@ -317,6 +317,8 @@ class Supervisor:
             return
         self._closing.close_books(attempt, watch, at=agent.ended)
         self._closing.save(attempt, agent, state="ended")
+        for text in agent.losses:
+            self._emit(Notice(text=text, warning=True))
         cause = agent.message or agent.cause or ""
         if outcome is JobState.RECOVERING:
             cause = _recovery_cause(agent)

@@ -448,6 +448,27 @@ def impatient(machine: Machine, agent_file: Path) -> Machine:
 
 
 @pytest.fixture
+def altered(machine: Machine, agent_file: Path) -> Callable[..., None]:
+    """Change a line of the agent: what takes it long, or what it waits for."""
+
+    def alter(module: str, *changes: tuple[str, str]) -> None:
+        made = machine.root / "altered.py"
+        before = machine.agent if machine.agent.name == "altered.py" else agent_file
+        with zipfile.ZipFile(before) as old:
+            texts = {name: old.read(name).decode() for name in old.namelist()}
+        name = f"runctl_agent/{module}.py"
+        for found, instead in changes:
+            assert found in texts[name], found
+            texts[name] = texts[name].replace(found, instead)
+        with zipfile.ZipFile(made, "w") as new:
+            for each, text in texts.items():
+                new.writestr(each, text)
+        machine.agent = made
+
+    return alter
+
+
+@pytest.fixture
 def machine(tmp_path: Path, agent_file: Path) -> Iterator[Machine]:
     programs = tmp_path / "bin"
     programs.mkdir()

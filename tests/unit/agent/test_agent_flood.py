@@ -8,7 +8,6 @@ import re
 import signal
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -53,27 +52,6 @@ def log_of(bucket) -> bytes:
         assert int(key.removeprefix(prefix)) == len(log)
         log += bucket.objects[key]
     return log
-
-
-@pytest.fixture
-def altered(machine, agent_file):
-    """Change a line of the agent: what takes it long, or what it waits for."""
-
-    def alter(module: str, *changes: tuple[str, str]) -> None:
-        made = machine.root / "altered.py"
-        before = machine.agent if machine.agent.name == "altered.py" else agent_file
-        with zipfile.ZipFile(before) as old:
-            texts = {name: old.read(name).decode() for name in old.namelist()}
-        name = f"runctl_agent/{module}.py"
-        for found, instead in changes:
-            assert found in texts[name], found
-            texts[name] = texts[name].replace(found, instead)
-        with zipfile.ZipFile(made, "w") as new:
-            for each, text in texts.items():
-                new.writestr(each, text)
-        machine.agent = made
-
-    return alter
 
 
 def test_the_beat_goes_on_and_a_stop_is_heard_while_the_log_is_held_up(machine, bucket, wait_until):

@@ -92,7 +92,7 @@ class Attempted:
             jobs.transition(self.job, state, allowed_from={before}, at=now, attempt=1, cause="so")
             before = state
 
-    def agent(self, phase: str, *, silent: float = 0.0, cause: str | None = None) -> None:
+    def agent(self, phase: str, *, silent: float = 0.0, cause: str | None = None, **more: Any) -> None:
         """What the agent mirrors; `silent` is how many of the cloud's seconds ago it did so."""
         now = (self.place.clock.now() - timedelta(seconds=silent)).timestamp()
         said = AgentState(
@@ -103,6 +103,7 @@ class Attempted:
             heartbeat=now,
             started=now,
             ended=now if phase == "ended" else None,
+            **more,
         )
         self.place.store.write("attempt-1/state.json", msgspec.json.encode(said))
 

@@ -12,6 +12,7 @@ import pytest
 from runctl.errors import ValidationError
 from runctl.events import Event, Notice
 from runctl.jobs import spec as specs
+from runctl.jobs.attempt import LeftOut
 from runctl.model import JobState
 
 GONE = {"shutting-down", "terminated"}
@@ -104,6 +105,18 @@ def test_an_agent_that_ends_between_the_two_looks_is_not_lost(
     monkeypatch.setattr(provider, "describe", end_meanwhile)
     assert attempt.supervise().state is JobState.SUCCEEDED
     assert not any("lost" in cause for cause in attempt.causes())
+
+
+def test_what_could_not_be_kept_is_told_when_the_attempt_has_ended(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    left_out = (LeftOut(path="outputs/plots", reason="a link to a folder"),)
+    attempt.agent("ended", cause="finished", left_out=left_out, left_out_count=3)
+    attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+    assert attempt.supervise().state is JobState.SUCCEEDED
+    assert attempt.warnings()[-2:] == [
+        "outputs/plots was left out: a link to a folder",
+        "2 more files were left out",
+    ]
 
 
 def test_an_instance_of_the_users_is_never_ended(attempted: Callable[..., Any]) -> None:
