@@ -36,6 +36,8 @@ class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     access_key: str
     secret_key: str
+    s3_access_key: str
+    s3_secret_key: str
     clock: str
     pid: int
     process: str
@@ -55,7 +57,7 @@ class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Cloud(msgspec.Struct, frozen=True):
     """One AWS-shaped cloud. `name` is `aws` or `sandbox`; `key` tells sandboxes of different lives apart.
 
-    Endpoints and keys are None where the SDK's own chain decides.
+    Endpoints and keys are None where the SDK's own chain decides; the keys of S3 where they are the same.
     """
 
     name: str
@@ -67,12 +69,20 @@ class Cloud(msgspec.Struct, frozen=True):
     s3_endpoint: str | None = None
     access_key: str | None = None
     secret_key: str | None = None
+    s3_access_key: str | None = None
+    s3_secret_key: str | None = None
     server: SandboxRecord | None = None
 
     @property
     def ended(self) -> str:
         """Why there is no such cloud any more; empty while it lives. AWS does not end."""
         return "" if self.server is None or self.server.is_served else _gone(self.server)
+
+    @property
+    def s3_keys(self) -> tuple[str, str] | None:
+        """Access key and secret key for S3."""
+        access, secret = self.s3_access_key or self.access_key, self.s3_secret_key or self.secret_key
+        return (access, secret) if access and secret else None
 
 
 def sandbox_record_path() -> Path:
@@ -140,6 +150,8 @@ def sandbox_cloud() -> Cloud:
         access_key=record.access_key,
         secret_key=record.secret_key,
         server=record,
+        s3_access_key=record.s3_access_key,
+        s3_secret_key=record.s3_secret_key,
     )
 
 

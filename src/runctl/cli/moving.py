@@ -115,10 +115,13 @@ def access(context: Context, on: str | None, endpoint: str | None) -> S3Access:
     environ = os.environ
     cloud = context.cloud(on or settings.values.cloud, settings)
     if cloud.name == "sandbox":
-        keys = (cloud.access_key or "", cloud.secret_key or "", None)
+        key, secret = cloud.s3_keys or ("", "")
         own = cloud if endpoint in {None, cloud.s3_endpoint} else None
         return S3Access(
-            endpoint=endpoint or cloud.s3_endpoint, region=cloud.region, credentials=lambda: keys, cloud=own
+            endpoint=endpoint or cloud.s3_endpoint,
+            region=cloud.region,
+            credentials=lambda: (key, secret, None),
+            cloud=own,
         )
     aws = settings.values.aws
     endpoint = endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")

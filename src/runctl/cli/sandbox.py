@@ -11,6 +11,7 @@ import click
 
 from runctl.cli import acting
 from runctl.cli.options import Context, common
+from runctl.cli.sandbox_env import env
 from runctl.errors import TrainctlError
 from runctl.model import JobId
 from runctl.render import figures, output
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 @click.group()
 def sandbox() -> None:
     """A cloud on this machine: EC2, EBS, S3 and SSM at another endpoint, with simulated money."""
+
+
+sandbox.add_command(env)
 
 
 @sandbox.command()

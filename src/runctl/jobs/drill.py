@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from runctl.jobs.place import Place
 from runctl.jobs.report import report
 from runctl.jobs.supervise import Supervisor
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
+from runctl.loopback_guard import GuardedHandler, GuardedServer
 from runctl.model import JobState
 
 _LEAST_SECONDS = 0.3
@@ -335,7 +335,7 @@ class LocalNotice:
         self._until: float | None = None
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(GuardedHandler):
             def do_PUT(self) -> None:
                 self._answer(200, "drill-token")
 
@@ -356,8 +356,7 @@ class LocalNotice:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = GuardedServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property

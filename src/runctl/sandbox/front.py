@@ -1,8 +1,9 @@
-"""Before moto: our controls, faults, ids that are not visible yet, services that moto lacks."""
+"""Before moto: signatures, our controls, faults, ids that are not visible yet, services that moto lacks."""
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import io
 import json
 import logging
@@ -15,18 +16,20 @@ from typing import Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
 from runctl.errors import TrainctlError
-from runctl.sandbox import s3_truths, services
+from runctl.sandbox import refusals, s3_truths, services, signatures
 from runctl.sandbox.control import TOKEN_HEADER
 from runctl.sandbox.faults import CALL_KINDS, THROTTLES, Fault
+from runctl.sandbox.signatures import Received, Refused, Signed
 from runctl.sandbox.state import SandboxCloud
-from runctl.sandbox.wire import LostResponse
+from runctl.sandbox.wire import RECEIVED, LostResponse
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
 Controls = Callable[[str, dict[str, Any]], dict[str, Any]]
 
-_SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 _IDS = re.compile(r"\b(?:i|vol|snap)-[0-9a-f]{17}\b")
 _INSTANCES = re.compile(r"(?:^|&)InstanceId(?:\.\d+)?=([^&]*)")
 _INSTANCE = re.compile(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})")
@@ -39,17 +42,35 @@ SERVICES = frozenset(
     {"ec2", "ssm", "s3", "iam", "sts", "kms", "logs", "monitoring", "events", "sqs", "sns", "tagging"}
 )
 """What is handed on to moto. It has more, which would say yes and do nothing that a machine can see."""
-_QUERY_SERVICES = {"iam", "sts", "sns", "autoscaling", "cloudformation", "elasticloadbalancing", "rds"}
+CALL_MOST_BYTES = 8 << 20
+"""A call of another service than S3, whose body may have to be read before its signer is known."""
+SIGNED = "runctl.signed"
+"""Where the verified signature lies in the environment of WSGI."""
 _S3_OPERATIONS = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
 
 log = logging.getLogger(__name__)
+
+
+class Backends(DomainDispatcherApplication):
+    """moto's services, each chosen by what was signed: moto would guess from paths, names and bodies."""
+
+    def infer_service_region_host(self, environ: Environ, path: str) -> str:  # noqa: ARG002 (moto's form)
+        signed: Signed = environ[SIGNED]
+        return f"{signed.service}.{signed.region}.amazonaws.com"
+
+    def get_application(self, environ: Environ) -> Any:
+        return super().get_application({**environ, "PATH_INFO": "/"})
 
 
 class Front:
     """A WSGI application around moto's."""
 
     def __init__(
-        self, cloud: SandboxCloud, moto: Callable[..., Iterable[bytes]], controls: Controls, token: str
+        self,
+        cloud: SandboxCloud,
+        moto: Callable[..., Iterable[bytes]],
+        controls: Controls,
+        token: str,
     ) -> None:
         self._cloud = cloud
         self._moto = moto
@@ -61,8 +82,12 @@ class Front:
         path = environ.get("PATH_INFO", "/")
         if path.startswith("/_sandbox/"):
             return self._control(environ, start, path.removeprefix("/_sandbox/"))
-        scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        service = scope[2] if scope else "s3"
+        try:
+            signed = environ[SIGNED] = self._signed(environ)
+        except Refused as refused:
+            service = signatures.claimed_service(environ[RECEIVED])
+            return self._error(start, service, *refusals.answer(refused.reason, service))
+        service = signed.service
         text, operation = self._read(environ, service, path)
         lost = False
         for fault in self._cloud.faults.meet(service, operation, CALL_KINDS, text):
@@ -77,6 +102,16 @@ class Front:
             b"".join(answer)
             raise LostResponse(operation)
         return answer
+
+    def _signed(self, environ: Environ) -> Signed:
+        """Who asks. Nothing of the request is believed, and little of it read, before. Raises Refused."""
+        received: Received = environ[RECEIVED]
+        signed = signatures.verify(received, self._cloud.keys.find, lambda: _short_body(environ), time.time())
+        if signed.service != "s3":
+            _short_body(environ)
+        if signed.covers_body:
+            signatures.check_body(signed, _body(environ))
+        return signed
 
     def _read(self, environ: Environ, service: str, path: str) -> tuple[str, str]:
         """The request's text and operation; the body of S3's stays unread."""
@@ -167,17 +202,19 @@ class Front:
             return _reply(start, status, body, "text/xml")
         if service == "s3":
             return _reply(start, status, inner, "application/xml")
-        if service in _QUERY_SERVICES:
+        if service in refusals.QUERY_SERVICES:
             return _reply(start, status, f"<ErrorResponse>{inner}</ErrorResponse>", "text/xml")
         body = json.dumps({"__type": code, "message": message})
         return _reply(start, status, body, "application/x-amz-json-1.1")
 
     def _control(self, environ: Environ, start: Start, what: str) -> Iterable[bytes]:
         header = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
-        if environ.get(header) != self._token:
+        if not hmac.compare_digest(environ.get(header, "").encode(), self._token.encode()):
             return _reply(start, 403, json.dumps({"what": "wrong token"}), "application/json")
         try:
-            found = self._controls(what, json.loads(_body(environ) or b"{}"))
+            found = self._controls(what, json.loads(_short_body(environ) or b"{}"))
+        except Refused:
+            return _reply(start, 400, json.dumps({"what": "too much"}), "application/json")
         except TrainctlError as error:
             kind = type(error).__name__
             refusal = {"kind": kind, "what": error.what, "why": error.why, "next": error.next}
@@ -190,9 +227,17 @@ class Front:
 
 def _body(environ: Environ) -> bytes:
     """The whole body, left in place for whoever reads it after us."""
-    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    endless = environ.get("wsgi.input_terminated")
+    body: bytes = environ["wsgi.input"].read(-1 if endless else int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
     return body
+
+
+def _short_body(environ: Environ) -> bytes:
+    """The body of a call, which is never long. Raises Refused."""
+    if environ.get("wsgi.input_terminated") or int(environ.get("CONTENT_LENGTH") or 0) > CALL_MOST_BYTES:
+        raise Refused("too-big")
+    return _body(environ)
 
 
 def _reply(start: Start, status: int, text: str, kind: str) -> list[bytes]:

@@ -12,15 +12,16 @@ import json
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from runctl import loopback_guard
 from runctl.sandbox.switchboard import switchboard
 
 MAX_TTL = 21_600
 CREDENTIAL_SECONDS = 6 * 3600
-IDLE_SECONDS = 60.0
+BODY_MOST = 64 * 1024
 VERSION = re.compile(r"/(?:latest|1\.0|20\d\d-\d\d-\d\d)(?=/|$)")
 TOKEN_HEADER = "x-aws-ec2-metadata-token"  # noqa: S105 a header's name
 TTL_HEADER = TOKEN_HEADER + "-ttl-seconds"
@@ -43,6 +44,8 @@ class Role:
     access_key: str
     secret_key: str = field(repr=False)
     token: str = field(repr=False)
+    expires: float | None = None
+    """When they end, by the host's clock, which is that of whoever signs with them; None for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def _role_items(role: Role, now: float) -> dict[str, str]:
         "AccessKeyId": role.access_key,
         "SecretAccessKey": role.secret_key,
         "Token": role.token,
-        "Expiration": iso(now + CREDENTIAL_SECONDS),
+        "Expiration": iso(now + CREDENTIAL_SECONDS if role.expires is None else role.expires),
     }
     info = {"Code": "Success", "LastUpdated": iso(now), "InstanceProfileArn": role.profile_arn}
     return {
@@ -188,9 +191,12 @@ def look_up(items: Mapping[str, bytes], path: str) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """`headers` by lower-case names; `refused` is why it must not be answered, by `loopback_guard`."""
+
     method: str
     path: str
     headers: Mapping[str, str]
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +299,14 @@ class MetadataServer:
         self._connections.add(writer)
         socket_of(writer).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            while (request := await _read(reader)) is not None:
+            if not loopback_guard.admits(socket_of(writer)):
+                loopback_guard.turn_away(socket_of(writer))
+                return
+            own_names = loopback_guard.names(socket_of(writer).getsockname()[1])
+            while (request := await _read(reader, own_names)) is not None:
+                if request.refused is not None:
+                    loopback_guard.turn_away(socket_of(writer), loopback_guard.forbidden(request.refused))
+                    break
                 await self._answering.wait()
                 loop = asyncio.get_running_loop()
                 answer = await loop.run_in_executor(switchboard().workers, self._metadata.answer, request)
@@ -314,24 +327,30 @@ def socket_of(writer: asyncio.StreamWriter) -> socket.socket:
 
 
 async def _patiently(work: Awaitable[bytes]) -> bytes:
-    async with asyncio.timeout(IDLE_SECONDS):
+    async with asyncio.timeout(loopback_guard.IDLE_SECONDS):
         return await work
 
 
-async def _read(reader: asyncio.StreamReader) -> Request | None:
-    """One request; None at the end of the connection."""
+async def _read(reader: asyncio.StreamReader, own_names: Collection[str]) -> Request | None:
+    """One request, whose body is not read where it is refused; None at the end of the connection."""
     try:
         head = await _patiently(reader.readuntil(b"\r\n\r\n"))
     except asyncio.IncompleteReadError:
         return None
     first, *lines = head.decode("latin-1").split("\r\n")
     method, path, _ = first.split(" ", 2)
-    pairs = (line.partition(":") for line in lines if line)
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    length = int(headers.get("content-length", "0"))
-    if length:
+    pairs = [
+        (name.strip().lower(), value.strip())
+        for name, _, value in (one.partition(":") for one in lines if one)
+    ]
+    headers = dict(pairs)
+    refused = loopback_guard.refusal(path, pairs, own_names)
+    length = 0 if refused is not None else int(headers.get("content-length", "0"))
+    if length > BODY_MOST or "transfer-encoding" in headers:
+        refused = refused or "the metadata service takes no body"
+    elif length:
         await _patiently(reader.readexactly(length))
-    return Request(method, path, headers)
+    return Request(method, path, headers, refused)
 
 
 def _render(request: Request, answer: Answer) -> bytes:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import copy
 import logging
-import secrets
 import threading
 from typing import Any
 
@@ -148,11 +147,8 @@ def _role(instance: Any) -> Role | None:
     profile = association.iam_instance_profile
     if other := cloud().s3_keys:
         return Role(profile.roles[0].name, profile.arn, *other, token="")  # it knows no others
-    keys = instance.__dict__.setdefault(
-        "sandbox_keys",
-        (f"ASIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30), secrets.token_urlsafe(60)),
-    )
-    return Role(profile.roles[0].name, profile.arn, *keys)
+    key = cloud().keys.of_machine(instance.id)
+    return Role(profile.roles[0].name, profile.arn, key.access, key.secret, key.token or "", key.expires)
 
 
 # Ending

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from runctl import private_files
 from runctl.clouds import SandboxRecord, home, read_sandbox_record, sandbox_record_path
 from runctl.errors import CloudError, ConfigError
 from runctl.processes import is_alive
@@ -36,13 +37,13 @@ def up(
 ) -> SandboxRecord:
     """Start a sandbox in the background and wait until it serves. Raises ConfigError without its extra."""
     folder = home() / "sandbox"
-    folder.mkdir(parents=True, exist_ok=True)
+    private_files.make_folder(folder)
     # -P: the working directory may be a cloned repository with a json.py in it.
     command = [sys.executable, "-P", "-m", "runctl.sandbox.server", "--speed", str(speed)]
     command += ["--region", region, "--isolation", isolation, *(["--s3", s3] if s3 else [])]
     command += ["--vcpu-limit", str(vcpu_limit)] if vcpu_limit is not None else []
     log = folder / "server.log"
-    with log.open("wb") as output:
+    with open(log, "wb", opener=private_files.opener) as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )

@@ -73,6 +73,8 @@ class Machine:
         self._timer: Timer | None = None
         self._fifo: Fifo | None = None
         self._on = False
+        self.powered = False
+        """From the beginning of `boot` to the end of `off`: as long as any process of it may live."""
         self.boots = 0
         self._settings = {
             **surroundings.package_settings(os.environ),
@@ -116,6 +118,7 @@ class Machine:
             if self._on:
                 return
             self._furnish()
+            self.powered = True
             self._signals = Signals(disks=self._signals.disks, booted_at=booted_at)
             self._server.hang(False)
             self._server.start()
@@ -144,6 +147,7 @@ class Machine:
             fifo.close()
             self._cancel_timer()
             self._isolation.stop(min(self._clock.real(grace), GRACE_CAP))
+            self.powered = False
             self._server.stop()
 
     def destroy(self) -> None:

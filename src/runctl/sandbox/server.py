@@ -23,10 +23,11 @@ from typing import IO, Any
 
 import msgspec
 
-from runctl import processes
+from runctl import private_files, processes
 from runctl.clouds import SandboxRecord, sandbox_record_path
 from runctl.errors import TrainctlError, ValidationError
 from runctl.sandbox.isolation import choose
+from runctl.sandbox.keyring import new_owner_key
 from runctl.sandbox.state import ACCOUNT, VCPU_LIMIT, SandboxCloud
 from runctl.sandbox.timing import CloudClock
 
@@ -36,9 +37,6 @@ TAKEN = 3
 S3_KEYS = ("RUNCTL_SANDBOX_S3_ACCESS_KEY", "RUNCTL_SANDBOX_S3_SECRET_KEY")
 """The environment's names for the keys of another S3 server; arguments can be read by everybody."""
 
-ANY_KEYS = ("sandbox", "sandbox")
-"""Of no account: our own S3 takes any."""
-
 log = logging.getLogger("runctl.sandbox")
 
 
@@ -46,9 +44,10 @@ def main() -> None:
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    os.umask(0o077)  # all that it writes is its owner's alone; machines have a mask of their own
     record_path = sandbox_record_path()
-    record_path.parent.mkdir(parents=True, exist_ok=True)
-    lock = (record_path.parent / "lock").open("w")
+    private_files.make_folder(record_path.parent)
+    lock = open(record_path.parent / "lock", "w", opener=private_files.opener)  # noqa: SIM115 (held until the end)
     while not _locked(lock):
         if record_path.exists():
             sys.exit(TAKEN)
@@ -56,11 +55,11 @@ def main() -> None:
     record_path.unlink(missing_ok=True)  # of one that crashed
     folder = record_path.parent / "state"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(0o700, parents=True)
     listener = socket.create_server(("127.0.0.1", 0))
     endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
     s3_keys = other_s3_keys(os.environ) if options.s3 else None
-    _set_up_moto(listener.getsockname()[1], *(s3_keys or ANY_KEYS))
+    _set_up_moto(listener.getsockname()[1])
     shutil.rmtree(record_path.parent / "clock", ignore_errors=True)
     clock = CloudClock(record_path.parent / "clock", options.speed)
     cloud = SandboxCloud(
@@ -69,6 +68,7 @@ def main() -> None:
         isolation=options.isolation if options.isolation != "auto" else choose(),
         endpoint=endpoint,
         s3_endpoint=options.s3 or endpoint,
+        own_key=new_owner_key(),
         s3_keys=s3_keys,
         image=[Path(sys.prefix)],
         clock=clock,
@@ -108,25 +108,22 @@ def other_s3_keys(environment: Mapping[str, str]) -> tuple[str, str] | None:
     return (found[0], found[1]) if all(found) else None
 
 
-def _set_up_moto(port: int, access_key: str, secret_key: str) -> None:
-    """moto reads its settings when it is imported; the keys are for our own calls of another S3."""
+def _set_up_moto(port: int) -> None:
+    """moto reads its settings when it is imported."""
     os.environ.update(
         MOTO_ENABLE_AMI_VALIDATION="true",
         MOTO_EC2_LOAD_DEFAULT_AMIS="false",
         MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="true",
         MOTO_PORT=str(port),
-        AWS_ACCESS_KEY_ID=access_key,
-        AWS_SECRET_ACCESS_KEY=secret_key,
     )
 
 
 def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> None:
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
+    from moto.moto_server.werkzeug_app import create_backend_app
 
     from runctl.sandbox import fleets, images, launches, listings, overlay, services, ssm_api
-    from runctl.sandbox.front import Front
-    from runctl.sandbox.wire import Handler
+    from runctl.sandbox.front import Backends, Front
+    from runctl.sandbox.wire import Handler, Server
 
     assert fleets and launches and listings  # noqa: PT018, S101 (imported for what they replace in moto)
 
@@ -134,31 +131,36 @@ def _serve(cloud: SandboxCloud, listener: socket.socket, record_path: Path) -> N
     ssm_api.install(cloud)
     overlay.keep_time()
     services.seed()
+    cloud.keys.given_out = services.given_out
     images.seed(cloud.region)
     token = secrets.token_urlsafe(24)
     controls = Controls(cloud)
-    app = Front(cloud, DomainDispatcherApplication(create_backend_app), controls, token)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Handler, fd=listener.fileno())
+    app = Front(cloud, Backends(create_backend_app), controls, token)
+    server = Server("127.0.0.1", 0, app, Handler, fd=listener.fileno())
     controls.stop = lambda: threading.Thread(target=server.shutdown).start()
     signal.signal(signal.SIGTERM, lambda *_: controls.stop())
     signal.signal(signal.SIGINT, lambda *_: controls.stop())
-    access_key, secret_key = cloud.s3_keys or ANY_KEYS
+    own = (cloud.own_key.access, cloud.own_key.secret)
+    s3_access_key, s3_secret_key = cloud.s3_keys or own
     record = SandboxRecord(
         id=secrets.token_hex(4),
         endpoint=cloud.endpoint,
         s3_endpoint=cloud.s3_endpoint,
         region=cloud.region,
         account=ACCOUNT,
-        access_key=access_key,
-        secret_key=secret_key,
+        access_key=own[0],
+        secret_key=own[1],
+        s3_access_key=s3_access_key,
+        s3_secret_key=s3_secret_key,
         clock=str(cloud.clock.path),
         pid=os.getpid(),
         process=processes.identity(os.getpid()) or "",
         control_token=token,
     )
     temporary = record_path.with_suffix(".tmp")
-    temporary.touch(mode=0o600)
-    temporary.write_bytes(msgspec.json.encode(record))
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "xb", opener=private_files.opener) as file:
+        file.write(msgspec.json.encode(record))
     temporary.replace(record_path)
     log.info("serving on %s, isolation %s, speed %s", cloud.endpoint, cloud.isolation, cloud.clock.speed)
     try:

@@ -11,7 +11,9 @@ from moto.ec2.responses import EC2Response
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.iam.responses import IamResponse
+from moto.sts.models import sts_backends
 
+from runctl.sandbox.keyring import Key
 from runctl.sandbox.overlay import asked, cloud
 from runctl.sandbox.state import ACCOUNT
 
@@ -30,6 +32,18 @@ _RIGHTS = json.dumps(
         "Statement": [{"Effect": "Allow", "Action": ["s3:*", "ssm:*", "ssmmessages:*"], "Resource": "*"}],
     }
 )
+
+
+def given_out(access: str) -> Key | None:
+    """A key that IAM made for a user, or STS for a role; the latter are good as long as the sandbox."""
+    for role in list(sts_backends[ACCOUNT]["aws"].assumed_roles):
+        if role.access_key_id == access:
+            return Key(access, role.secret_access_key, role.session_token)
+    for user in list(iam_backends[ACCOUNT]["aws"].users.values()):
+        for key in list(user.access_keys):
+            if key.access_key_id == access and key.status == "Active":
+                return Key(access, key.secret_access_key)
+    return None
 
 
 def seed() -> None:

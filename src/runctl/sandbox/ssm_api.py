@@ -62,10 +62,13 @@ def _other_s3() -> Any:
     import boto3
     from botocore.config import Config
 
+    access_key, secret_key = cloud().s3_keys or (cloud().own_key.access, cloud().own_key.secret)
     return boto3.client(
         "s3",
         region_name=cloud().region,
         endpoint_url=cloud().s3_endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         config=Config(s3={"addressing_style": "path"}),
     )
 

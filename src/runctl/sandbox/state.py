@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runctl.sandbox.disks import Disks
 from runctl.sandbox.faults import Faults
+from runctl.sandbox.keyring import Key, Keyring
 from runctl.sandbox.machine import Machine
 from runctl.sandbox.prices import PriceBook
 from runctl.sandbox.timing import FLOOR, CloudClock, Schedule
@@ -48,8 +49,10 @@ class SandboxCloud:
     isolation: str
     endpoint: str
     s3_endpoint: str
+    own_key: Key
+    """The owner's; S3 has it too, unless another server stands in its place that wants others."""
     s3_keys: tuple[str, str] | None
-    """Of another S3 server, for machines too; None where any keys will do."""
+    """Of another S3 server, for machines too."""
     image: list[Path]
     clock: CloudClock
     seed: int = 7
@@ -57,6 +60,7 @@ class SandboxCloud:
     timing: Timing = field(default_factory=Timing)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
+    keys: Keyring = field(init=False)
     schedule: Schedule = field(init=False)
     disks: Disks = field(init=False)
     faults: Faults = field(init=False)
@@ -68,12 +72,17 @@ class SandboxCloud:
     _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
+        self.keys = Keyring(self.own_key, lives=self._lives)
         self.schedule = Schedule(self.clock)
         self.disks = Disks(self.folder)
         self.faults = Faults(self.clock, self.seed)
         self.prices = PriceBook(self.seed, self.clock.now())
         self.usage = Usage(self.clock, self.prices)
         self._random = random.Random(self.seed)  # noqa: S311 (a seeded simulation)
+
+    def _lives(self, instance_id: str) -> bool:
+        machine = self.machines.get(instance_id)
+        return machine is not None and machine.powered
 
     @property
     def started(self) -> float:

@@ -1,14 +1,26 @@
 # pyright: basic
-"""HTTP/1.1 for the sandbox: connections that stay open, and connections that are cut before the answer."""
+"""HTTP/1.1 for the sandbox: connections that stay open, and connections that are cut before the answer.
+
+Nobody gets here but this user's own processes, and no web page: `loopback_guard`.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from moto.moto_server.werkzeug_app import MotoRequestHandler
+from werkzeug.serving import ThreadedWSGIServer
+
+from runctl.loopback_guard import Guarded, GuardedHandler
+from runctl.sandbox.signatures import Received
+
+RECEIVED = "runctl.received"
+"""Where the request as it came lies in the environment of WSGI."""
 
 _DRAIN_BYTES = 1 << 20
+_DRAIN_MOST = 1 << 30
 _BODILESS = frozenset({204, 304})
 
 
@@ -16,7 +28,11 @@ class LostResponse(Exception):
     """The call was carried out, and its answer shall never arrive."""
 
 
-class Handler(MotoRequestHandler):
+class Server(Guarded, ThreadedWSGIServer):
+    """One thread a connection."""
+
+
+class Handler(GuardedHandler, MotoRequestHandler):
     """Answers request after request on one connection.
 
     werkzeug's own closes after each, which costs every call of an SDK a new connection. It may stay open here
@@ -28,17 +44,15 @@ class Handler(MotoRequestHandler):
     wbufsize = -1
 
     def run_wsgi(self) -> None:
-        if self.headers.get("Expect", "").strip().lower() == "100-continue":
-            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.wfile.flush()
         self.environ = environ = self.make_environ()
+        environ[RECEIVED] = Received(self.command, self.path, self.headers.items())
         told: list[Any] = []
 
         def start(status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
             told[:] = [status, headers]
             return lambda _: None
 
-        source = environ["wsgi.input"] = _Counted(environ["wsgi.input"], environ)
+        source = environ["wsgi.input"] = _Counted(environ["wsgi.input"], environ, self.ask_for_body)
         try:
             body = b"".join(self.server.app(environ, start))
         except LostResponse:
@@ -54,6 +68,8 @@ class Handler(MotoRequestHandler):
         head = self.command == "HEAD"
         bodiless = head or int(code) in _BODILESS
         for name, value in headers:
+            if name.lower().startswith("access-control-"):
+                continue  # moto invites every web page
             # Of HEAD, the length is that of the object; of all others, that of what follows.
             if name.lower() not in {"connection", "transfer-encoding", "content-length"} or (
                 head and name.lower() == "content-length"
@@ -74,14 +90,22 @@ class Handler(MotoRequestHandler):
 
 
 class _Counted:
-    """A request's body that knows how much of it is left."""
+    """A request's body that is asked for when it is read, and knows how much of it is left."""
 
-    def __init__(self, stream: Any, environ: dict[str, Any]) -> None:
+    def __init__(self, stream: Any, environ: dict[str, Any], ask: Callable[[], None]) -> None:
         self._stream = stream
+        self._ask: Callable[[], None] | None = ask
         self._endless = bool(environ.get("wsgi.input_terminated"))
         self._left = int(environ.get("CONTENT_LENGTH") or 0)
+        self.awaited = "HTTP_EXPECT" in environ
+
+    def _begin(self) -> None:
+        ask, self._ask = self._ask, None
+        if ask is not None:
+            ask()
 
     def read(self, size: int = -1) -> bytes:
+        self._begin()
         if self._endless:
             return self._stream.read(size)
         wanted = self._left if size is None or size < 0 else min(size, self._left)
@@ -90,6 +114,7 @@ class _Counted:
         return data
 
     def readline(self, size: int = -1) -> bytes:
+        self._begin()
         if self._endless:
             return self._stream.readline(size)
         data = self._stream.readline(self._left if size < 0 else min(size, self._left))
@@ -97,8 +122,13 @@ class _Counted:
         return data
 
     def drained(self) -> bool:
-        """Read what nobody wanted; False where its end cannot be told."""
-        while self._endless or self._left:
-            if not self.read(_DRAIN_BYTES):
+        """Read what nobody wanted; False where it was never asked for, or its end cannot be told."""
+        if self._ask is not None and self.awaited and (self._endless or self._left):
+            return False
+        most = _DRAIN_MOST
+        while most > 0 and (self._endless or self._left):
+            data = self.read(_DRAIN_BYTES)
+            most -= len(data)
+            if not data:
                 break
-        return self._endless or self._left == 0
+        return most > 0 and (self._endless or self._left == 0)

@@ -10,11 +10,11 @@ import secrets
 import shutil
 import threading
 from collections.abc import Generator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+from runctl import loopback_guard
 from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.storage.folder import FolderStore
 
@@ -23,16 +23,21 @@ _MOST = 256 * 1024 * 1024
 
 
 class LoopbackStaging(FolderStore):
-    """The folder `root`, whose URLs begin with `base` and open one object for one method each."""
+    """The folder `root`, whose URLs begin with `base` and open one object for one method each.
 
-    def __init__(self, root: Path, secret: bytes, base: str) -> None:
+    `called` are the names by which its server knows itself, besides those of its own port.
+    """
+
+    def __init__(self, root: Path, secret: bytes, base: str, called: set[str]) -> None:
         super().__init__(root)
         self._secret = secret
         self._base = base
+        self._called = called
 
     def at(self, port: int) -> LoopbackStaging:
         """The same as it is reached from elsewhere, where `port` of loopback leads here."""
-        return LoopbackStaging(self.root, self._secret, f"http://127.0.0.1:{port}")
+        self._called.update(loopback_guard.names(port))
+        return LoopbackStaging(self.root, self._secret, f"http://127.0.0.1:{port}", self._called)
 
     def sign(self, method: Literal["GET", "PUT"], keys: Sequence[str]) -> list[str]:
         """A URL for each key with which one may do this, and only this."""
@@ -61,7 +66,7 @@ def serving(root: Path) -> Generator[tuple[LoopbackStaging, int]]:
     root.mkdir(0o700, parents=True, exist_ok=True)
     server = _Server(("127.0.0.1", 0), _Handler)
     port = int(server.server_address[1])
-    server.staging = LoopbackStaging(root, secret, f"http://127.0.0.1:{port}")
+    server.staging = LoopbackStaging(root, secret, f"http://127.0.0.1:{port}", server.further_names)
     server.secret = secret
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="staging", daemon=True)
     thread.start()
@@ -77,16 +82,12 @@ def _sign(secret: bytes, method: str, key: str) -> str:
     return hmac.new(secret, f"{method} {key}".encode(), hashlib.sha256).hexdigest()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(loopback_guard.GuardedServer):
     staging: LoopbackStaging
     secret: bytes
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asked is gone, and asks again."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(loopback_guard.GuardedHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -108,16 +109,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, data)
 
     def do_PUT(self) -> None:
+        if (key := self._allowed()) is None:
+            return
         length = int(self.headers.get("Content-Length") or 0)
         if length > _MOST:
             self.close_connection = True
             self._answer(413, b"EntityTooLarge")
             return
+        self.ask_for_body()
         data = self.rfile.read(length)
         if len(data) < length:
             self.close_connection = True
-            return
-        if (key := self._allowed()) is None:
             return
         digest = hashlib.md5(data, usedforsecurity=False)
         if base64.b64encode(digest.digest()).decode() != self.headers.get("Content-MD5"):
@@ -139,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         key = unquote(key)
         if hmac.compare_digest(given.encode(), _sign(self.server.secret, self.command, key).encode()):
             return key
-        self._answer(403, b"AccessDenied")
+        self.refuse("AccessDenied")
         return None
 
     def _answer(self, status: int, body: bytes, **headers: str) -> None:

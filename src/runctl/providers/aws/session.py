@@ -59,6 +59,8 @@ CREDENTIAL_CODES = frozenset(
         "ExpiredTokenException",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
         "RequestExpired",
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
@@ -148,7 +150,9 @@ class Session:
         return self._account
 
     def credentials(self) -> tuple[str, str, str | None]:
-        """Access key, secret key and session token, fresh. Raises ConfigError where there are none."""
+        """Access key, secret key and session token for S3, fresh. Raises ConfigError where there are none."""
+        if self.cloud.s3_keys is not None:
+            return (*self.cloud.s3_keys, None)
         with self._lock:
             found = self._session().get_credentials()
         if found is None:
@@ -199,8 +203,11 @@ class Session:
         from botocore.config import Config
 
         endpoint = self.cloud.s3_endpoint if service == "s3" else self.cloud.endpoint
+        access_key, secret_key = (self.cloud.s3_keys if service == "s3" else None) or (None, None)
         return self._session().client(
             service,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
             # The Price List answers for every region, and lives in this one.
             region_name="us-east-1" if service == "pricing" else self._region(),
             endpoint_url=endpoint,

@@ -13,6 +13,9 @@ from typing import IO, Protocol
 NAMESPACES, PLAIN = "namespaces", "plain"
 FORCE_VARIABLE = "RUNCTL_SANDBOX_ISOLATION"
 
+UMASK = 0o022
+"""Of the processes of machines, as on EC2."""
+
 Stream = int | IO[bytes]
 
 spawning = threading.RLock()

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runctl.sandbox.isolation import Confines, Stream, nursery, spawning
+from runctl.sandbox.isolation import UMASK, Confines, Stream, nursery, spawning
 
 SYSTEM = (
     "/usr",
@@ -70,6 +70,7 @@ class _Nursery:
                 pass_fds=[theirs.fileno()],
                 env={},
                 start_new_session=True,
+                umask=UMASK,
             )
         return self._requests
 
@@ -224,6 +225,7 @@ class NamespaceIsolation:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
+                umask=UMASK,
             )
 
     def signal_group(self, process: subprocess.Popen[bytes], signum: int) -> None:

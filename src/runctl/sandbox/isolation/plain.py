@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runctl.sandbox.isolation import Confines, Stream, spawning, watchdog
+from runctl.sandbox.isolation import UMASK, Confines, Stream, spawning, watchdog
 
 _guarded: dict[str, subprocess.Popen[bytes]] = {}
 _guarding = threading.Lock()
@@ -106,6 +106,7 @@ class PlainIsolation:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
+                umask=UMASK,
             )
 
     def signal_group(self, process: subprocess.Popen[bytes], signum: int) -> None:
