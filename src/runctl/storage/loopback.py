@@ -25,14 +25,15 @@ _MOST = 256 * 1024 * 1024
 class LoopbackStaging(FolderStore):
     """The folder `root`, whose URLs begin with `base` and open one object for one method each.
 
-    `called` are the names by which its server knows itself, besides those of its own port.
+    `called` are the names by which its server knows itself, besides those of its own port; it has none where
+    the folder is only looked at.
     """
 
-    def __init__(self, root: Path, secret: bytes, base: str, called: set[str]) -> None:
+    def __init__(self, root: Path, secret: bytes, base: str, called: set[str] | None = None) -> None:
         super().__init__(root)
         self._secret = secret
         self._base = base
-        self._called = called
+        self._called = set[str]() if called is None else called
 
     def at(self, port: int) -> LoopbackStaging:
         """The same as it is reached from elsewhere, where `port` of loopback leads here."""

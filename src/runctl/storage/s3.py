@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from runctl.errors import (
     CloudError,
     ConfigError,
@@ -57,6 +59,7 @@ class S3Store:
         self.prefix = checked_prefix(prefix.strip("/"))
         self._access = access
         self._made: Client | None = None
+        self._made_to_list: Client | None = None
         self._credentials_error: Exception | None = None
 
     def read(self, key: str) -> bytes:
@@ -125,7 +128,7 @@ class S3Store:
         whole = "/".join(part for part in (self.prefix, inner) if part)
         offset = None if after is None else self._whole(after)
         with self._errors("ListObjectsV2", f"{prefix or '/'}"):
-            pages = obstore.list(self._client(), whole or None, offset=offset, chunk_size=_LIST_PAGE)
+            pages = obstore.list(self._lister(), whole or None, offset=offset, chunk_size=_LIST_PAGE)
             found = [self._info(meta) for page in pages for meta in page]
         return sorted((item for item in found if item.key != inner), key=lambda item: item.key)
 
@@ -206,16 +209,30 @@ class S3Store:
 
     def _client(self) -> Client:
         if self._made is None:
-            from obstore.store import S3Store as Client
-
-            self._made = Client(
-                self.bucket,
-                config=_config(self._access),
-                client_options=_client_options(self._access),
-                retry_config=_retry(self._access.endpoint),
-                credential_provider=self._credentials if self._access.credentials else None,
-            )
+            self._made = self._make(self._access)
         return self._made
+
+    def _lister(self) -> Client:
+        """obstore leaves the owner's header out of a listing's signature, and S3 refuses what is not signed.
+
+        Names are all that a listing tells: what they name is read with the owner's header.
+        """
+        if self._access.owner is None:
+            return self._client()
+        if self._made_to_list is None:
+            self._made_to_list = self._make(msgspec.structs.replace(self._access, owner=None))
+        return self._made_to_list
+
+    def _make(self, access: S3Access) -> Client:
+        from obstore.store import S3Store as Client
+
+        return Client(
+            self.bucket,
+            config=_config(access),
+            client_options=_client_options(access),
+            retry_config=_retry(access.endpoint),
+            credential_provider=self._credentials if access.credentials else None,
+        )
 
     def _credentials(self) -> S3Credential:
         assert self._access.credentials  # noqa: S101
@@ -300,7 +317,7 @@ def _client_options(access: S3Access) -> ClientConfig:
         "read_timeout": timedelta(seconds=30),
     }
     if access.owner:
-        options["default_headers"] = {OWNER_HEADER: access.owner()}  # signed as every other header is
+        options["default_headers"] = {OWNER_HEADER: access.owner()}  # signed in all calls but a listing
     if endpoint is None:
         return options
     options["allow_http"] = urlsplit(endpoint).scheme == "http"
