@@ -1,4 +1,4 @@
-"""Links that a repository brought: nothing of ours is written through one.
+"""Links that a repository brought: we write through none of them, and read nothing outside through one.
 
 A link that git tracks came with the repository, and its author chose where it leads. One that git does not
 track is the user's own, such as `checkpoints -> /mnt/big`. Where no git can tell, a link that stays in its
@@ -19,11 +19,11 @@ _GIT_SECONDS = 30
 _TRACKED_LINK = b"120000 "
 
 
-def refuse_brought(path: Path, *, root: Path | None = None) -> None:
+def refuse_brought(path: Path, *, root: Path | None = None, reading: bool = False) -> None:
     """Make sure that writing to `path` goes through no link that a repository brought; it need not exist.
 
-    `root` is the folder that came as one where there is no repository, by default the working directory.
-    Raises ValidationError.
+    With `reading`, such a link may lead about in its repository, and not out of it. `root` is the folder
+    that came as one where there is no repository, by default the working directory. Raises ValidationError.
     """
     root = Path(os.path.realpath(root if root is not None else Path.cwd()))
     left = list(reversed(Path(os.path.abspath(path)).parts))  # noqa: PTH100 (resolve would follow)
@@ -43,30 +43,28 @@ def refuse_brought(path: Path, *, root: Path | None = None) -> None:
         links += 1
         if links > _MOST_LINKS:
             raise ValidationError(f"{path} leads nowhere", why="its links lead round in a circle")
-        _judge(here, root)
+        _judge(here, root, reading=reading)
         left.extend(reversed(Path(target).parts))
         here = Path("/") if target.startswith("/") else here.parent
 
 
-def _judge(link: Path, root: Path) -> None:
+def _judge(link: Path, root: Path, *, reading: bool) -> None:
     top = _top(link)
+    bounds = top or (root if link.is_relative_to(root) else None)
+    if bounds is None:
+        return
+    target = Path(os.path.realpath(link))
+    stays = target.is_relative_to(os.path.realpath(bounds))
+    if reading and stays:
+        return
     tracked = None if top is None else _is_tracked(top, link)
-    if tracked:
-        raise _refusal(link, f"make the link yours: git rm --cached {quoted(link)}")
-    if tracked is None:
-        bounds = top or (root if link.is_relative_to(root) else None)
-        target = Path(os.path.realpath(link))
-        if bounds is not None and not target.is_relative_to(os.path.realpath(bounds)):
-            raise _refusal(link, f"make {link} a folder")
-
-
-def _refusal(link: Path, otherwise: str) -> ValidationError:
-    target = os.path.realpath(link)
-    return ValidationError(
-        f"Nothing is written through {link}",
-        why=f"the link came with the project, and leads to {target}",
-        next=f"name {target} itself if you mean it, or {otherwise}",
-    )
+    if tracked or (tracked is None and not stays):
+        own = f"make the link yours: git rm --cached {quoted(link)}" if tracked else f"make {link} a folder"
+        raise ValidationError(
+            f"Nothing is {'read' if reading else 'written'} through {link}",
+            why=f"the link came with the project, and leads to {target}",
+            next=f"name {target} itself if you mean it, or {own}",
+        )
 
 
 def _top(link: Path) -> Path | None:

@@ -116,6 +116,15 @@ def test_where_git_cannot_tell_a_link_may_not_leave_the_repository(
     refuse_brought(clone / "stays" / "x")
 
 
+def test_reading_may_go_about_in_the_repository_and_not_out_of_it(tmp_path: Path, outside: Path) -> None:
+    clone = cloned(tmp_path, {"data": "sets/v1", "sets/v1/x": "../../train.py", "home": str(outside)})
+    refuse_brought(clone / "data", reading=True)
+    with pytest.raises(ValidationError, match="Nothing is read through"):
+        refuse_brought(clone / "home" / ".ssh", reading=True)
+    with pytest.raises(ValidationError, match="Nothing is written through"):
+        refuse_brought(clone / "data")
+
+
 def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")

@@ -159,11 +159,13 @@ def planned(function: F) -> F:
 
 def show_plan(context: Context, plan: Plan) -> None:
     """The steps of an operation, each with what else is tried where there is no capacity."""
+    from runctl.cli import trusting
     from runctl.render import output
 
     if context.json:
-        output.write_json({"plan": plan})
+        output.write_json({"plan": plan, "from_project": trusting.origins(context.settings())})
         return
+    trusting.show_origins(context.settings())
     for step in plan.steps:
         ways = [str(request.get("what")) for request in step.requests if request.get("what")]
         output.write_line(f"{step.kind}{': ' + ways[0] if ways else _about(step.requests[0])}")

@@ -159,7 +159,7 @@ def _count(wishes: Sequence[Wish]) -> str:
 def _command() -> str:
     """The words of the command that runs, without the program's own."""
     found = click.get_current_context(silent=True)
-    return found.command_path.partition(" ")[2] if found else ""
+    return " ".join(word for word in found.command_path.split() if word != "runctl") if found else ""
 
 
 def _say(context: Context, text: str) -> None:

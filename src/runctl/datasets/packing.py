@@ -103,6 +103,8 @@ def plan(
             "A pack has 1 MiB to 1 GiB", why=f"--pack-size says {options.pack_size} bytes", next="try 64MiB"
         )
     _refuse_inside(source, target)
+    if isinstance(source, LocalPath):
+        refuse_brought(source.path, reading=True)
     if isinstance(target, LocalPath):
         refuse_brought(target.path)
     left_out: list[LeftOut] = []

@@ -77,9 +77,11 @@ def python_needs(script: Path, root: Path) -> PythonNeeds:
         return header
     for folder in _up_to(script.parent, root):
         if (listed := folder / "requirements.txt").is_file():
-            return _needs("requirements", _requirements(listed, ()), None)
-        if (project := folder / "pyproject.toml").is_file() and (found := _project_needs(project)):
-            return found
+            return _needs("requirements", _requirements(listed, (), root), None)
+        if (project := folder / "pyproject.toml").is_file():
+            _require_inside(project, root, project, 1)
+            if found := _project_needs(project):
+                return found
     return PythonNeeds()
 
 
@@ -177,15 +179,17 @@ def _toml(path: Path, text: str, first_line: int) -> dict[str, Any]:
         raise _unreadable(path, line, _TOML_LINE.sub("", str(error))) from error
 
 
-def _requirements(path: Path, included_by: tuple[Path, ...]) -> list[str]:
+def _requirements(path: Path, included_by: tuple[Path, ...], root: Path) -> list[str]:
     """The packages of a requirements file and of those that it includes, and where to look for them."""
+    _require_inside(path, root, path, 1)
     found: list[str] = []
     for number, line in _logical_lines(path):
         if include := _INCLUDE.fullmatch(line):
             inner = (path.parent / include[1]).resolve()
             if inner in included_by or not inner.is_file():
                 raise _unreadable(path, number, f"{include[1]} is not there or includes itself")
-            found += _requirements(inner, (*included_by, path.resolve()))
+            _require_inside(inner, root, path, number)
+            found += _requirements(inner, (*included_by, path.resolve()), root)
         elif option := _INDEX_OPTION.fullmatch(line):
             found.append(f"{_LONG_NAMES.get(option[1], option[1])}={option[2]}")
         elif line.startswith(("-", ".", "/")):
@@ -193,6 +197,12 @@ def _requirements(path: Path, included_by: tuple[Path, ...]) -> list[str]:
         else:
             found.append(line)
     return found
+
+
+def _require_inside(listed: Path, root: Path, named_in: Path, line: int) -> None:
+    """What a project asks for is sent with it and looked up by name: no file of the user's own is."""
+    if not listed.resolve().is_relative_to(root.resolve()):
+        raise _unreadable(named_in, line, f"{listed.resolve()} is not in the project {root}")
 
 
 def _logical_lines(path: Path) -> Iterator[tuple[int, str]]:

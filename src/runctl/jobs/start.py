@@ -23,6 +23,7 @@ from runctl.jobs.plan import Plan, make_plan
 from runctl.jobs.script import Script
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord, Ledger
+from runctl.links import refuse_brought
 from runctl.model import JobId, JobState
 from runctl.quoting import quoted
 from runctl.storage.location import LocalPath, S3Location, parse
@@ -73,6 +74,8 @@ def check_data(spec: JobSpec) -> None:
     if spec.data is None:
         return
     location = parse(spec.data)
+    if isinstance(location, LocalPath):
+        refuse_brought(location.path, root=Path(spec.root), reading=True)
     if isinstance(location, LocalPath) and not location.path.exists():
         raise NotFound(f"There is no data at {spec.data}", next="check --data")
 

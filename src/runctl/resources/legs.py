@@ -100,7 +100,10 @@ def _carry(
     if not any(isinstance(parse(place), InstancePath) for place in places):
         raise ValidationError("Neither side is on an instance", next="i-0123456789abcdef0:/path names one")
     _require_meant(places, options)
-    if isinstance(there := parse(places[1]), LocalPath):
+    here, there = (parse(place) for place in places)
+    if isinstance(here, LocalPath):
+        refuse_brought(here.path, reading=True)
+    if isinstance(there, LocalPath):
         refuse_brought(there.path)
     listen = emit or operation.emit
     through = bucket or account.default_bucket(operation.session)

@@ -186,10 +186,12 @@ def _walk_folder(root: Path, way: _Way) -> Iterator[_Found]:
         rule = last_word(own, path, is_folder=is_folder)
         if rule is not None and rule.leaves_out:
             continue
-        out = way.left_out or _git_leaves_out(git, path, is_folder=is_folder)
-        wanted_by = way.wanted_by
-        if rule is not None:
-            out = out and rule.by is not None
+        by_git = _git_leaves_out(git, path, is_folder=is_folder)
+        if rule is None:
+            out, wanted_by = way.left_out or by_git, None if by_git else way.wanted_by
+        else:
+            # Without a yes, what would let it go is heard, and not obeyed.
+            out = rule.by is not None and (way.left_out or by_git)
             wanted_by = None if rule.denied else rule.by
         if is_folder:
             # What git leaves out may hold a file that .runctlignore wants back.

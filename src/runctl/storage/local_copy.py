@@ -64,6 +64,7 @@ def plan_folder(source: Path, target: Path, options: TransferOptions) -> LocalCo
     """Every file of a folder to another folder. Raises NotFound, ValidationError."""
     if target.exists() and not target.is_dir():
         raise ValidationError(f"{target} is a file", why="a folder needs a folder")
+    refuse_brought(source, reading=True)
     one, other = source.resolve(), target.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise ValidationError("Source and destination overlap", why=f"{one} and {other} lie in one another")
@@ -88,6 +89,7 @@ def plan_folder(source: Path, target: Path, options: TransferOptions) -> LocalCo
 
 def plan_file(source: Path, target: Path, options: TransferOptions) -> LocalCopy:
     """One file to another name. Raises NotFound, ValidationError."""
+    refuse_brought(source, reading=True)
     entry = one_file(source)
     refuse_for_one(options)
     there: list[Entry] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from runctl.events import Emit, ignore
+from runctl.links import refuse_brought
 from runctl.storage import etags
 from runctl.storage.bulk import BulkStore
 from runctl.storage.compare import Comparison, Order, as_listed, side_by_side
@@ -58,6 +59,7 @@ class TwoWays(msgspec.Struct, kw_only=True):
 
 def plan(folder: Path, store: BulkStore, options: TransferOptions) -> TwoWays:
     """Compare both sides with what they had in common. Raises NotFound for the folder or the bucket."""
+    refuse_brought(folder)
     return as_listed(lambda order: _plan_both(folder, store, options, order))
 
 

@@ -134,6 +134,7 @@ def plan_fetch(store: BulkStore, key: str, path: Path, options: TransferOptions)
 def plan_upload(folder: Path, store: BulkStore, options: TransferOptions) -> TransferPlan:
     """Every file of `folder` under the store's prefix. Raises NotFound where there is no folder."""
     _refuse_unproven(options)
+    refuse_brought(folder, reading=True)
     return as_listed(lambda order: _plan_upload(folder, store, options, order))
 
 
@@ -163,6 +164,7 @@ def plan_send(path: Path, store: BulkStore, key: str, options: TransferOptions) 
     """One file under `key`. Raises NotFound, ValidationError for options that need a folder."""
     refuse_for_one(options)
     _refuse_unproven(options)
+    refuse_brought(path, reading=True)
     entry = msgspec.structs.replace(one_file(path), key=checked_key(key))
     whole = (os.path.abspath(path), os.path.realpath(path))  # noqa: PTH100 (texts)
     why = next((why for name in whole if (why := secret(name, path.name, options.secrets))), None)

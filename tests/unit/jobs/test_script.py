@@ -220,3 +220,25 @@ def test_what_cannot_run_is_refused(project: Path) -> None:
     for words in ([], [""], ["  "]):
         with pytest.raises(ValidationError, match="nothing to run"):
             inspect(None, words, cwd=project)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [{"requirements.txt": "-r ../private.txt\n"}, {"requirements.txt": "-r {outside}\n"}, {}],
+    ids=["up", "whole path", "link"],
+)
+def test_what_a_project_asks_for_is_never_read_outside_of_it(tmp_path: Path, listed: dict[str, str]) -> None:
+    """Its lines go to the machine, and to whichever index the project names."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    outside = tmp_path / "private.txt"
+    outside.write_text("my-secret-token\n")
+    (root / "pyproject.toml").touch()
+    (root / "train.py").touch()
+    for name, text in listed.items():
+        (root / name).write_text(text.format(outside=outside))
+    if not listed:
+        (root / "requirements.txt").symlink_to(outside)
+    with pytest.raises(ValidationError, match="Cannot read what requirements") as caught:
+        inspect("train.py", (), cwd=root)
+    assert f"{outside} is not in the project" in caught.value.why

@@ -4,6 +4,7 @@ import os
 import subprocess
 import tarfile
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -393,6 +394,35 @@ def test_git_would_leave_out_the_same(files: dict[str, bytes], rules: dict[str, 
         assert set(paths(root)) == _left_in_by_git(root)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    files=trees,
+    git_rules=st.dictionaries(st.sampled_from(["", "a/", "data/"]), ignore_files, max_size=2),
+    own_rules=st.dictionaries(st.sampled_from(["", "a/", "data/"]), ignore_files, min_size=1, max_size=2),
+)
+@example({"data/x.py": b"", "data/b.log": b""}, {"": "*.log"}, {"": "!data/"})
+@example({"data/x.py": b"", "data/b": b""}, {"": "data"}, {"": "!data/"})
+def test_a_missing_yes_is_missed_where_it_would_send_more_and_only_there(
+    files: dict[str, bytes], git_rules: dict[str, str], own_rules: dict[str, str]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        whole: dict[str, str | bytes] = dict(files)
+        for base, text in git_rules.items():
+            whole[f"{base}.gitignore"] = text
+        for base, text in own_rules.items():
+            whole[f"{base}.runctlignore"] = text
+        with suppress(FileExistsError, IsADirectoryError, NotADirectoryError):
+            root = tree(Path(folder, "p"), whole)
+            refused = [file.path for file in bundle.plan(root, trust=answered(root, yes=False)).files]
+            allowed = paths(root)
+            assert set(refused) <= set(allowed)
+            if refused == allowed:
+                assert [file.path for file in bundle.plan(root, trust=Trust(None)).files] == refused
+            else:
+                with pytest.raises(NotTrusted):
+                    bundle.plan(root, trust=Trust(None))
+
+
 secret_names = st.sampled_from(
     ["a", "b", ".aws", ".env", "id_rsa", "k.pem", "credentials", "x.txt", "creds.json"]
 )
@@ -413,7 +443,7 @@ def test_no_credentials_ever_lie_in_an_archive(files: dict[str, str], own: list[
     with tempfile.TemporaryDirectory() as folder:
         root = tree(Path(folder, "p"), {**files, ".runctlignore": "\n".join(own)})
         try:
-            plan = bundle.plan(root)
+            plan = bundle.plan(root, trust=answered(root, yes=True))
         except ValidationError:
             return
         bundle.write(plan, Path(folder, "b.tar.gz"))
