@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-torch bench bench-transfer bench-loading compiled lock clean
+.PHONY: demo test check test-all test-kills test-torch bench bench-transfer bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -16,6 +16,12 @@ test: $(VENV)/.dev
 # Everything, the crash and soak suites included.
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 4 --dist loadgroup tests
+
+# Kills at random moments over every command that makes something, the sandbox's own included; the table comes last.
+KILLS ?= 120
+SEED ?= 1
+test-kills: $(VENV)/.dev
+	KILLS=$(KILLS) SEED=$(SEED) $(BIN)/pytest -n 2 -m slow tests/e2e/test_random_kills.py
 
 # What needs PyTorch, in an environment of its own.
 test-torch: $(VENV)-torch/.done

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import crash_table
+import kills
 import msgspec
 import pytest
 import s3_server as real_s3
@@ -240,7 +241,19 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The crash matrix as one table."""
+    """The crash matrix, and what random kills came to, as one table each."""
+    told = [
+        row
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, rows in report.user_properties
+        if name == kills.PROPERTY and report.when == "call"
+        for row in rows
+    ]
+    if told:
+        terminalreporter.section(kills.PROPERTY)
+        for line in kills.table(kills.of_rows(told)):
+            terminalreporter.write_line(line)
     if rows := matrix_of(terminalreporter._session):
         terminalreporter.section("crash matrix")
         for line in crash_table.lines(rows):

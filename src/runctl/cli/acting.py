@@ -33,8 +33,10 @@ def operation(context: Context, on: str | None, *, region: str | None = None) ->
     session = context.session(settings, on, region=region)
     with context.ledger() as ledger:
         door = Door(session, ledger, user_name(settings), policy=policy(context), emit=session.emit)
+        found = Operation(session=session, ledger=ledger, door=door, emit=session.emit, to_be_told=True)
         try:
-            yield Operation(session=session, ledger=ledger, door=door, emit=session.emit)
+            yield found
+            found.told()
         except TrainctlError as error:
             recovery.explain(ledger, error, session.cloud.key)
             raise

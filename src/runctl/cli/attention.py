@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 from runctl.clouds import home
 from runctl.errors import LedgerDamaged, TrainctlError
+from runctl.model import JobState
 
 if TYPE_CHECKING:
     from runctl.cli.options import Context
     from runctl.ledger import Ledger
+
+
+_WITHOUT_MACHINE = (JobState.PLANNED, JobState.PROVISIONING, JobState.RECOVERING)
+"""A job in one of these goes on only while somebody waits for it."""
 
 
 def close_ended(context: Context, ledger: Ledger) -> None:
@@ -34,17 +39,23 @@ def mention_unfinished(context: Context) -> None:
     try:
         with context.ledger() as ledger:
             left = transaction.abandoned(ledger)
+            idle = ledger.jobs.list(states=_WITHOUT_MACHINE)
+            if idle:
+                from runctl.jobs.supervise import is_supervised
+
+                idle = [job for job in idle if not is_supervised(ledger, job.id)]
     except LedgerDamaged as error:  # not every command needs it
         _say(context, f"{error.what}; see runctl ledger check")
         return
-    if not left:
+    if not left and not idle:
         return
     from runctl.resources import recovery
 
-    shown = "; ".join(
-        f"{record.operation} of {record.subject}: {recovery.way_on(record)}" for record in left[:3]
-    )
-    more = f"; and {len(left) - 3} more: runctl tx list" if len(left) > 3 else ""
+    ways = {recovery.way_on(record): f"{record.operation} of {record.subject}" for record in left}
+    for job in idle:
+        ways.setdefault(f"runctl jobs wait {job.id}", f"job {job.id}, which is {job.state}")
+    shown = "; ".join(f"{what}: {way}" for way, what in list(ways.items())[:3])
+    more = f"; and {len(ways) - 3} more: runctl tx list, runctl jobs list" if len(ways) > 3 else ""
     _say(context, f"left unfinished: {shown}{more}")
 
 

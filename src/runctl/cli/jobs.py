@@ -23,7 +23,7 @@ def jobs() -> None:
 @click.option("--limit", type=int, default=20, show_default=True)
 @common
 def list_(context: Context, limit: int) -> None:
-    """List jobs, the newest first, from the ledger alone.
+    """List jobs, the newest first, from the ledger; those that run here are looked at.
 
     \b
     Examples:
@@ -31,7 +31,12 @@ def list_(context: Context, limit: int) -> None:
       runctl jobs list --quiet --limit 5
     """
     with context.ledger() as ledger:
-        found = ledger.jobs.list(limit=limit)
+        found = [
+            running.refreshed(context, ledger, job) if job.cloud == "local" else job
+            for job in ledger.jobs.list(limit=limit)
+        ]
+        if not context.json and not context.quiet:
+            running.mention_neglected(ledger, found)
     if context.json:
         output.write_json([running.summary(job) for job in found])
     elif context.quiet:
@@ -61,12 +66,14 @@ def show(context: Context, job: str) -> None:
     from runctl.render.job import show_events, show_report
 
     with context.ledger() as ledger:
-        record = ledger.jobs.get(job)
+        record = running.refreshed(context, ledger, ledger.jobs.get(job))
         now = SystemClock().now()
         if not record.state.final and record.cloud.startswith("sandbox"):
             now = running.place_of_job(context, context.settings(), record).clock.now()
         found = report(ledger, record, now)
         events = ledger.jobs.events(record.id)
+        if not context.json:
+            running.mention_neglected(ledger, [record])
     if context.json:
         output.write_json({"report": found, "events": events})
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -336,6 +336,31 @@ def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
     return cloud_place(
         cloud, job.id, decode(job.spec), aws_settings(settings), bucket=store.bucket, emit=follower(context)
     )
+
+
+def refreshed(context: Context, ledger: Ledger, job: JobRecord) -> JobRecord:
+    """A job as it stands now, where a look costs nothing: here, and in a sandbox that is up."""
+    from runctl.errors import ConfigError
+    from runctl.jobs.supervise import Supervisor, is_supervised
+
+    near = job.cloud == "local" or job.cloud.startswith("sandbox")
+    if job.state.final or not near or is_supervised(ledger, job.id):
+        return job
+    with contextlib.suppress(ConfigError):  # its sandbox ended just now: the next command closes it
+        place = place_of_job(context, context.settings(), job)
+        return Supervisor(ledger, place, job.id, ignore, log_from_start=False).look_once()
+    return job
+
+
+def mention_neglected(ledger: Ledger, jobs: Sequence[JobRecord]) -> None:
+    """The command that goes on with each job that nobody takes care of."""
+    from runctl.jobs.supervise import is_supervised
+    from runctl.render import figures, output
+
+    for job in jobs:
+        if not job.state.final and not is_supervised(ledger, job.id):
+            known = f"{job.id} was {job.state} at {figures.moment(job.updated)} UTC"
+            output.talk(f"{known}, and nobody waits for it; next: runctl jobs wait {job.id}")
 
 
 def anew(job: JobRecord) -> str:

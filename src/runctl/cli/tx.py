@@ -154,7 +154,7 @@ def _recover(context: Context, reference: str, *, undo: bool) -> None:
     if context.json:
         output.write_json(_summary(record, False))
     else:
-        output.write_line(f"{record.id} is {record.outcome}")
+        output.write_line(f"{record.id} is {record.outcome}: {recovery.results(record)}")
 
 
 def _state(record: TransactionRecord, left: bool) -> str:

@@ -6,6 +6,7 @@ or the state after it, and goes on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -44,6 +45,15 @@ _OUTCOMES = {
     "budget": JobState.OVER_BUDGET,
     "deadline": JobState.OVER_BUDGET,
 }
+
+
+_WITH_MACHINE = frozenset({JobState.STAGING, JobState.RUNNING, JobState.ENDING})
+
+
+def is_supervised(ledger: Ledger, job: JobId) -> bool:
+    """Whether a process takes care of a job, as far as can be known."""
+    holder = ledger.jobs.supervisor(job, datetime.now(UTC))
+    return holder is not None and not _is_dead(holder)
 
 
 class Supervisor:
@@ -85,6 +95,23 @@ class Supervisor:
                 time.sleep(LOCAL_POLL_SECONDS if self._place.session is None else POLL_SECONDS)
         finally:
             self._ledger.jobs.release(self._job, self._owner)
+
+    def look_once(self) -> JobRecord:
+        """What has become of a job whose machine works without us; waits for nothing and launches nothing.
+
+        Leaves it as it is known where another process supervises it.
+        """
+        job = self._ledger.jobs.get(self._job)
+        try:
+            while job.state in _WITH_MACHINE and self._holds_lease():
+                with contextlib.suppress(Conflict):  # another process moved the job meanwhile
+                    self._look(job)
+                before, job = job, self._ledger.jobs.get(self._job)
+                if job.state is before.state:
+                    break
+        finally:
+            self._ledger.jobs.release(self._job, self._owner)
+        return job
 
     def _holds_lease(self) -> bool:
         now = datetime.now(UTC)

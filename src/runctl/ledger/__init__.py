@@ -1,6 +1,7 @@
 """This user's memory: resources, what they cost over time, jobs, prices, the journal. SQLite."""
 
 from runctl.ledger.columns import decoded
+from runctl.ledger.journal import DONE
 from runctl.ledger.records import (
     AttemptRecord,
     InstanceFacts,
@@ -18,6 +19,7 @@ from runctl.ledger.records import (
 from runctl.ledger.store import Ledger
 
 __all__ = [
+    "DONE",
     "AttemptRecord",
     "InstanceFacts",
     "Interval",

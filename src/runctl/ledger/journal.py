@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from runctl.ledger.store import Database
 
 
+DONE = "done"
+"""The outcome of an operation that is over, until its command has said so; then it is `finished`."""
+
+
 class Journal:
     """Each method is committed when it returns: a crash leaves an intent without an outcome, never less."""
 
@@ -78,6 +82,24 @@ class Journal:
     def end(self, tx: str, outcome: str) -> None:
         with self._database.write() as connection:
             connection.execute("UPDATE transactions SET outcome = ? WHERE id = ?", (outcome, tx))
+
+    def told(self, owner: Owner) -> None:
+        """A process has said what its operations came to: what was `done` is `finished`."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE transactions SET outcome = 'finished'"
+                " WHERE outcome = ? AND pid = ? AND process_started = ? AND host = ?",
+                (DONE, owner.pid, owner.started, owner.host),
+            )
+
+    def untold(self, *, operation: str | None = None, subject: str | None = None) -> list[TransactionRecord]:
+        """Operations that are done and of which nobody was told, the oldest first."""
+        rows = self._database.read(
+            "SELECT * FROM transactions WHERE outcome = ? AND operation = COALESCE(?, operation)"
+            " AND subject = COALESCE(?, subject) ORDER BY begun",
+            (DONE, operation, subject),
+        )
+        return [self._transaction(row) for row in rows]
 
     def get(self, tx: str) -> TransactionRecord:
         """Raises NotFound."""

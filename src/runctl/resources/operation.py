@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from runctl.events import Emit
-from runctl.ledger import Ledger, TransactionRecord
+from runctl.ledger import DONE, Ledger, TransactionRecord
 from runctl.providers.aws.session import Session
 from runctl.resources import recovery
 from runctl.resources.steps import Surroundings, kinds
-from runctl.safety import saga
+from runctl.safety import saga, transaction
 from runctl.safety.destroy import Door
 from runctl.safety.saga import Plan, PlannedStep, Result
 
@@ -20,12 +20,17 @@ T = TypeVar("T")
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """Where and for whom an operation is carried out."""
+    """Where and for whom an operation is carried out.
+
+    `to_be_told`: what it comes to is `done` until somebody calls `told`, so that the next command knows of
+    one that was killed before it could say so.
+    """
 
     session: Session
     ledger: Ledger
     door: Door
     emit: Emit
+    to_be_told: bool = False
     _known: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
     def once(self, what: str, read: Callable[[], T]) -> T:
@@ -50,8 +55,18 @@ class Operation(msgspec.Struct, frozen=True):
         """
         recovery.refuse_repeated(self.ledger, plan)
         return saga.carry_out(
-            self.ledger, plan, self._kinds(), emit=self.emit, at=self.session.cloud.clock.now()
+            self.ledger,
+            plan,
+            self._kinds(),
+            emit=self.emit,
+            at=self.session.cloud.clock.now(),
+            outcome=DONE if self.to_be_told else "finished",
         )
+
+    def told(self) -> None:
+        """The user knows what came of it."""
+        if self.to_be_told:
+            self.ledger.journal.told(transaction.this_process())
 
     def resume(self, record: TransactionRecord) -> Mapping[str, Result]:
         """Finish an operation whose process died."""

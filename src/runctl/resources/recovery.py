@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runctl.errors import Conflict, NotFound, TrainctlError
-from runctl.ledger import Ledger, TransactionRecord
+from runctl.ledger import DONE, Ledger, TransactionRecord
 from runctl.quoting import quoted
 from runctl.safety import cleanup, saga, transaction
 
@@ -45,16 +45,31 @@ def refuse_repeated(ledger: Ledger, plan: saga.Plan) -> None:
                 why=f"process {record.owner.pid} ended in the middle of {record.id}; what it made is there",
                 next=way_on(record),
             )
+    for record in ledger.journal.untold(operation=plan.operation, subject=plan.subject):
+        if not transaction.is_alive(record.owner) and _place_if_known(record) == (plan.cloud, plan.region):
+            raise Conflict(
+                f"{plan.operation} of {plan.subject} is done already",
+                why=f"process {record.owner.pid} was killed before it could say so: {results(record)}",
+                next=way_on(record),
+            )
+
+
+def results(record: TransactionRecord) -> str:
+    """The ids of what an operation made and used, or its own."""
+    text = b" ".join(step.result or b"" for step in record.steps)
+    return ", ".join(dict.fromkeys(match.decode() for match in _IDS.findall(text))) or record.id
 
 
 def explain(ledger: Ledger, error: TrainctlError, cloud: str) -> None:
     """Where an error is about what a dead process left in the middle, going on with that is what helps."""
     said = f"{error.what} {error.why}"
-    for record in unfinished(ledger):
+    untold = [record for record in ledger.journal.untold() if not transaction.is_alive(record.owner)]
+    for record in [*unfinished(ledger), *untold]:
         if (_place_if_known(record) or ("", ""))[0] != cloud:
             continue
         if way_on(record) not in error.next and any(word in said for word in _words(record)):
-            left = f"{record.operation} was left unfinished by process {record.owner.pid}: {record.id}"
+            how = "was left unfinished" if record.outcome is None else "was done, and not told of,"
+            left = f"{record.operation} {how} by process {record.owner.pid}: {record.id}"
             error.why = f"{error.why}; {left}" if error.why else left
             error.next = way_on(record)
             return
@@ -119,7 +134,10 @@ def left_of(record: TransactionRecord, *, undo: bool) -> list[str]:
 
 
 def resume(operation: Operation, record: TransactionRecord) -> None:
-    """Finish it. Raises Conflict for one that is under way, over, or a job's."""
+    """Finish it, or say what was done. Raises Conflict for one that is under way, over, or a job's."""
+    if record.outcome == DONE and not transaction.is_alive(record.owner):
+        operation.ledger.journal.end(record.id, "finished")
+        return
     _require_abandoned(record)
     if record.operation == JOB_LAUNCH:
         job = record.subject.partition("/")[0]

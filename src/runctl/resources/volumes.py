@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from typing import Any, Literal
 
 import msgspec
 
 from runctl.errors import Conflict, NotFound, ValidationError
-from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PERSISTENT, TAG_PROJECT, TAG_PURPOSE, TAG_USER
+from runctl.ledger import DONE
+from runctl.model import (
+    TAG_CREATED,
+    TAG_MANAGED,
+    TAG_PERSISTENT,
+    TAG_PROJECT,
+    TAG_PURPOSE,
+    TAG_TRANSACTION,
+    TAG_USER,
+)
 from runctl.pricing import catalog
 from runctl.providers.aws import disks, instances, market, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
@@ -321,12 +331,23 @@ def _free_name(operation: Operation, name: str) -> None:
     if not name:
         return
     taken = volumes.listing(operation.session, [{"Name": "tag:Name", "Values": [name]}])
-    if taken:
-        raise Conflict(
-            f"There is a volume {name!r} already: {taken[0].id}",
-            why="two volumes of one name are mixed up sooner or later",
-            next="choose another --name, or runctl aws ebs list",
-        )
+    if not taken:
+        return
+    made_by = taken[0].tags.get(TAG_TRANSACTION, "")
+    with contextlib.suppress(NotFound):
+        record = operation.ledger.journal.get(made_by)
+        if record.outcome in {"finished", DONE}:
+            # Whoever was killed before it could say so gives its command again.
+            raise Conflict(
+                f"There is a volume {name!r} already: {taken[0].id}",
+                why=f"{record.operation} made it, and is finished: {record.id}",
+                next="runctl aws ebs list; for a second volume choose another --name",
+            )
+    raise Conflict(
+        f"There is a volume {name!r} already: {taken[0].id}",
+        why="two volumes of one name are mixed up sooner or later",
+        next="choose another --name, or runctl aws ebs list",
+    )
 
 
 def _snapshot_steps(

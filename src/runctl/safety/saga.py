@@ -83,11 +83,18 @@ class _Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def carry_out(
-    ledger: Ledger, plan: Plan, kinds: Mapping[str, Kind], *, emit: Emit, at: datetime
+    ledger: Ledger,
+    plan: Plan,
+    kinds: Mapping[str, Kind],
+    *,
+    emit: Emit,
+    at: datetime,
+    outcome: str = "finished",
 ) -> Mapping[str, Result]:
     """Carry out a plan; answers the results by step. Raises what a step raises, after the rollback."""
+    payload = msgspec.json.encode(plan)
     with transaction.begin(
-        ledger, plan.operation, subject=plan.subject, payload=msgspec.json.encode(plan), at=at
+        ledger, plan.operation, subject=plan.subject, payload=payload, at=at, outcome=outcome
     ) as tx:
         return _go_on(tx, plan, kinds, (), emit)
 

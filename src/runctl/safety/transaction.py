@@ -31,6 +31,8 @@ class Transaction(msgspec.Struct):
 
     ledger: Ledger
     id: str
+    outcome: str = "finished"
+    """Of an operation that comes to its end."""
     forward_only: bool = False
     """Set before a step that cannot be undone: from then on the operation is finished, never rolled back."""
     _unknown: set[int] = msgspec.field(default_factory=set[int])
@@ -134,7 +136,13 @@ class Undoing(msgspec.Struct, frozen=True):
 
 @contextmanager
 def begin(
-    ledger: Ledger, operation: str, *, subject: str, payload: bytes, at: datetime
+    ledger: Ledger,
+    operation: str,
+    *,
+    subject: str,
+    payload: bytes,
+    at: datetime,
+    outcome: str = "finished",
 ) -> Generator[Transaction]:
     """Run an operation: finished at the end of the block, rolled back when it raises.
 
@@ -142,7 +150,7 @@ def begin(
     fails, too, leaves the transaction unfinished; what the block raised is raised all the same.
     """
     tx = ledger.journal.begin(operation, subject=subject, payload=payload, owner=this_process(), at=at)
-    with _guarded(Transaction(ledger, tx)) as transaction:
+    with _guarded(Transaction(ledger, tx, outcome)) as transaction:
         yield transaction
 
 
@@ -177,7 +185,7 @@ def _guarded(transaction: Transaction) -> Generator[Transaction]:
             _roll_back_for(transaction, error)
         raise
     else:
-        transaction.end("finished")
+        transaction.end(transaction.outcome)
     finally:
         _under_way.discard(transaction.id)
 

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from runctl.cli.main import run
-from runctl.ledger import Ledger, Owner
+from runctl.ledger import DONE, Ledger, Owner
 from runctl.safety.saga import Plan, PlannedStep
 
 DEAD = Owner(pid=2**22 - 1, started=1.0, host=platform.node())
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
-ZONE = "us-east-1a"
+ZONE: str = "us-east-1a"
 
 
 @pytest.fixture
@@ -103,3 +103,32 @@ def test_another_matter_is_left_alone(
     volume = sandbox_cloud.volume()
     _left(home, sandbox_cloud, "unrelated")
     assert _error(capsys, f"aws ebs detach {volume}")["next"] == f"runctl aws ebs attach {volume} INSTANCE"
+
+
+def test_one_that_was_killed_before_it_could_say_that_it_was_done_says_so_now(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = f"aws ebs create --size 1 --name {sandbox_cloud.name('done')} --availability-zone {ZONE}"
+    assert run([*again.split(), "--quiet"]) == 0
+    error = _error(capsys, again)
+    assert "create-volume made it, and is finished: tx-" in error["why"]
+    assert error["next"].startswith("runctl aws ebs list")
+
+
+def test_what_was_done_and_never_told_is_not_done_twice(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the last step and the last line: the next run tells what it came to."""
+    tx = _left(home, sandbox_cloud, "2 GiB", made="vol-0123456789abcdef0")
+    with Ledger.open(home) as ledger:
+        ledger.journal.end(tx, DONE)
+    again = f"aws ebs create --size 2 --availability-zone {ZONE}"
+    error = _error(capsys, again)
+    assert error["what"] == "create-volume of 2 GiB is done already"
+    assert "vol-0123456789abcdef0" in error["why"]
+    assert error["next"] == f"runctl tx resume {tx}"
+    assert run(["tx", "resume", tx]) == 0
+    assert capsys.readouterr().out == f"{tx} is finished: vol-0123456789abcdef0\n"
+    assert run([*again.split(), "--quiet"]) == 0, "a second one, for the first is known"
+    with Ledger.open(home) as ledger:
+        assert not ledger.journal.untold(), "this command has said so itself"
