@@ -66,7 +66,7 @@ def _usage(error: BaseException, *, as_json: bool) -> int:
 def _refused(error: OSError, *, as_json: bool) -> int:
     """The machine's refusal: a full disk, a file that is not ours."""
     if os.environ.get("RUNCTL_DEBUG"):
-        output.talk_document("".join(traceback.format_exception(error)))
+        output.talk_trace(error)
     what = (
         str(error.strerror) if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
     )
@@ -81,7 +81,7 @@ def _internal(error: BaseException, *, as_json: bool) -> int:
 
     text = "".join(traceback.format_exception(error))
     if os.environ.get("RUNCTL_DEBUG"):
-        output.talk_document(text)
+        output.talk_trace(error)
     folder = home() / "crashes"
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
     try:

@@ -107,11 +107,9 @@ def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 def _show(error: BaseException | None) -> None:
     """A fault of ours that is in nobody's hands; its text may be another's."""
     if error is not None:
-        import traceback
-
         from runctl.render import output
 
-        output.talk_document("".join(traceback.format_exception(error)))
+        output.talk_trace(error)
 
 
 def _again() -> None:

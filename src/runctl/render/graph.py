@@ -119,7 +119,7 @@ def _label(node: Node, edge: Edge | None) -> Text:
     if paid := cost(node):
         label.append(f"  {paid}")
     if node.protected_by:
-        label.append(f"  {LOCK} {node.protected_by}", style="yellow")
+        label.append(f"  {LOCK} {harmless(node.protected_by)}", style="yellow")
     if edge is not None and edge.ends_together:
         label.append("  ends with it", style="red")
     return label

@@ -194,6 +194,14 @@ def talk_document(text: str) -> None:
     _talk(harmless_lines(text))
 
 
+def talk_trace(error: BaseException) -> None:
+    """A stack trace for whoever looks for a fault; a line of its own text cannot be taken for one of ours."""
+    import traceback
+
+    for line in "".join(traceback.format_exception(error)).split("\n")[:-1]:
+        _talk(f"debug: {harmless(line, longest=None)}\n")
+
+
 def ask(question: str) -> bool:
     """A yes or a no from the terminal; no for an end of input."""
     while True:
@@ -220,9 +228,12 @@ def close_data() -> None:
 def _json(value: Any, *, indent: int | None = None) -> str:
     try:
         text = msgspec.json.encode(value).decode()
+        text = text if indent is None else msgspec.json.format(text, indent=indent)
     except UnicodeEncodeError:  # half a surrogate pair, which only escapes can write
-        text = json.dumps(msgspec.to_builtins(value, str_keys=True), separators=(",", ":"))
-    return harmless_json(msgspec.json.format(text, indent=indent) if indent is not None else text)
+        between = (",", ": ") if indent else (", ", ": ") if indent == 0 else (",", ":")
+        plain = msgspec.to_builtins(value, str_keys=True)
+        text = json.dumps(plain, indent=indent or None, separators=between)
+    return harmless_json(text)
 
 
 def _data(text: str) -> None:
