@@ -69,10 +69,11 @@ def _add(connection: sqlite3.Connection, table: str, row: Row, *, replace: bool)
         return _insert(connection, table, row)
     if not replace:
         return 0
+    columns = set(there.keys())
     changed = {
         name: value
         for name, value in row.items()
-        if name in there and name != sums.COLUMN and (table, name) not in _COUNTED and there[name] != value
+        if name in columns and name != sums.COLUMN and (table, name) not in _COUNTED and there[name] != value
     }
     if not changed or not _is_later(table, row, there):
         return 0
