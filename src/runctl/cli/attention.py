@@ -71,6 +71,8 @@ def warn_of_costs(context: Context) -> None:
             for cloud in context.reached:
                 for warning in costs.warnings(ledger, cloud.key, cloud.clock.now(), limits):
                     _say(context, warning)
+    except LedgerDamaged:
+        return  # that was said when the cloud was reached
     except TrainctlError as error:  # a command that has done its work has not failed
         _say(context, f"what all costs is not known: {error.what}")
 

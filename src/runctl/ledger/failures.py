@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runctl import processes
 from runctl.errors import ConfigError, Conflict, LedgerDamaged, TrainctlError
+from runctl.quoting import quoted
 
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 """What Python raises for a damaged database: SQLite's own messages may hold text that is no UTF-8."""
@@ -54,7 +55,7 @@ def _translated(error: sqlite3.Error, path: Path, look: Callable[[], str]) -> Tr
         return ConfigError(
             "The ledger's disk is full",
             why=f"{path} cannot grow; what it held before is unharmed",
-            next=f"free some space (df -h {path.parent}), then the same command again",
+            next=f"free some space (df -h {quoted(path.parent)}), then the same command again",
         )
     if code in _DAMAGED:
         return LedgerDamaged(str(error), path=path)
@@ -67,7 +68,7 @@ def _translated(error: sqlite3.Error, path: Path, look: Callable[[], str]) -> Tr
         return ConfigError(
             "The ledger cannot be read or written",
             why=f"{path}: {error}",
-            next=f"{next_step} {path.parent}; or set RUNCTL_HOME to a folder that can be written",
+            next=f"{next_step} {quoted(path.parent)}; or set RUNCTL_HOME to a folder that can be written",
         )
     return None
 
@@ -90,7 +91,7 @@ def _busy(path: Path) -> Conflict:
         + (f"; process {named_ones} has {path} open" if holders else ""),
         next=f"try again; ps -p {','.join(map(str, holders))} shows who it is"
         if holders
-        else f"try again; fuser {path} names who has it open",
+        else f"try again; fuser {quoted(path)} names who has it open",
     )
 
 

@@ -47,9 +47,9 @@ def structure(connection: sqlite3.Connection, migrations: Sequence[str]) -> Iter
     About 2 ms for each MiB, and 2 ms for the tables.
     """
     try:
-        for (line,) in _plain(connection, f"PRAGMA integrity_check({_FEW})"):
-            if line != "ok":
-                yield str(line)
+        for (text,) in _plain(connection, f"PRAGMA integrity_check({_FEW})"):
+            lines = str(text).splitlines()
+            yield from (line for line in lines if line != "ok" and not line.startswith("***"))
         yield from _differences(_schema(connection), _expected(tuple(migrations[: version_of(connection)])))
     except failures.UNREADABLE as error:
         yield str(error)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runctl.errors import ConfigError
+from runctl.quoting import quoted
 
 BESIDE = ("-wal", "-shm")
 """What SQLite keeps beside a database, by what is added to its name."""
@@ -47,7 +48,7 @@ def finish(ledger: Path) -> None:
         raise ConfigError(
             f"The ledger {ledger} is being restored, and that cannot be finished",
             why=str(error),
-            next=f"look at the disk and its permissions: ls -la {ledger.parent}",
+            next=f"look at the disk and its permissions: ls -la {quoted(ledger.parent)}",
         ) from error
 
 
