@@ -195,3 +195,5 @@ def test_a_setting_is_not_written_through_a_link_of_the_repository(tmp_path: Pat
     with pytest.raises((ValidationError, ConfigError), match="Nothing is written through"):
         config.set_value(clone / ".runctl.toml", "train.spot", "true")
     assert target.read_text() == ""
+    config.set_value(clone / ".runctl.toml", "train.spot", "true", users=True)
+    assert target.read_text() == "[train]\nspot = true\n"

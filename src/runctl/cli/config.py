@@ -71,23 +71,22 @@ def set_(context: Context, key: str, value: str, for_user: bool, dry_run: bool) 
     """
     import os
 
-    if context.config_file is not None:
-        path = context.config_file
-    elif for_user:
-        path = settings_source.user_file(os.environ)
-    else:
+    in_project = context.config_file is None and not for_user
+    if in_project:
         path = settings_source.project_file(Path.cwd()) or Path.cwd() / settings_source.PROJECT_FILE
-    asks = False
-    if context.config_file is None and not for_user:
-        asks = not _is_users_own(context, path)
-    found = settings_source.set_value(path, key, value, dry_run=dry_run)
-    if not dry_run and context.config_file is None and not for_user and not asks:
+    else:
+        path = context.config_file or settings_source.user_file(os.environ)
+    own = not in_project or _is_users_own(context, path)
+    found = settings_source.set_value(
+        path, key, value, dry_run=dry_run, users=context.config_file is None and for_user
+    )
+    if in_project and own and not dry_run:
         context.trust().give(path, path.read_bytes(), yes=True, at=datetime.now(UTC))
     if context.json:
         output.write_json({"key": key, "value": found, "file": str(path), "dry_run": dry_run})
     else:
         output.talk(f"{'would set ' if dry_run else ''}{key} = {_shown(found)} in {path}")
-        if asks:
+        if not own:
             output.talk(f"the file came with the project and has no yes: runctl config trust {quoted(path)}")
 
 

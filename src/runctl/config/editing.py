@@ -13,10 +13,11 @@ from runctl.errors import ConfigError
 from runctl.links import refuse_brought
 
 
-def set_value(path: Path, key: str, text: str, *, dry_run: bool = False) -> Any:
+def set_value(path: Path, key: str, text: str, *, dry_run: bool = False, users: bool = False) -> Any:
     """Set one key in a file and keep its comments; answers the value. `dry_run` checks alone.
 
-    Raises ConfigError for a key or value that is none, or a file that is no TOML.
+    A user's own file (`users`) may be reached by any link, such as into a repository of such files. Raises
+    ConfigError for a key or value that is none, or a file that is no TOML, ValidationError for a link.
     """
     import tomlkit
 
@@ -24,6 +25,8 @@ def set_value(path: Path, key: str, text: str, *, dry_run: bool = False) -> Any:
     before = text_of(path, read(path)) if path.is_file() else ""
     for other, found in flatten(parse(path, before)):
         check(other, found, place(path, line_of(before, other)))
+    if not users:
+        refuse_brought(path)
     if dry_run:
         return value
     document = tomlkit.parse(before)
@@ -43,7 +46,6 @@ def set_value(path: Path, key: str, text: str, *, dry_run: bool = False) -> Any:
 
 def _replace(path: Path, text: str) -> None:
     """All or nothing: a full disk leaves the old file as it was."""
-    refuse_brought(path)
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f"{target.name}.{os.getpid()}")

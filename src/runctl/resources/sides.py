@@ -15,6 +15,7 @@ from runctl.agent.carry import perform
 from runctl.agent.presigned import Courier
 from runctl.agent.report import Report, TornWord, unsealed
 from runctl.errors import Interrupted, NotFound, TransferError, ValidationError
+from runctl.links import refuse_brought
 from runctl.resources.leg_plan import Partial, Side, SideFile
 from runctl.resources.machine_side import MachineSide
 from runctl.storage.listing import LeftOut
@@ -97,6 +98,11 @@ class LocalSide:
             raise TransferError(f"Cannot read {self.path}", why=str(error)) from error
 
     def work(self, spec: dict[str, Any], name: str) -> Worker:  # noqa: ARG002 (a machine's needs a name)
+        """Raises ValidationError where files would go through a link that a repository brought."""
+        if spec["role"] == "receive":
+            root = Path(spec["root"])
+            for folder in {(root / file[0]).parent for file in spec["files"]}:
+                refuse_brought(folder)
         return _LocalWorker(spec)
 
 

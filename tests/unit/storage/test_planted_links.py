@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runctl.errors import ValidationError
+from runctl.resources.sides import LocalSide
 from runctl.storage import plans, transfer
 from runctl.storage.bulk import BulkStore
 from runctl.storage.objects import PARTIAL_PREFIX
@@ -68,6 +69,12 @@ def test_a_link_within_the_folder_is_not_gone_through_either(
     report = fetch("d", clone / "data")
     assert [item.name for item in (*report.failed, *report.left_out)] == ["inner/a/b.txt"]
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_files_of_a_machine_do_not_go_through_a_link_of_the_clone(clone: Path) -> None:
+    spec = {"role": "receive", "root": str(clone / "data"), "files": [("inner/a/b.txt", 1, 1, False)]}
+    with pytest.raises(ValidationError, match=r"Nothing is written through .*data/inner"):
+        LocalSide(clone / "data").work(spec, "")
 
 
 @pytest.mark.parametrize("end", ["data", "parts"])
