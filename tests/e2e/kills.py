@@ -173,13 +173,13 @@ class Home:
         import boto3
         from botocore.config import Config
 
-        record = self.record
+        record, keys = self.record, "s3_" if service == "s3" else ""
         return boto3.client(
             service,
             region_name=record["region"],
             endpoint_url=record["s3_endpoint" if service == "s3" else "endpoint"],
-            aws_access_key_id=record["access_key"],
-            aws_secret_access_key=record["secret_key"],
+            aws_access_key_id=record[f"{keys}access_key"],
+            aws_secret_access_key=record[f"{keys}secret_key"],
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 5}),
         )
 
