@@ -63,6 +63,7 @@ class Attempt:
             "steps_per_second": None,
             "log_bytes": 0,
             "log_mirrored": 0,
+            "log_hole": (read_json(self.path("state.json")) or {}).get("log_hole"),
             "log_left_out": int((read_json(self.path("state.json")) or {}).get("log_left_out") or 0),
             "looked": clock.now(),
             "heartbeat": None,

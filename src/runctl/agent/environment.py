@@ -132,7 +132,10 @@ def _make(folder: str, needs_python: str, requirements: List[str], log: str) -> 
         for step in steps if requirements else steps[:1]:
             start = output.tell()
             try:
-                code = subprocess.run(step, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+                # `-m` imports from the working directory, which may hold a script's venv.py or json.py.
+                code = subprocess.run(
+                    step, cwd=os.path.dirname(folder), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                ).returncode
             except OSError as error:
                 raise EnvironmentFailed("%s: %s" % (step[0], error)) from error
             if code != 0:

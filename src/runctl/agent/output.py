@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import threading
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from .progress import StepReader
 
@@ -26,12 +26,14 @@ _PUNCH = 0x01 | 0x02  # linux/falloc.h: FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOL
 class Output:
     """The log of a running script. Thread-safe; it is held open, so that nobody can take it away.
 
-    `hole` is the part whose bytes were given back to the disk: `(first, end)` in bytes, empty at first.
+    `hole` is the part that was left out, `(first, end)` in bytes, empty at first. It begins with a line that
+    says so, and `zeros` is the rest of it: what was given back to the disk.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, zeros: Optional[Sequence[int]] = None) -> None:
+        """`zeros` are those that an agent of this very attempt made before."""
         self.steps = StepReader()
-        self.hole: Tuple[int, int] = (0, 0)
+        self.hole: Tuple[int, int] = (zeros[0] - _BLOCK, zeros[1]) if zeros else (0, 0)
         self._path = path
         self._file: Optional[int] = None
         self._looked = 0
@@ -73,7 +75,7 @@ class Output:
     def keep_within_bounds(self) -> bool:
         """Give the middle of what is too much back to the disk; whether that was done. Raises OSError.
 
-        The log keeps its length: a reader of it finds a line that says what was left out, then zeros.
+        The log keeps its length: a reader of it finds a line that says what was left out, then the zeros.
         """
         file = self._opened()
         if file is None:
@@ -92,6 +94,11 @@ class Output:
             return False
         os.pwrite(file, left_out(end - first).ljust(_BLOCK - 1) + b"\n", first)
         return True
+
+    @property
+    def zeros(self) -> Optional[Tuple[int, int]]:
+        first, end = self.hole
+        return (first + _BLOCK, end) if end else None
 
     def _opened(self) -> Optional[int]:
         """Only a regular file: a pipe in its place would hold up whoever opens it."""

@@ -45,7 +45,7 @@ class Run:
         self._spec = attempt.spec
         self._home = home
         self._store = open_store(attempt.spec, Metadata())
-        self._output = Output(attempt.log)
+        self._output = Output(attempt.log, attempt.state["log_hole"])
         self._mirror = Mirror(attempt, self._store, self._output)
         self._dead_man = DeadMan(attempt.spec)
         self._ending = Ending(attempt.spec)
@@ -213,6 +213,7 @@ class Run:
     def _keep_log_within_bounds(self) -> None:
         try:
             if self._output.keep_within_bounds():
+                self._attempt.update(log_hole=self._output.zeros)
                 self._attempt.note("the log is very long: its middle was given back to the disk")
         except OSError as error:
             self._attempt.note("the log cannot be shortened: %s" % error)
@@ -272,7 +273,7 @@ class Run:
         """In real time."""
         goes = self._ending.machine_goes_at
         if goes is None:
-            return max(clock.real(LOG_SECONDS), LAST_WORDS_SECONDS / 2)
+            return real_time(LOG_SECONDS)
         return clock.real(max(0.0, goes - clock.now() - LEAST_RESERVE))
 
     def _tell_the_end(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -60,6 +60,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     resumed_step: int | None = None
     committed: Committed | None = None
     checkpoints_skipped: tuple[dict[str, str], ...] = ()
+    log_hole: tuple[int, int] | None = None
     left_out: tuple[LeftOut, ...] = ()
     left_out_count: int = 0
 
@@ -142,13 +143,26 @@ class StoredAttempt:
 
 
 class LocalAttempt:
-    """An attempt on this machine: the agent's own files."""
+    """An attempt on this machine: the agent's own files.
 
-    def __init__(self, store: Store, number: int) -> None:
+    `died_at_start` says what an agent said that ended before it wrote any; None if it lives or said nothing.
+    """
+
+    def __init__(self, store: Store, number: int, died_at_start: Callable[[], str | None]) -> None:
         self._store = store
+        self._number = number
         self._prefix = f"attempt-{number}/"
+        self._died_at_start = died_at_start
 
     def state(self) -> AgentState | None:
+        state = self._read_state()
+        if state is not None:
+            return state
+        why = self._died_at_start()
+        # It may have written its state and ended between the two looks.
+        return self._read_state() or (None if why is None else _never_began(self._number, why))
+
+    def _read_state(self) -> AgentState | None:
         data = self._store.read_if_exists(self._prefix + "state.json")
         return None if data is None else msgspec.json.decode(data, type=AgentState)
 
@@ -156,8 +170,27 @@ class LocalAttempt:
         key = self._prefix + "output.log"
         try:
             end = self._store.info(key).size  # a script that writes faster than it is read has an end, too
-            while offset < end and (data := self._store.read_from(key, offset, LOG_PIECE)):
+            state = self._read_state()
+            first, last = (state.log_hole if state else None) or (end, end)
+            while offset < end:
+                if first <= offset < last:
+                    offset = last
+                limit = min(LOG_PIECE, first - offset) if offset < first else LOG_PIECE
+                data = self._store.read_from(key, offset, limit)
+                if not data:
+                    return
                 yield LogPiece(offset, data)
                 offset += len(data)
         except NotFound:
             return
+
+
+def _never_began(number: int, why: str) -> AgentState:
+    return AgentState(
+        job="",
+        attempt=number,
+        phase="ended",
+        cause="prepare-failed",
+        step_name="agent",
+        message=f"the agent ended at its start: {why}",
+    )

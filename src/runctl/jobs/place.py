@@ -18,7 +18,7 @@ from runctl.jobs.spec import JobSpec
 from runctl.model import InstanceType, Market, Offer, Price
 from runctl.pricing import catalog
 from runctl.providers.base import Provider
-from runctl.providers.local import INSTANCE_TYPE, LocalProvider
+from runctl.providers.local import INSTANCE_TYPE, LocalProvider, died_at_start
 from runctl.quoting import quoted
 from runctl.storage.folder import FolderStore
 from runctl.storage.objects import JOBS_PREFIX, Store
@@ -56,7 +56,11 @@ class Place(msgspec.Struct, frozen=True):
     prefix: str = ""
 
     def view(self, number: int) -> AttemptView:
-        return StoredAttempt(self.store, number) if self.session else LocalAttempt(self.store, number)
+        if self.session:
+            return StoredAttempt(self.store, number)
+        assert isinstance(self.store, FolderStore)  # noqa: S101 (this machine)
+        folder = self.store.root / f"attempt-{number}"
+        return LocalAttempt(self.store, number, lambda: died_at_start(folder))
 
     @property
     def ended(self) -> str:

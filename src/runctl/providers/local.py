@@ -18,6 +18,8 @@ from runctl.model import Market
 from runctl.providers.base import LaunchRequest, Machine, MachineState
 
 INSTANCE_TYPE = "this machine"
+_LAST_WORDS = 4096
+"""Bytes at the end of an agent's stderr that are looked at."""
 
 
 class LocalLaunch(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,3 +101,20 @@ class LocalProvider:
             launched=datetime.fromtimestamp(record.launched, UTC),
             reason="" if alive else "the agent's process is gone",
         )
+
+
+def died_at_start(folder: Path) -> str | None:
+    """The last line that the agent of an attempt wrote to stderr; None if it lives or said nothing.
+
+    For an attempt that has no state: one that was killed said nothing, and is a lost machine.
+    """
+    try:
+        record = msgspec.json.decode((folder / "agent.json").read_bytes(), type=_Process)
+        if processes.is_same(record.pid, record.born):
+            return None
+        with (folder / "agent.log").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_WORDS))
+            lines = log.read().decode("utf-8", "replace").strip().splitlines()
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return lines[-1].strip() if lines else None

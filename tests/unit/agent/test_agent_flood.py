@@ -54,8 +54,9 @@ def log_of(bucket) -> bytes:
     return log
 
 
-def test_the_beat_goes_on_and_a_stop_is_heard_while_the_log_is_held_up(machine, bucket, wait_until):
+def test_the_beat_goes_on_and_a_stop_is_heard_while_the_log_is_held_up(machine, bucket, altered, wait_until):
     """60 MB in a moment, of which the network takes nothing."""
+    altered("run", ("\nLOG_SECONDS = 120.0", "\nLOG_SECONDS = 12000.0"))
     machine.speed(20)
     held = threading.Event()
     held.set()

@@ -177,3 +177,17 @@ def test_a_checkpoint_folder_on_a_dead_disk_holds_up_neither_beat_nor_end(machin
     state = attempt.end(40)
     assert (state["phase"], state["cause"]) == ("ended", "stop")
     assert (attempt.folder / "exit").exists()
+
+
+def test_what_prepares_imports_nothing_from_where_the_job_was_started(machine):
+    """`python -m venv` looks in the working directory first, where a script's own `venv.py` may lie."""
+    where = machine.root / "where"
+    for name in ("uv", "python3"):
+        program = machine.root / "bin" / name
+        program.unlink(missing_ok=True)
+        program.write_text(f"#!/bin/sh\npwd >> {where}\nexit 1\n")
+        program.chmod(0o755)
+    python = {"kind": "requirements", "requirements": ["no-such-thing-7"], "digest": "d"}
+    state = machine.attempt("print(1)", python=python).run()
+    assert (state["cause"], state["step_name"]) == ("prepare-failed", "environment")
+    assert where.read_text().splitlines()[-1] == str(machine.root / ".runctl/environments")
