@@ -25,8 +25,11 @@ def refuse_brought(path: Path, *, root: Path | None = None, reading: bool = Fals
     With `reading`, such a link may lead about in its repository, and not out of it. `root` is the folder
     that came as one where there is no repository, by default the working directory. Raises ValidationError.
     """
+    told = os.path.abspath(path)  # noqa: PTH100 (resolve would follow)
+    if not _has_links(told):
+        return  # nearly always, and much faster to find out
     root = Path(os.path.realpath(root if root is not None else Path.cwd()))
-    left = list(reversed(Path(os.path.abspath(path)).parts))  # noqa: PTH100 (resolve would follow)
+    left = list(reversed(Path(told).parts))
     here, links = Path("/"), 0
     while left:
         part = left.pop()
@@ -46,6 +49,14 @@ def refuse_brought(path: Path, *, root: Path | None = None, reading: bool = Fals
         _judge(here, root, reading=reading)
         left.extend(reversed(Path(target).parts))
         here = Path("/") if target.startswith("/") else here.parent
+
+
+def _has_links(path: str) -> bool:
+    while path != os.path.dirname(path):  # noqa: PTH120 (a download asks for each of its folders)
+        if os.path.islink(path):  # noqa: PTH114
+            return True
+        path = os.path.dirname(path)  # noqa: PTH120
+    return False
 
 
 def _judge(link: Path, root: Path, *, reading: bool) -> None:
