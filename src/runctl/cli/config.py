@@ -115,7 +115,7 @@ def _is_users_own(context: Context, path: Path) -> bool:
     if not path.is_file():
         return True
     file = settings_source.look_at(path, context.trust())
-    return file.stance == "trusted" or (file.stance != "foreign" and not settings_source.wishes_of(file))
+    return file.stance == "trusted" or (not file.fault and not settings_source.wishes_of(file))
 
 
 def _origin(origin: str, left_out: settings_source.Wish | None) -> str:

@@ -92,11 +92,11 @@ def _answer(context: Context, files: tuple[Path, ...], *, yes: bool) -> None:
     trust, now = context.trust(), datetime.now(UTC)
     found = [settings_source.look_at(path, trust) for path in _named(files)]
     for file in found:
-        if yes and file.stance == "foreign":
+        if yes and file.fault:
             raise NotTrusted(
                 f"{file.path} cannot be trusted",
                 why=file.fault,
-                next="make the file yours alone, or name it yourself: --config FILE",
+                next="make it yours alone, or name it for one command: --config FILE",
             )
     for file in found:
         told = _tell(context, file)

@@ -82,7 +82,7 @@ def refusal(project: ProjectFile, wishes: Sequence[Wish]) -> NotTrusted:
         return NotTrusted(
             f"The settings in {project.path} do not count",
             why=f"{project.fault}, and it sets {_keys(wishes)}",
-            next="make the file yours alone, or name it yourself: --config FILE",
+            next=f"make it yours alone, or go on without it: runctl config untrust {quoted(project.path)}",
             settings=_as_data(wishes),
         )
     return NotTrusted(

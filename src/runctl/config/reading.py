@@ -113,7 +113,7 @@ def wishes_of(project: ProjectFile) -> tuple[Wish, ...]:
 
 
 def _counts(project: ProjectFile, key: str, value: Any, without: Any) -> bool:
-    if project.stance == "foreign":
+    if project.fault:
         return value == without
     return project.stance == "trusted" or is_safe(_reach(key), value, without)
 

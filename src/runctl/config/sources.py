@@ -20,7 +20,7 @@ Stance = Literal["trusted", "unknown", "refused", "foreign"]
 class ProjectFile(msgspec.Struct, frozen=True, kw_only=True):
     """A project's file as it was read, and what the user said of this very content.
 
-    `stance` is `foreign` for a file that is not the user's own, and `fault` says why.
+    `fault` says why a file is not the user's own: then its `stance` is `foreign`, unless it was refused.
     """
 
     path: Path
@@ -81,10 +81,10 @@ def read_project(folder: Path, trust: Trust) -> ProjectFile | None:
 def look_at(path: Path, trust: Trust) -> ProjectFile:
     """A file of a project with what was said of it. Raises ConfigError where it cannot be read."""
     content, fault = read(path), _fault(path, named=False)
-    if fault:
-        return ProjectFile(path=path, content=content, stance="foreign", fault=fault)
+    said = trust.answer(path, content)
     stances: dict[bool | None, Stance] = {True: "trusted", False: "refused", None: "unknown"}
-    return ProjectFile(path=path, content=content, stance=stances[trust.answer(path, content)])
+    stance = "foreign" if fault and said is not False else stances[said]
+    return ProjectFile(path=path, content=content, stance=stance, fault=fault)
 
 
 def require_own(path: Path, *, named: bool = False) -> None:

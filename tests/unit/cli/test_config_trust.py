@@ -132,6 +132,8 @@ def test_a_file_that_all_may_write_is_never_trusted(run: Run, clone: Path) -> No
     assert refused.returncode == 3
     assert "everybody may write to it" in refused.stderr
     assert run("train", "train.py").returncode == 3
+    assert run("config", "untrust").returncode == 0
+    assert run("train", "train.py").returncode == 0
 
 
 def test_what_the_user_sets_counts_unless_the_file_was_somebody_elses(run: Run, clone: Path) -> None:

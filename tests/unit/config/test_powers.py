@@ -148,6 +148,11 @@ def test_a_file_that_everybody_may_write_counts_for_nothing_whatever_was_said(tm
     assert found.values == config.Values()
     assert found.project is not None
     assert (found.project.stance, found.project.fault) == ("foreign", "everybody may write to it")
+    trust.give(path, path.read_bytes(), yes=False, at=AT)
+    refused = config.load(tmp_path, environment, trust=trust)
+    assert refused.values == config.Values()
+    assert refused.project is not None
+    assert refused.project.stance == "refused"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
