@@ -120,9 +120,19 @@ def ended(key: str) -> str:
     return "" if record.is_served else _gone(record)
 
 
-def sandbox_ended(cloud: Cloud, service: str, operation: str) -> CloudError:
-    """What becomes of a call to a sandbox that ended: no other try can succeed."""
-    return CloudError(
+class SandboxEnded(CloudError):
+    """A call to a sandbox that is gone: no other try, and no other call, can succeed."""
+
+    ends_all = True
+
+    @property
+    def kind(self) -> str:
+        return CloudError.__name__
+
+
+def sandbox_ended(cloud: Cloud, service: str, operation: str) -> SandboxEnded:
+    """What becomes of a call to a sandbox that ended."""
+    return SandboxEnded(
         "The sandbox ended while this command used it",
         service=service,
         operation=operation,

@@ -27,6 +27,8 @@ from runctl.ledger import Ledger
 
 PROPERTY = "random kills"
 SPEED = 40.0
+QUICK = 0.5
+"""Real seconds that a command takes to ask the sandbox one thing."""
 LONGEST = 150.0
 """Real seconds after which a command that was left alone is said to hang."""
 MACHINE = "m7i.large"
@@ -65,6 +67,8 @@ class Home:
     instance: str = ""
     before: set[str] = field(default_factory=set[str])
     lives: int = 0
+    slowness: float = 1.0
+    """How much longer a command takes than on a host that has nothing else to do."""
     takes: dict[str, float] = field(default_factory=dict[str, float])
     """How long each command took that was not hit: the moments of the next ones are within that."""
 
@@ -155,6 +159,9 @@ class Home:
     def up(self) -> None:
         """A sandbox in its first or next life, with what every strike needs in it."""
         self.must("sandbox", "up", "--speed", str(SPEED))
+        begun = time.monotonic()
+        self.must("sandbox", "status")
+        self.slowness = max(1.0, (time.monotonic() - begun) / QUICK)
         self.furnish()
 
     def furnish(self) -> None:
@@ -519,7 +526,7 @@ def strike(
     name = f"k{number:03}x{home.chance.randrange(16**4):04x}"
     command = kind(home, name)
     victim = victim or home.chance.choice(command.victims)
-    at = at or home.chance.uniform(0.05, home.takes.get(command.name, command.seconds))
+    at = at or home.chance.uniform(0.05, home.takes.get(command.name, command.seconds * home.slowness))
     lives = home.lives
     try:
         process, begun = home.start(command.words), time.monotonic()
@@ -537,7 +544,9 @@ def strike(
         leaked = _leaks(home, command, outcome)
     except AssertionError as error:
         outcome, way_on, leaked = "FAILED", "", (str(error).strip()[-3000:],)
-    if home.lives == lives:
+    if not home.is_up():
+        home.up()
+    elif home.lives == lives:
         command.sweep(home)
     return Strike(command.name, victim, at, outcome, way_on, leaked)
 

@@ -19,6 +19,7 @@ from runctl.storage.objects import (
     inside,
     not_found,
     partial_file,
+    remove_unfinished,
     rename_durably,
 )
 
@@ -62,6 +63,7 @@ class FolderStore:
                 if if_match is not None and self._etag_if_exists(target) != if_match:
                     raise Conflict(f"{key} was changed by somebody else", why=f"in {self.root}")
                 rename_durably(partial, target)
+                remove_unfinished(target.parent)
                 return _etag(target.stat())
 
     def upload(self, path: Path, key: str) -> None:

@@ -19,14 +19,13 @@ from runctl.storage.crew import Crew, Piece, reason
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, Walk, one_file, printable
-from runctl.storage.objects import PARTIAL_PREFIX, inside, sync
+from runctl.storage.objects import PARTIAL_PREFIX, inside, remove_stale, sync
 from runctl.storage.plans import (
     Plan,
     TransferOptions,
     never,
     refuse_for_one,
     remove_files,
-    remove_stale,
     same_time,
 )
 from runctl.storage.tries import Damaged

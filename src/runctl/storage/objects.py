@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import re
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -15,6 +18,7 @@ import msgspec
 
 from runctl.agent.names import unfit
 from runctl.errors import NotFound, ValidationError
+from runctl.processes import is_alive
 
 PARTIAL_PREFIX = ".runctl-partial-"
 """Files on their way to their name begin like this, and no listing shows them."""
@@ -127,12 +131,31 @@ def inside(folder: Path, relative: str) -> Path:
 def partial_file(target: Path) -> Generator[Path]:
     """A new file beside `target`, removed at the end unless it was renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}"
+    partial = target.parent / f"{PARTIAL_PREFIX}{os.getpid()}.{_host()}.{secrets.token_hex(8)}"
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_stale(partials: Iterable[Path]) -> None:
+    """What a killed process left of small files: nobody goes on with it."""
+    for path in partials:
+        process, dot, _ = path.name.removeprefix(PARTIAL_PREFIX).partition(".")
+        if dot and process.isdigit() and not is_alive(int(process)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """What processes of this host left in `folder` that were killed while they wrote a file."""
+    remove_stale(folder.glob(f"{PARTIAL_PREFIX}*.{_host()}.*"))
+
+
+def _host() -> str:
+    """Of the names of partial files: a folder may be shared, and a pid says nothing elsewhere."""
+    return blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
 def rename_durably(partial: Path, target: Path) -> None:

@@ -12,14 +12,13 @@ import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, Notice, ignore
-from runctl.processes import is_alive
 from runctl.storage.compare import Comparison
 from runctl.storage.crew import Crew
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut
 from runctl.storage.memory import Memory
-from runctl.storage.objects import PARTIAL_PREFIX, is_of_a_job
+from runctl.storage.objects import is_of_a_job
 
 KEPT = "runctl s3 cleanup deletes old checkpoints, by the rules that protect them"
 
@@ -182,12 +181,3 @@ def remove_files(root: Path, paths: Iterable[Path]) -> None:
         for folder in path.relative_to(root).parents[:-1]:
             with contextlib.suppress(OSError):  # it holds something else
                 (root / folder).rmdir()
-
-
-def remove_stale(partials: Iterable[Path]) -> None:
-    """What a killed transfer left of small files: nobody goes on with it."""
-    for path in partials:
-        process, dot, _ = path.name.removeprefix(PARTIAL_PREFIX).partition(".")
-        if dot and process.isdigit() and not is_alive(int(process)):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
 from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable, secret
 from runctl.storage.memory import Memory, memory_file
-from runctl.storage.objects import PARTIAL_PREFIX, checked_key
+from runctl.storage.objects import PARTIAL_PREFIX, checked_key, remove_stale
 from runctl.storage.plans import (
     DOWN,
     UP,
@@ -32,7 +32,6 @@ from runctl.storage.plans import (
     never,
     refuse_for_one,
     remove_files,
-    remove_stale,
     same_time,
     spare_jobs,
     wanted,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from runctl.errors import Conflict, TransferError, ValidationError
+from runctl.storage.objects import PARTIAL_PREFIX, partial_file
 from runctl.storage.store import FolderStore
 
 
@@ -70,3 +72,17 @@ def test_no_partial_file_stays_after_a_failure(tmp_path: Path) -> None:
     with pytest.raises(TransferError):
         store.upload(tmp_path / "absent", "y")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_what_a_killed_writer_left_is_gone_with_the_next_write(tmp_path: Path) -> None:
+    """And what a living one writes, here or on another host that shares the folder, stays."""
+    store = FolderStore(tmp_path)
+    with partial_file(tmp_path / "a") as mine:
+        left = mine.with_name(mine.name.replace(str(os.getpid()), str(2**22 + 1)))
+        elsewhere = left.with_name(f"{PARTIAL_PREFIX}{2**22 + 1}.0badcafe.12")
+        left.touch()
+        elsewhere.touch()
+        store.write("b", b"b")
+        assert mine.exists()
+        assert elsewhere.exists()
+        assert not left.exists()
