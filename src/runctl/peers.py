@@ -6,10 +6,11 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 Address = tuple[str, int]
+Way = Callable[[Address, Address], int | None]
 
 _SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST = 4, 20, 1  # linux/netlink.h, linux/sock_diag.h
 _HEADER = struct.Struct("=IHHII")
@@ -33,22 +34,22 @@ def is_own(ours: Address, theirs: Address) -> bool:
 def owner(ours: Address, theirs: Address) -> int | None:
     """The user of the open socket at `theirs` that is connected to `ours`; None where there is none."""
     try:
-        return _asked(ours, theirs)
+        return asked(ours, theirs)
     except OSError:  # a kernel without inet_diag, a container that forbids netlink
-        return _looked_up(ours, theirs)
+        return looked_up(ours, theirs)
 
 
-def _asked(ours: Address, theirs: Address) -> int | None:
+def asked(ours: Address, theirs: Address) -> int | None:
     """By inet_diag, which finds one connection among any number. OSError where the kernel has none."""
     if not hasattr(socket, "AF_NETLINK"):
         raise OSError("no netlink")
     ports = struct.pack("!HH", theirs[1], ours[1])
     hosts = b"".join(socket.inet_aton(host).ljust(16, b"\0") for host in (theirs[0], ours[0]))
     connection = ports + hosts + struct.pack("=III", 0, _ANY_COOKIE, _ANY_COOKIE)
-    asked = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + connection
+    request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + connection
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG) as kernel:
         kernel.settimeout(5)
-        kernel.send(_HEADER.pack(_HEADER.size + len(asked), _SOCK_DIAG_BY_FAMILY, _REQUEST, 1, 0) + asked)
+        kernel.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST, 1, 0) + request)
         told = kernel.recv(8192)
     _, kind, _, _, _ = _HEADER.unpack_from(told)
     if kind != _SOCK_DIAG_BY_FAMILY:
@@ -60,7 +61,7 @@ def _asked(ours: Address, theirs: Address) -> int | None:
     return uid if inode else None
 
 
-def _looked_up(ours: Address, theirs: Address) -> int | None:
+def looked_up(ours: Address, theirs: Address) -> int | None:
     """By the tables of all connections."""
     for table in _TABLES:
         with contextlib.suppress(OSError), table.open() as lines:
