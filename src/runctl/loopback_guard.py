@@ -125,6 +125,8 @@ class GuardedServer(Guarded, ThreadingHTTPServer):
     """Serves HTTP on loopback to processes of this user. Its handler must be a `GuardedHandler`."""
 
     daemon_threads = True
+    request_queue_size = 128
+    """Strangers who come in a crowd must not take the places of those who wait to be let in."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked is gone, and asks again."""
