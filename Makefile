@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-kills test-torch bench bench-transfer bench-loading compiled lock clean
+.PHONY: demo test check test-all test-kills test-browser test-torch bench bench-transfer bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -22,6 +22,12 @@ KILLS ?= 120
 SEED ?= 1
 test-kills: $(VENV)/.dev
 	KILLS=$(KILLS) SEED=$(SEED) $(BIN)/pytest -n 2 -m slow tests/e2e/test_random_kills.py
+
+# A real browser and another user before every port that we open; the table goes to the terminal.
+test-browser: $(VENV)/.dev
+	@test -n "$$RUNCTL_CHROMIUM" || command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { echo "no Chromium here: apt install chromium (or set RUNCTL_CHROMIUM to one)"; exit 1; }
+	$(BIN)/pytest -q -s tests/e2e/test_browser.py tests/e2e/test_strangers.py
 
 # What needs PyTorch, in an environment of its own.
 test-torch: $(VENV)-torch/.done
