@@ -82,6 +82,10 @@ class Attempt:
         """A path of the spec: relative ones lie in the job's folder."""
         return os.path.join(self.job_folder, path)
 
+    def is_outside(self, path: str) -> bool:
+        """Whether a folder is not the job's, but one of the user's own."""
+        return os.path.relpath(path, self.job_folder).split(os.sep)[0] == os.pardir
+
     @property
     def job_began(self) -> float:
         """When the job's first spec was written, by this machine's file system."""

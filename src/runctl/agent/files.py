@@ -35,7 +35,7 @@ def write_atomically(
 
 def append(path: str, data: bytes) -> None:
     """Add to a file all that is given, or nothing where the disk is full. Raises OSError."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         before = os.fstat(file).st_size
         try:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import List, Optional
 
+from . import private
 from .attempt import Attempt
 from .boot import Order, Refused, fetch_spec, refuse
 from .files import read_json
@@ -50,6 +51,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     if options.command == "stop":
         with open(os.path.join(options.folder, "stop"), "wb"):
             return
+    private.begin()
     if options.command == "boot":
         job = os.path.basename(options.prefix.rstrip("/"))
         order = Order(job, options.attempt, options.spec_sha256, options.disposable)

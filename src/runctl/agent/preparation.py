@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from . import clock
 from .attempt import Attempt
 from .environment import EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
+from .private import as_the_user
 from .restoring import CorruptCheckpoint, commit_names, restore
 
 PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
@@ -44,9 +46,11 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str) -> Prepared:
         data = _step(attempt, "data", lambda: fetch_data(attempt))
     folder = attempt.in_job(spec["checkpoint_dir"])
     output = attempt.in_job(spec["output_dir"])
-    os.makedirs(folder, exist_ok=True)
-    os.makedirs(output, exist_ok=True)
-    resume = _step(attempt, "checkpoint", lambda: _restore(attempt, store, folder))
+    for path in (folder, output):
+        with as_the_user() if attempt.is_outside(path) else nullcontext():
+            os.makedirs(path, exist_ok=True)
+    with as_the_user():
+        resume = _step(attempt, "checkpoint", lambda: _restore(attempt, store, folder))
     return Prepared(
         command=_command(spec, python, resume),
         workdir=attempt.in_job(spec["workdir"]),

@@ -11,6 +11,7 @@ import time
 from typing import Dict, List, Optional, Set
 
 from .listeners import EndSignal
+from .private import as_the_user
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _OUR_OOM_SCORE = -900
@@ -21,17 +22,18 @@ class Script:
     """A running script; its descendants are found in the process table, even those that left its group."""
 
     def __init__(self, command: List[str], workdir: str, environment: Dict[str, str], log: str) -> None:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            self._process = subprocess.Popen(
-                command,
-                cwd=workdir,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            with as_the_user():
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=workdir,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
         except OSError as error:
             raise _told(command[0], workdir, error) from error
         finally:

@@ -77,6 +77,7 @@ def _refused(error: OSError, *, as_json: bool) -> int:
 def _internal(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         return _refused(error, as_json=as_json)
+    from runctl import private_files
     from runctl.clouds import home
 
     text = "".join(traceback.format_exception(error))
@@ -85,8 +86,10 @@ def _internal(error: BaseException, *, as_json: bool) -> int:
     folder = home() / "crashes"
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(harmless_lines(text), encoding="utf-8")
+        private_files.make_folder(home())
+        private_files.make_folder(folder)
+        with open(path, "w", encoding="utf-8", opener=private_files.opener) as file:
+            file.write(harmless_lines(text))
         next_step = f"the details are in {path}"
     except OSError:
         next_step = "set RUNCTL_DEBUG=1 to see the details"

@@ -67,7 +67,17 @@ def _run(arguments: list[str]) -> int:
         from runctl.cli import failures
 
         return failures.render(error, as_json=wants_json(arguments))
+    finally:
+        _keep_home_private()
     return code
+
+
+def _keep_home_private() -> None:
+    """What an older runctl left open to others, and what was made on the way."""
+    if (clouds := sys.modules.get("runctl.clouds")) is not None:
+        from runctl import private_files
+
+        private_files.tighten(clouds.home())
 
 
 def wants_json(arguments: list[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runctl import private_files
 from runctl.clouds import home
 from runctl.datasets.cache import LocalCache
 from runctl.datasets.dataset import Dataset
@@ -80,6 +81,8 @@ def open_cache(root: str | os.PathLike[str] | None = None, max_bytes: int | None
     """
     folder = Path(root) if root is not None else default_root()
     try:
+        if folder.is_relative_to(home()):
+            private_files.make_folder(home())
         folder.mkdir(parents=True, exist_ok=True)
         if max_bytes is None:
             status = os.statvfs(folder)

@@ -15,7 +15,7 @@ _TEMPLATE = """\
 {arm}
 export HOME="${{HOME:-/root}}"
 folder="$HOME/.runctl/jobs/"{job}"/attempt-"{attempt}
-mkdir -p "$folder" && cd "$folder" || {give_up}
+(umask 077; mkdir -p "$folder" && : >>"$folder/agent.log") && chmod 700 "$HOME/.runctl" && cd "$folder" || {give_up}
 command -v python3 >/dev/null || {{ echo "runctl: there is no python3" >&2; {give_up}; }}
 fetch() {{
   if command -v curl >/dev/null; then curl -fsS --max-time 60 -o agent.part "$1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runctl import private_files
 from runctl.jobs.spec import JobSpec
 from runctl.links import refuse_brought
 from runctl.storage.location import LocalPath, parse
@@ -21,8 +22,10 @@ def make(folder: Path) -> None:
     own = folder.parent.parent
     for path in (folder, own / ".gitignore"):
         refuse_brought(path, root=own.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    (own / ".gitignore").write_text("*\n", encoding="ascii")
+    for path in (own, folder.parent, folder):
+        private_files.make_folder(path)
+    with open(own / ".gitignore", "w", encoding="ascii", opener=private_files.opener) as file:
+        file.write("*\n")
 
 
 def check(spec: JobSpec) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from runctl import private_files
 from runctl.clock import Clock, SystemClock
 from runctl.errors import ConfigError, LedgerDamaged
 from runctl.ledger import copies, failures, opening, sums
@@ -112,14 +113,18 @@ class Ledger:
         clock = clock or SystemClock()
         path = folder / FILE_NAME
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_files.make_folder(folder)
         except OSError as error:
             raise ConfigError(
                 f"The ledger's folder {folder} cannot be made",
                 why=str(error),
                 next="set RUNCTL_HOME to a folder that can be written",
             ) from error
-        return cls(opening.prepared(path, clock.now().date()), path, clock)
+        for beside in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            private_files.tighten(beside)
+        with private_files.mask():
+            connection = opening.prepared(path, clock.now().date())
+        return cls(connection, path, clock)
 
     def close(self) -> None:
         self._connection.close()

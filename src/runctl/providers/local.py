@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from runctl import processes
+from runctl import private_files, processes
 from runctl.errors import NotFound
 from runctl.model import Market
 from runctl.providers.base import LaunchRequest, Machine, MachineState
@@ -46,7 +46,7 @@ class LocalProvider:
         folder = spec.parent
         if found := self.describe(str(folder)):
             return found
-        with (folder / "agent.log").open("ab") as log:
+        with open(folder / "agent.log", "ab", opener=private_files.opener) as log:
             # -P: the working directory may be a cloned repository with a json.py in it.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "runctl.agent", "run", str(spec)],
@@ -59,7 +59,8 @@ class LocalProvider:
             pid=process.pid, born=processes.born(process.pid) or 0.0, launched=datetime.now(UTC).timestamp()
         )
         temporary = folder / "agent.json.tmp"
-        temporary.write_bytes(msgspec.json.encode(record))
+        with open(temporary, "wb", opener=private_files.opener) as file:
+            file.write(msgspec.json.encode(record))
         temporary.replace(folder / "agent.json")
         # The agent outlives this command by design: nobody waits for it.
         process.returncode = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from runctl import private_files
 from runctl.clouds import home
 from runctl.errors import CloudError, TrainctlError
 from runctl.model import Price
@@ -113,8 +114,9 @@ def _keep(path: Path, name: str, kept: _Kept) -> None:
     with _writing:
         fresh = path.with_name(f"{_FILE}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.encode(_read(path) | {name: kept}))
+            private_files.make_folder(path.parent)
+            with open(fresh, "wb", opener=private_files.opener) as file:
+                file.write(msgspec.json.encode(_read(path) | {name: kept}))
             fresh.replace(path)
         except OSError:
             fresh.unlink(missing_ok=True)  # a full disk costs a question more next time

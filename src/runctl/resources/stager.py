@@ -30,7 +30,7 @@ _MARK = "runctl: "
 # Each call finds the program running, ended, or to be started: it may be made as often as one likes.
 _LOOK = """\
 folder="${{HOME:-/root}}/.runctl/stage/"{token}
-mkdir -p "$folder" && cd "$folder" || exit 1
+(umask 077; mkdir -p "$folder" && : >>"$folder/agent.log") && cd "$folder" || exit 1
 fail() {{ echo "runctl: error $1 $2"; exit 0; }}
 fetch() {{
   if command -v curl >/dev/null; then curl -fsS --max-time 60 -o agent.part "$1"

@@ -55,7 +55,7 @@ class FolderStore:
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         target = self._path(key)
-        with self._errors("write", key), partial_file(target) as partial:
+        with self._errors("write", key), partial_file(target, private=True) as partial:
             partial.write_bytes(data)
             with _only_writer(target.parent):
                 if if_absent and target.exists():
@@ -68,7 +68,7 @@ class FolderStore:
 
     def upload(self, path: Path, key: str) -> None:
         target = self._path(key)
-        with self._errors("write", key), partial_file(target) as partial:
+        with self._errors("write", key), partial_file(target, private=True) as partial:
             _copy(path, partial)
             with _only_writer(target.parent):
                 rename_durably(partial, target)

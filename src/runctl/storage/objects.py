@@ -128,11 +128,11 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 @contextmanager
-def partial_file(target: Path) -> Generator[Path]:
-    """A new file beside `target`, removed at the end unless it was renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def partial_file(target: Path, *, private: bool = False) -> Generator[Path]:
+    """A new file beside `target`, removed at the end unless it was renamed; `private` keeps others out."""
+    target.parent.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
     partial = target.parent / f"{PARTIAL_PREFIX}{os.getpid()}.{_host()}.{secrets.token_hex(8)}"
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
     try:
         yield partial
     finally:

@@ -30,7 +30,10 @@ class AwsProvider:
     def ask_to_stop(self, machine_id: str, job: str, attempt: int) -> None:
         folder = f'"${{HOME:-/root}}/.runctl/jobs/{job}/attempt-{attempt}"'
         result = shell.run(
-            self.session, machine_id, f"mkdir -p {folder} && touch {folder}/stop", comment=f"stop {job}"
+            self.session,
+            machine_id,
+            f"umask 077; mkdir -p {folder} && touch {folder}/stop",
+            comment=f"stop {job}",
         )
         if result.exit_code != 0:
             raise CloudError(
