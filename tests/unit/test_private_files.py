@@ -54,7 +54,7 @@ for folder in (os.environ["RUNCTL_CHECKPOINT_DIR"], "mine"):
 """
 
 
-def test_a_job_s_folder_is_its_user_s_alone_and_what_its_script_writes_elsewhere_is_not(
+def test_a_job_s_folder_is_its_user_s_alone_and_no_folder_of_its_script(
     tmp_path: Path,
 ) -> None:
     home, project = tmp_path / "home", tmp_path / "project"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Generator, Optional
 
 _PRIVATE = 0o077
 _users_mask: Optional[int] = None
@@ -18,7 +18,7 @@ def begin() -> None:
 
 
 @contextmanager
-def as_the_user() -> Iterator[None]:
+def as_the_user() -> Generator[None, None, None]:
     """Make files and processes with the mask that the agent was started with.
 
     A mask is the whole process's: what another thread makes meanwhile lies in a folder that is closed.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import msgspec
+
+from runctl.agent import fetch
 
 FETCH_WAITS = (0.2, 0.4, 0.8, 1.6, *[3.0] * 18)
 """Real seconds between two tries to fetch the agent: a network that is a moment late costs a moment."""
@@ -15,15 +18,14 @@ _TEMPLATE = """\
 {arm}
 export HOME="${{HOME:-/root}}"
 folder="$HOME/.runctl/jobs/"{job}"/attempt-"{attempt}
-(umask 077; mkdir -p "$folder" && : >>"$folder/agent.log") && chmod 700 "$HOME/.runctl" && cd "$folder" || {give_up}
+(umask 077; mkdir -p "$folder" && : >>"$folder/agent.log") && cd "$folder" || {give_up}
 command -v python3 >/dev/null || {{ echo "runctl: there is no python3" >&2; {give_up}; }}
 fetch() {{
-  if command -v curl >/dev/null; then curl -fsS --max-time 60 -o agent.part "$1"
-  else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' "$1" agent.part
-  fi
+  python3 -I - {bucket} {region} {owner} {key} agent.part <<'END'
+{fetch}END
 }}
 for wait in {waits} last; do
-  fetch {url} && echo {sha256}'  agent.part' | sha256sum -c - >/dev/null && mv agent.part agent.py && break
+  fetch && echo {sha256}'  agent.part' | sha256sum -c - >/dev/null && mv agent.part agent.py && break
   [ "$wait" = last ] && {{ echo "runctl: the agent could not be fetched" >&2; {give_up}; }}
   sleep "$wait"
 done
@@ -47,7 +49,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
 
     job: str
     attempt: int
-    agent_url: str
+    agent_key: str
     agent_sha256: str
     spec_sha256: str
     seal: str
@@ -72,7 +74,8 @@ def script(bootstrap: Bootstrap) -> str:
         if disposable
         else ": # this machine is not ours to end",
         give_up="{ shutdown -P now; exit 1; }" if disposable else "exit 1",
-        url=shlex.quote(bootstrap.agent_url),
+        key=shlex.quote(bootstrap.agent_key),
+        fetch=Path(fetch.__file__).read_text(encoding="utf-8"),
         sha256=bootstrap.agent_sha256,
         spec_sha256=bootstrap.spec_sha256,
         seal=shlex.quote(bootstrap.seal),

@@ -38,7 +38,6 @@ from runctl.safety import transaction
 from runctl.storage.folder import FolderStore
 
 OPERATION = "launch-attempt"
-_PRESIGNED_SECONDS = 3600
 _DRILL_POLL_SECONDS = 0.1
 
 
@@ -241,7 +240,7 @@ class Launcher:
             bootstrap.Bootstrap(
                 job=self._job.id,
                 attempt=number,
-                agent_url=place.session.presign(place.bucket, key, seconds=_PRESIGNED_SECONDS),
+                agent_key=key,
                 agent_sha256=digest,
                 spec_sha256=spec_sha256,
                 seal=self._job.seal,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,12 @@ import pytest
 from runctl.jobs.bootstrap import FETCH_WAITS, Bootstrap, script
 
 AGENT = b"import pathlib\npathlib.Path('ran').write_text('by the agent')\n"
+ROLE = json.dumps({"AccessKeyId": "ROLEKEY", "SecretAccessKey": "s", "Token": "t"}).encode()
 TOOLS = ("sh", "mkdir", "curl", "sha256sum", "sleep", "mv", "setsid", "nohup")
 
 
 class Server(ThreadingHTTPServer):
-    """Answers 503 for a number of times, then with the agent."""
+    """A bucket and a metadata service: answers 503 for a number of times, then with the agent."""
 
     def __init__(self, failures: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -31,13 +33,25 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
+    def do_PUT(self) -> None:
+        self._tell(200, b"session")
+
     def do_GET(self) -> None:
+        if self.path.startswith("/latest/"):
+            assert self.headers["x-aws-ec2-metadata-token"] == "session"
+            self._tell(200, ROLE if self.path.endswith("/role") else b"role\n")
+            return
+        assert self.path == "/b/runctl/agents/a.py"
+        assert "Credential=ROLEKEY/" in self.headers["authorization"]
+        assert self.headers["x-amz-expected-bucket-owner"] == "123456789012"
         self.server.asked += 1
         late = self.server.asked <= self.server.left
-        self.send_response(503 if late else 200)
+        self._tell(503 if late else 200, b"" if late else AGENT)
+
+    def _tell(self, status: int, data: bytes) -> None:
+        self.send_response(status)
         self.end_headers()
-        if not late:
-            self.wfile.write(AGENT)
+        self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -66,12 +80,12 @@ def path(tmp_path: Path) -> str:
     return str(folder)
 
 
-def first_lines(url: str, lease_minutes: int = 0) -> str:
+def first_lines(lease_minutes: int = 0) -> str:
     return script(
         Bootstrap(
             job="j",
             attempt=1,
-            agent_url=url,
+            agent_key="runctl/agents/a.py",
             agent_sha256=hashlib.sha256(AGENT).hexdigest(),
             spec_sha256="0" * 64,
             seal="5ea1",
@@ -84,11 +98,26 @@ def first_lines(url: str, lease_minutes: int = 0) -> str:
     )
 
 
+def environment(late: Server, path: str, home: Path) -> dict[str, str]:
+    here = f"http://127.0.0.1:{late.server_port}"
+    return {
+        "PATH": path,
+        "HOME": str(home),
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": here,
+        "AWS_ENDPOINT_URL_S3": here,
+    }
+
+
+def test_boot_arguments_hold_no_signed_url() -> None:
+    assert "X-Amz-" not in first_lines()
+    assert len(first_lines()) < 16_000  # what EC2 takes
+
+
 @pytest.mark.parametrize("late", [3], indirect=True)
 def test_a_network_that_is_a_moment_late_costs_a_moment(late: Server, path: str, tmp_path: Path) -> None:
-    text = first_lines(f"http://127.0.0.1:{late.server_port}/agent")
+    text = first_lines()
     begun = time.monotonic()
-    subprocess.run(["sh", "-c", text], env={"PATH": path, "HOME": str(tmp_path)}, check=True, timeout=60)
+    subprocess.run(["sh", "-c", text], env=environment(late, path, tmp_path), check=True, timeout=60)
     assert time.monotonic() - begun < 6
     assert late.asked == 4
     ran = tmp_path / ".runctl/jobs/j/attempt-1/ran"
@@ -124,10 +153,10 @@ def test_a_start_that_fails_ends_the_machine_at_once_and_its_timer_was_armed_bef
     shutdown.write_text(f'#!/bin/sh\necho "$@" >> "{asked}"\n')
     shutdown.chmod(0o755)
     damage(Path(path), tmp_path)
-    text = first_lines(f"http://127.0.0.1:{late.server_port}/agent", lease_minutes=30)
+    text = first_lines(lease_minutes=30)
     done = subprocess.run(
         ["sh", "-c", text],
-        env={"PATH": path, "HOME": str(tmp_path)},
+        env=environment(late, path, tmp_path),
         check=False,
         timeout=60,
         capture_output=True,
