@@ -19,7 +19,7 @@ from runctl.events import Emit, Notice
 from runctl.providers.aws import instances, shell
 from runctl.providers.aws.session import Session
 from runctl.quoting import quoted
-from runctl.storage.staging import Staging
+from runctl.storage.staging import BRIEF, Staging
 
 LONGEST = timedelta(hours=48)
 """The most that SSM lets a command run."""
@@ -40,8 +40,11 @@ whole() {{ echo "{sha256}  $1" | sha256sum -c - >/dev/null 2>&1; }}
 for wait in 0.2 0.5 1 2 4 last; do
   whole "$agent" && break
   part="$agent.$$"
-  if command -v curl >/dev/null; then curl -fsS --retry 5 --max-time 60 -o "$part" {url}
-  else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' {url} "$part"
+  if command -v curl >/dev/null; then
+    printf 'url = "%s"\n' {url} | curl -fsS --retry 5 --max-time 60 -o "$part" -K -
+  else
+    printf %s {url} |
+      python3 -I -c 'import sys, urllib.request as u; u.urlretrieve(sys.stdin.read(), sys.argv[1])' "$part"
   fi
   whole "$part" && mv "$part" "$agent" && break
   rm -f "$part"
@@ -143,10 +146,12 @@ class MachineSide:
         packed = gzip.compress(msgspec.json.encode({**spec, "transfer": self._transfer}), 3)
         key = f"spec-{name}"
         self._staging.write(key, packed)
-        script = _CARRY.format(
-            spec_url=shlex.quote(self._staging.sign("GET", [key])[0]),
-            spec_sha256=hashlib.sha256(packed).hexdigest(),
-        )
+        digest = hashlib.sha256(packed).hexdigest()
+
+        def script() -> str:
+            url = self._staging.sign("GET", [key], lifetime=BRIEF)[0]
+            return _CARRY.format(spec_url=shlex.quote(url), spec_sha256=digest)
+
         self._run(script, f"runctl transfer: {spec['role']}", LONGEST, hurry)
 
     def stop(self, *, for_good: bool = False) -> bool:
@@ -160,7 +165,7 @@ class MachineSide:
             transfer = shlex.quote(self._transfer)
             bury = f': > "$folder"/{transfer}.stopped' if for_good else ":"
             self._run(
-                _STOP.format(transfer=transfer),
+                lambda: _STOP.format(transfer=transfer),
                 "runctl transfer: stop",
                 _ONLINE,
                 before=_FIND.format(transfer=transfer, bury=bury),
@@ -173,7 +178,7 @@ class MachineSide:
 
     def _run(
         self,
-        script: str,
+        script: Callable[[], str],
         comment: str,
         timeout: timedelta,
         hurry: threading.Event | None = None,
@@ -181,13 +186,13 @@ class MachineSide:
     ) -> None:
         """A later run of the same ends an earlier one and goes on: a lost answer is no reason to give up.
 
-        `before` is done without the agent, and may be the end.
+        `before` is done without the agent, and may be the end. What a `script` signs is signed for each run.
         """
         digest, agent = _agent()
-        url = shlex.quote(self._staging.publish(f"runctl/agents/{digest}.py", agent))
-        told = {"short": digest[:16], "sha256": digest, "url": url}
-        whole = _SCRIPT.format(**told) + before + _FETCH.format(**told) + script
         for sent in range(_SENDS):
+            url = shlex.quote(self._staging.publish(f"runctl/agents/{digest}.py", agent))
+            told = {"short": digest[:16], "sha256": digest, "url": url}
+            whole = _SCRIPT.format(**told) + before + _FETCH.format(**told) + script()
             try:
                 result = shell.run(
                     self._session, self.instance, whole, comment=comment, timeout=timeout, hurry=hurry

@@ -16,6 +16,7 @@ from runctl.providers.aws import account, shell
 from runctl.providers.aws.session import Session
 from runctl.resources.between import access_of
 from runctl.storage import pinned
+from runctl.storage.staging import BRIEF
 
 START_SECONDS, LOOK_SECONDS, STOP_SECONDS = 60, 20, 90
 """How long each may take on the machine in truth, however fast a cloud's clock runs."""
@@ -23,7 +24,6 @@ START_SECONDS, LOOK_SECONDS, STOP_SECONDS = 60, 20, 90
 MOST_LEFT_OUT = 200
 """Names that are told of; how many there are is told in any case."""
 
-_PRESIGNED_SECONDS = 3600
 _PIECE = 14_000  # bytes, which base64 makes 18,668 characters of: SSM cuts at 24,000
 _MARK = "runctl: "
 
@@ -33,8 +33,10 @@ folder="${{HOME:-/root}}/.runctl/stage/"{token}
 (umask 077; mkdir -p "$folder" && : >>"$folder/agent.log") && cd "$folder" || exit 1
 fail() {{ echo "runctl: error $1 $2"; exit 0; }}
 fetch() {{
-  if command -v curl >/dev/null; then curl -fsS --max-time 60 -o agent.part "$1"
-  else python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' "$1" agent.part
+  if command -v curl >/dev/null; then printf 'url = "%s"\n' "$1" | curl -fsS --max-time 60 -o agent.part -K -
+  else
+    printf %s "$1" |
+      python3 -I -c 'import sys, urllib.request as u; u.urlretrieve(sys.stdin.read(), sys.argv[1])' agent.part
   fi
 }}
 if [ ! -f agent.py ]; then
@@ -206,7 +208,7 @@ def _program(session: Session, bucket: str) -> tuple[str, str]:
     except NotFound:
         account.ensure_bucket(session, bucket)
         pinned.ensure(bucket, access, key, program)
-    return session.presign(bucket, key, seconds=_PRESIGNED_SECONDS), digest
+    return session.presign(bucket, key, seconds=int(BRIEF.total_seconds())), digest
 
 
 def _failed(code: str, why: str) -> CloudError:

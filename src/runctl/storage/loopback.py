@@ -10,6 +10,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Generator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
@@ -17,6 +18,7 @@ from urllib.parse import quote, unquote
 from runctl import loopback_guard
 from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.storage.folder import FolderStore
+from runctl.storage.staging import LIFETIME
 
 _MOST = 256 * 1024 * 1024
 """Bytes of one object: parcels are far below."""
@@ -40,8 +42,14 @@ class LoopbackStaging(FolderStore):
         self._called.update(loopback_guard.names(port))
         return LoopbackStaging(self.root, self._secret, f"http://127.0.0.1:{port}", self._called)
 
-    def sign(self, method: Literal["GET", "PUT"], keys: Sequence[str]) -> list[str]:
-        """A URL for each key with which one may do this, and only this."""
+    def sign(
+        self,
+        method: Literal["GET", "PUT"],
+        keys: Sequence[str],
+        *,
+        lifetime: timedelta = LIFETIME,  # noqa: ARG002 (the server lives no longer than its transfer)
+    ) -> list[str]:
+        """A URL for each key with which one may do this, and only this, as long as the server is up."""
         return [f"{self._base}/{_sign(self._secret, method, key)}/{quote(key)}" for key in keys]
 
     def publish(self, name: str, data: bytes) -> str:

@@ -17,6 +17,9 @@ UPLOADS = "uploads/"
 LIFETIME = timedelta(hours=6)
 """How long a URL opens its object; signatures of temporary credentials end with these, if that is sooner."""
 
+BRIEF = timedelta(minutes=15)
+"""For URLs in commands, whose text the cloud keeps for a month; less is lost to clocks that differ."""
+
 _DELETED_AT_ONCE = 1000
 
 
@@ -28,12 +31,14 @@ def new_prefix() -> str:
 class Staging(Protocol):
     """What lies between two sides, and the rights to it. Raises as every store does."""
 
-    def sign(self, method: Literal["GET", "PUT"], keys: Sequence[str]) -> list[str]:
+    def sign(
+        self, method: Literal["GET", "PUT"], keys: Sequence[str], *, lifetime: timedelta = LIFETIME
+    ) -> list[str]:
         """A URL for each key with which one may do this, and only this, without credentials."""
         ...
 
     def publish(self, name: str, data: bytes) -> str:
-        """A URL of bytes that always have this name."""
+        """A URL of bytes that always have this name, which opens them for a `BRIEF` time."""
         ...
 
     def read_if_exists(self, key: str) -> bytes | None: ...
@@ -71,7 +76,7 @@ class SigningStore(S3Store):
         from runctl.storage import pinned
 
         pinned.ensure(self.bucket, self.access, name, data)
-        return SigningStore(self.bucket, "", self.access).sign("GET", [name])[0]
+        return SigningStore(self.bucket, "", self.access).sign("GET", [name], lifetime=BRIEF)[0]
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete many objects; one that is not there is no error."""
