@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -63,6 +64,38 @@ def test_a_folder_goes_round_by_every_pair_of_places(road: Road, tmp_path: Path)
     for pair in ((source, first), (second, f"s3://{road.bucket}/up")):
         again = road.go(*pair)
         assert (again.moved_files, again.equal_files) == (0, files)
+
+
+def test_signed_urls_are_brief_where_the_cloud_keeps_them_and_in_no_arguments(
+    road: Road, tmp_path: Path
+) -> None:
+    seen, over = set[str](), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes()
+                except OSError:  # it has ended
+                    continue
+                if road.bucket.encode() in words and b"X-Amz-Signature=" in words:
+                    seen.add(words.decode(errors="replace"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    road.go(tree(tmp_path / "source"), road.at(road.first, road.live.name("brief")))
+    over.set()
+    watcher.join()
+    assert seen == set()
+    commands = [
+        json.dumps(command, default=str)
+        for page in road.live.client("ssm").get_paginator("list_commands").paginate()
+        for command in page["Commands"]
+    ]
+    kept = [command for command in commands if road.bucket in command and "X-Amz-Signature=" in command]
+    assert kept
+    lives = [int(seconds) for command in kept for seconds in re.findall(r"X-Amz-Expires=(\d+)", command)]
+    assert max(lives) <= 15 * 60
 
 
 @pytest.mark.slow
