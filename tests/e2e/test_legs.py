@@ -78,7 +78,7 @@ def test_signed_urls_are_brief_where_the_cloud_keeps_them_and_in_no_arguments(
                     words = path.read_bytes()
                 except OSError:  # it has ended
                     continue
-                if road.bucket.encode() in words and b"X-Amz-Signature=" in words:
+                if b"/runctl/" in words and b"X-Amz-Signature=" in words:
                     seen.add(words.decode(errors="replace"))
 
     watcher = threading.Thread(target=watch)
@@ -92,7 +92,7 @@ def test_signed_urls_are_brief_where_the_cloud_keeps_them_and_in_no_arguments(
         for page in road.live.client("ssm").get_paginator("list_commands").paginate()
         for command in page["Commands"]
     ]
-    kept = [command for command in commands if road.bucket in command and "X-Amz-Signature=" in command]
+    kept = [command for command in commands if "X-Amz-Signature=" in command]
     assert kept
     lives = [int(seconds) for command in kept for seconds in re.findall(r"X-Amz-Expires=(\d+)", command)]
     assert max(lives) <= 15 * 60

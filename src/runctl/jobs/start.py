@@ -70,7 +70,7 @@ def prepare(
 
 
 def check_data(spec: JobSpec) -> None:
-    """Local data must be there before anything is spent. Raises ValidationError, NotFound."""
+    """Local data must be there before anything is spent. Raises ValidationError, HoldsSecrets, NotFound."""
     if spec.data is None:
         return
     location = parse(spec.data)
@@ -78,6 +78,10 @@ def check_data(spec: JobSpec) -> None:
         refuse_brought(location.path, root=Path(spec.root), reading=True)
     if isinstance(location, LocalPath) and not location.path.exists():
         raise NotFound(f"There is no data at {spec.data}", next="check --data")
+    if isinstance(location, LocalPath) and not spec.is_local and location.path.is_dir():
+        from runctl.storage.secret_files.refusals import require_none_in_data
+
+        require_none_in_data(location.path)
 
 
 def create(

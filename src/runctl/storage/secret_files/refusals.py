@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -99,6 +100,25 @@ def require_none(refused: Iterable[Refusal], *, ignore_file: str) -> None:
         f"like !{_as_pattern(all_refused[0].path)}, and say yes to that: "
         f"runctl config trust {quoted(ignore_file)}",
     )
+
+
+def require_none_in_data(folder: Path) -> None:
+    """Raises HoldsSecrets for files of a data folder by their names: what stands in data may be anything."""
+    files = (Path(parent, name) for parent, _, names_ in os.walk(folder) for name in names_)
+    found = (_File(path.relative_to(folder).as_posix(), path) for path in files)
+    refused = tuple(sorted(refusals(found, look_inside=False), key=lambda one: one.path))
+    if refused:
+        raise HoldsSecrets(
+            refused,
+            what=f"The data folder {folder}",
+            next=f"move them out of it; or send what you mean to, and name that as --data: "
+            f"runctl s3 upload {shlex.quote(str(folder))} s3://BUCKET/PREFIX --allow-secret NAME",
+        )
+
+
+class _File(msgspec.Struct, frozen=True):
+    path: str
+    where: Path
 
 
 def _with_hidden_root(file: Candidate) -> str:

@@ -10,9 +10,9 @@ import pytest
 from made_up import CONTENTS, HARMLESS, HARMLESS_NAMES, NAMES, base_64, key_block, mixed, notebook
 
 from runctl.storage.secret_files import contents
-from runctl.storage.secret_files.contents import READ_UP_TO, by_content
+from runctl.storage.secret_files.contents import by_content
 from runctl.storage.secret_files.names import by_name, by_place
-from runctl.storage.secret_files.refusals import HoldsSecrets, refusals, require_none
+from runctl.storage.secret_files.refusals import HoldsSecrets, refusals, require_none, require_none_in_data
 
 
 class File(msgspec.Struct, frozen=True):
@@ -57,8 +57,12 @@ def test_a_token_is_found_in_every_encoding(encoding: str) -> None:
     assert by_content(f"a = 1\r\nT = {token()}\r\n".encode(encoding), "a.txt")[0].line == 2
 
 
-def test_a_token_is_found_far_into_a_file_and_not_looked_for_without_end() -> None:
-    far = b"x\n" * (READ_UP_TO // 3)
+def test_a_token_is_found_far_into_a_file_and_not_looked_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert contents.READ_UP_TO >= 1_000_000
+    monkeypatch.setattr(contents, "READ_UP_TO", 90_000)
+    far = b"x\n" * 30_000
     assert by_content(far + token().encode(), "a.py")
     assert by_content(far * 2 + token().encode(), "a.py") == ()
 
@@ -125,6 +129,18 @@ def test_a_folder_s_own_name_counts_only_where_a_tool_chose_it(tmp_path: Path) -
     assert list(refusals([written(tmp_path / ".aws", "config", b"")]))
     assert by_place("/home/me/.oci/config")
     assert by_place("/home/me/secrets/config.json") is None
+
+
+def test_data_is_judged_by_its_names_and_all_of_them_are_told(tmp_path: Path) -> None:
+    for path in ("images/1.png", "deep/.env", "deep/id_rsa", "labels.csv"):
+        written(tmp_path, path, token().encode())
+    with pytest.raises(HoldsSecrets) as caught:
+        require_none_in_data(tmp_path)
+    assert [one.path for one in caught.value.refused] == ["deep/.env", "deep/id_rsa"]
+    assert "--allow-secret" in caught.value.next
+    (tmp_path / "deep/.env").unlink()
+    (tmp_path / "deep/id_rsa").unlink()
+    require_none_in_data(tmp_path)
 
 
 def _fails(data: bytes, name: str) -> None:
