@@ -108,7 +108,7 @@ def findings(copy: Path, migrations: Sequence[str]) -> list[str]:
     """What is wrong with a ledger's file that nobody writes to; it is read in full and not changed."""
     try:
         with closing(read_only(copy)) as connection:
-            return [*health.structure(connection, migrations), *health.rows(connection)]
+            return [*health.structure(connection, migrations), *health.rows(connection, migrations)]
     except failures.UNREADABLE as error:
         return [str(error)]
 

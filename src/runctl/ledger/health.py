@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runctl.errors import LedgerDamaged
 from runctl.ledger import failures, sums
+from runctl.ledger.readers import READERS
 
 _FEW = 5  # findings of a kind: the first say it all
 
@@ -55,13 +56,18 @@ def structure(connection: sqlite3.Connection, migrations: Sequence[str]) -> Iter
         yield str(error)
 
 
-def rows(connection: sqlite3.Connection) -> Iterator[str]:
-    """Rows that are not what was written, and those whose owner is missing; reads everything."""
+def rows(connection: sqlite3.Connection, migrations: Sequence[str]) -> Iterator[str]:
+    """Rows that are not what was written, and those whose owner is missing; reads everything.
+
+    The columns of an earlier version are not those that are understood here.
+    """
     try:
+        readers = READERS if version_of(connection) == len(migrations) else {}
         for (table,) in _plain(connection, "SELECT name FROM sqlite_schema WHERE type = 'table'"):
             try:
-                for _ in connection.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 (the schema's names)
-                    pass
+                understand = readers.get(str(table), lambda row: row)
+                for row in connection.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 (the schema's names)
+                    understand(row)
             except LedgerDamaged as error:
                 yield f"{table}: {error.why}"
         for table, _, parent, _ in _plain(connection, "PRAGMA foreign_key_check")[:_FEW]:

@@ -83,7 +83,7 @@ def _state(connection: sqlite3.Connection, path: Path, size: int) -> State:
         raise newer(path, version, seems_ours=not any(health.structure(connection, MIGRATIONS)))
     if version == 0:
         return State(path=path, bytes=size, damage=("its version is missing",), rows={})
-    found = (*health.structure(connection, MIGRATIONS), *health.rows(connection))
+    found = (*health.structure(connection, MIGRATIONS), *health.rows(connection, MIGRATIONS))
     return State(path=path, bytes=size, damage=found, rows={} if found else _counts(connection))
 
 

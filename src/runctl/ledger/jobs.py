@@ -76,7 +76,7 @@ class Jobs:
             )
             if not newest:
                 raise NotFound("There is no job yet", next="runctl train SCRIPT")
-            return _job(newest[0])
+            return read_job(newest[0])
         if not reference:
             # An unset variable in a shell, never "the only job".
             raise ValidationError("No job is named", why="its id is empty", next="runctl jobs list")
@@ -87,7 +87,7 @@ class Jobs:
         )
         exact = [row for row in rows if row["id"] == reference]
         if len(rows) == 1 or exact:
-            return _job((exact or rows)[0])
+            return read_job((exact or rows)[0])
         if rows:
             names = ", ".join(row["id"] for row in rows)
             raise ValidationError(f"{reference!r} is the beginning of several jobs", why=names)
@@ -105,13 +105,13 @@ class Jobs:
         """The newest first, in the ledger's own order: a clock may have been wrong."""
         condition = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
         query = f"SELECT * FROM jobs {condition} ORDER BY number DESC LIMIT ?"  # noqa: S608 (marks only)
-        return list(map(_job, self._database.read(query, (*states, limit))))
+        return list(map(read_job, self._database.read(query, (*states, limit))))
 
     def unfinished(self, *, cloud: str) -> list[JobRecord]:
         """The jobs of a cloud that are not final, the oldest first."""
         query = f"SELECT * FROM jobs WHERE {_UNFINISHED} AND cloud = ? ORDER BY number"  # noqa: S608 (marks only)
         rows = self._database.read(query, (*_FINAL, cloud))
-        return [_job(row) for row in rows]
+        return [read_job(row) for row in rows]
 
     def open_clouds(self) -> set[str]:
         """The keys of the clouds that have a job which is not final."""
@@ -152,7 +152,7 @@ class Jobs:
 
     def events(self, job: JobId) -> list[JobEvent]:
         rows = self._database.read("SELECT * FROM job_events WHERE job = ? ORDER BY rowid", (job,))
-        return list(map(_event, rows))
+        return list(map(read_event, rows))
 
     def save_attempt(self, attempt: AttemptRecord) -> None:
         """Add it, or put it in the place of what was known of it."""
@@ -185,7 +185,7 @@ class Jobs:
 
     def attempts(self, job: JobId) -> list[AttemptRecord]:
         rows = self._database.read("SELECT * FROM attempts WHERE job = ? ORDER BY number", (job,))
-        return list(map(_attempt, rows))
+        return list(map(read_attempt, rows))
 
     def on_instance(self, instance_id: str) -> JobId | None:
         """The job whose newest attempt is, or was, on an instance."""
@@ -236,7 +236,7 @@ def _add_event(
 
 
 @understood
-def _job(row: sqlite3.Row) -> JobRecord:
+def read_job(row: sqlite3.Row) -> JobRecord:
     return JobRecord(
         id=JobId(row["id"]),
         name=row["name"],
@@ -256,7 +256,7 @@ def _job(row: sqlite3.Row) -> JobRecord:
 
 
 @understood
-def _event(row: sqlite3.Row) -> JobEvent:
+def read_event(row: sqlite3.Row) -> JobEvent:
     return JobEvent(
         at=to_time(row["at"]),
         attempt=row["attempt"],
@@ -267,7 +267,7 @@ def _event(row: sqlite3.Row) -> JobEvent:
 
 
 @understood
-def _attempt(row: sqlite3.Row) -> AttemptRecord:
+def read_attempt(row: sqlite3.Row) -> AttemptRecord:
     values = {name: row[name] for name in _ATTEMPT_COLUMNS}
     values["created"] = to_time(row["created"])
     values["started"] = to_time_or_none(row["started"])

@@ -145,10 +145,10 @@ class Journal:
 
     def _transaction(self, row: sqlite3.Row) -> TransactionRecord:
         steps = self._database.read("SELECT * FROM steps WHERE tx = ? ORDER BY number", (row["id"],))
-        return _record(row, tuple(map(_step, steps)))
+        return read_transaction(row, tuple(map(read_step, steps)))
 
 
-def _record(row: sqlite3.Row, steps: tuple[StepRecord, ...]) -> TransactionRecord:
+def read_transaction(row: sqlite3.Row, steps: tuple[StepRecord, ...] = ()) -> TransactionRecord:
     return TransactionRecord(
         id=row["id"],
         operation=row["operation"],
@@ -166,7 +166,8 @@ def _begun(row: sqlite3.Row) -> datetime:
     return to_time(row["begun"])
 
 
-def _step(row: sqlite3.Row) -> StepRecord:
+@understood
+def read_step(row: sqlite3.Row) -> StepRecord:
     return StepRecord(**{name: row[name] for name in StepRecord.__struct_fields__})
 
 

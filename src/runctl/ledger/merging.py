@@ -6,7 +6,9 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from runctl.errors import LedgerDamaged
 from runctl.ledger import sums
+from runctl.ledger.readers import READERS
 from runctl.ledger.salvage import Row, Table
 
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -104,25 +106,33 @@ def _same(table: str, row: Row) -> tuple[str, Sequence[object]]:
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: Row) -> int:
-    """0 where its owner is missing, or where a type forbids it."""
+    """0 where its owner is missing, where a type forbids it, or where it could not be understood."""
     there = {column["name"] for column in connection.execute(f"PRAGMA table_info({table})")}
     values = {name: value for name, value in row.items() if name in there and name != sums.COLUMN}
     for reference in connection.execute(f"PRAGMA foreign_key_list({table})").fetchall():
         owner = f'SELECT 1 FROM {reference["table"]} WHERE "{reference["to"]}" = ?'  # noqa: S608
         if not connection.execute(owner, (values.get(reference["from"]),)).fetchone():
             return 0
-    for name in [name for name in values if (table, name) in _COUNTED]:
+    for name in [name for counted, name in _COUNTED if counted == table]:
         taken = f'SELECT 1 FROM {table} WHERE "{name}" = ?'  # noqa: S608
-        if connection.execute(taken, (values[name],)).fetchone():
-            values[name] = connection.execute(f'SELECT MAX("{name}") + 1 FROM {table}').fetchone()[0]  # noqa: S608
+        # A row of an earlier version may not have its number yet.
+        if name not in values or connection.execute(taken, (values[name],)).fetchone():
+            free = f'SELECT COALESCE(MAX("{name}"), 0) + 1 FROM {table}'  # noqa: S608
+            values[name] = connection.execute(free).fetchone()[0]
     if table == "intervals":
         _end_open(connection, values)
     columns = ", ".join(f'"{name}"' for name in values)
     marks = ", ".join("?" * len(values))
+    connection.execute("SAVEPOINT row")
     try:
         connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
-    except sqlite3.IntegrityError:
+        if (written := _existing(connection, table, values)) is not None:
+            READERS[table](written)
+    except (sqlite3.IntegrityError, LedgerDamaged):
+        connection.execute("ROLLBACK TO row")
         return 0
+    finally:
+        connection.execute("RELEASE row")
     return 1
 
 

@@ -103,7 +103,7 @@ def _look(connection: sqlite3.Connection, path: Path, today: date) -> None:
         if is_due or path.stat().st_size <= LOOKED_THROUGH_BYTES:
             _refuse(path, health.structure(connection, MIGRATIONS))
         if is_due:
-            _refuse(path, health.rows(connection))
+            _refuse(path, health.rows(connection, MIGRATIONS))
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

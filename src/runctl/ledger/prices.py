@@ -40,14 +40,14 @@ class Prices:
             "SELECT * FROM price_points WHERE pool = ? AND at <= ? ORDER BY at DESC LIMIT 1",
             (pool, from_time(at)),
         )
-        return next(map(_point, rows), None)
+        return next(map(read_point, rows), None)
 
     def points(self, pool: str) -> list[PricePoint]:
         """In order of time."""
         rows = self._database.read("SELECT * FROM price_points WHERE pool = ? ORDER BY at", (pool,))
-        return list(map(_point, rows))
+        return list(map(read_point, rows))
 
 
 @understood
-def _point(row: sqlite3.Row) -> PricePoint:
+def read_point(row: sqlite3.Row) -> PricePoint:
     return PricePoint(at=to_time(row["at"]), usd_per_hour=to_money(row["usd_per_hour"]), source=row["source"])

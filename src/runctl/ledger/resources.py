@@ -72,7 +72,7 @@ class Resources:
         rows = self._database.read("SELECT * FROM resources WHERE id = ?", (resource_id,))
         if not rows:
             raise NotFound(f"The ledger knows no {resource_id}")
-        return _resource(rows[0])
+        return read_resource(rows[0])
 
     def list(
         self,
@@ -91,7 +91,7 @@ class Resources:
             f"SELECT * FROM resources {where} ORDER BY created, id",  # noqa: S608 (our own names)
             tuple(value for value in wanted.values() if value is not None),
         )
-        return [_resource(row) for row in rows]
+        return [read_resource(row) for row in rows]
 
     def open_clouds(self) -> set[str]:
         """The keys of the clouds that have a resource which has not ended."""
@@ -169,7 +169,7 @@ class Resources:
         rows = self._database.read(
             'SELECT * FROM intervals WHERE resource = ? AND "end" IS NULL', (resource_id,)
         )
-        return _interval(rows[0]) if rows else None
+        return read_interval(rows[0]) if rows else None
 
     def all_intervals(self, *, cloud: str) -> dict[str, list[Interval]]:
         """The intervals of every resource of a cloud, by resource, in order of time."""
@@ -180,14 +180,14 @@ class Resources:
         )
         found: dict[str, list[Interval]] = {}
         for row in rows:
-            found.setdefault(row["resource"], []).append(_interval(row))
+            found.setdefault(row["resource"], []).append(read_interval(row))
         return found
 
     def intervals(self, resource_id: str) -> list[Interval]:
         rows = self._database.read(
             "SELECT * FROM intervals WHERE resource = ? ORDER BY start, number", (resource_id,)
         )
-        return [_interval(row) for row in rows]
+        return [read_interval(row) for row in rows]
 
 
 def _open(connection: sqlite3.Connection, resource_id: str) -> sqlite3.Row | None:
@@ -207,7 +207,7 @@ def _end(connection: sqlite3.Connection, interval: sqlite3.Row, at: datetime) ->
 
 
 @understood
-def _resource(row: sqlite3.Row) -> ResourceRecord:
+def read_resource(row: sqlite3.Row) -> ResourceRecord:
     return ResourceRecord(
         **{name: row[name] for name in _COLUMNS if name not in _TIMES},
         created=to_time(row["created"]),
@@ -217,7 +217,7 @@ def _resource(row: sqlite3.Row) -> ResourceRecord:
 
 
 @understood
-def _interval(row: sqlite3.Row) -> Interval:
+def read_interval(row: sqlite3.Row) -> Interval:
     price = None
     if row["usd_per_hour"] is not None:
         price = Price(

@@ -59,8 +59,8 @@ def restore(ledger: Path, *, now: datetime, copy: Path | None = None, dry_run: b
         unreadable = tuple(name for name, table in found.items() if not table.is_complete) if damage else ()
         aside = _aside(ledger, now) if damage or any(added.values()) else None
         if aside is not None and not dry_run:
-            if _state(ledger) != before:
-                raise Conflict("The ledger was written to meanwhile", next="runctl ledger restore")
+            if _state(ledger) != before or processes.with_file_open(ledger):
+                raise Conflict("The ledger was used meanwhile", next="runctl ledger restore")
             new.replace(swap.new_file(ledger))
             swap.begin(ledger, aside)
     return Restored(
@@ -119,7 +119,7 @@ def _build(
             for name in merging.KEYS
         }
         unfinished = connection.execute("SELECT id FROM transactions WHERE outcome IS NULL").fetchall()
-        if wrong := [*health.structure(connection, MIGRATIONS), *health.rows(connection)]:
+        if wrong := [*health.structure(connection, MIGRATIONS), *health.rows(connection, MIGRATIONS)]:
             raise LedgerDamaged(wrong[0], path=new)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return rows, added, tuple(row["id"] for row in unfinished)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import sqlite3
 from collections.abc import Generator
@@ -10,11 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from runctl.errors import Conflict
 from runctl.ledger import failures, sums, swap
 
 Row = dict[str, object]
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 _PROBES = 2000  # tries to get past a damaged stretch of one table, before it is given up
+_WORK = ".ledger-restore-"
 _HEADER_BYTES = ((0, 24), (44, 60))  # of a database: what cannot differ between a ledger and its copy
 
 
@@ -162,8 +166,22 @@ def _mend_header(file: Path, like: Path) -> None:
 
 @contextmanager
 def folder(beside: Path) -> Generator[Path]:
-    """A private folder for the work, on the same disk, removed in the end."""
+    """A private folder for the work, on the same disk, removed in the end; what a killed one left goes, too.
+
+    Raises Conflict where another process works in one.
+    """
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix=".ledger-restore-", dir=beside) as name:
-        yield Path(name)
+    lock = os.open(beside, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict("Another process restores the ledger", next="runctl ledger check") from error
+        for left in beside.glob(f"{_WORK}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_WORK, dir=beside) as name:
+            yield Path(name)
+    finally:
+        os.close(lock)

@@ -57,11 +57,11 @@ class Staged:
             " AND location = COALESCE(?, location) ORDER BY number DESC",
             (resource, location),
         )
-        return list(map(_staged, rows))
+        return list(map(read_staged, rows))
 
 
 @understood
-def _staged(row: sqlite3.Row) -> StagedRecord:
+def read_staged(row: sqlite3.Row) -> StagedRecord:
     return StagedRecord(
         resource=row["resource"],
         cloud=row["cloud"],

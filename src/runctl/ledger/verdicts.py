@@ -41,11 +41,11 @@ class Verdicts:
             "SELECT * FROM verdicts WHERE resource = COALESCE(?, resource) ORDER BY id DESC LIMIT ?",
             (resource, limit),
         )
-        return list(map(_verdict, rows))
+        return list(map(read_verdict, rows))
 
 
 @understood
-def _verdict(row: sqlite3.Row) -> VerdictRecord:
+def read_verdict(row: sqlite3.Row) -> VerdictRecord:
     return VerdictRecord(
         at=to_time(row["at"]),
         action=row["action"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -174,6 +175,52 @@ def test_an_older_version_is_restored_and_brought_up_to_date(
     with Ledger.open(home) as ledger:
         assert ledger.jobs.get("last") == job()
     assert contents(home / FILE_NAME)["steps"] == rows["steps"]
+
+
+def test_rows_from_before_there_were_sums_are_kept_if_they_can_be_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored ones can be read, and there is a way out that ends."""
+    file = tmp_path / FILE_NAME
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        for migration in migrations.MIGRATIONS[:4]:
+            connection.executescript(migration)
+        connection.execute("PRAGMA user_version = 4")
+        for job, state in (("good-1", "succeeded"), ("bad-2", "flipped"), ("good-3", "failed")):
+            connection.execute(
+                "INSERT INTO jobs VALUES (?, 'd', x'7b7d', ?, 'local', 'local', NULL, 's', 'p', 'u', 1, 1)",
+                (job, state),
+            )
+        connection.execute("DROP TABLE verdicts")
+    with pytest.raises(LedgerDamaged):
+        Ledger.open(tmp_path)
+    done = restore(tmp_path)
+    assert (done.copy, done.rows["jobs"]) == (None, 2)
+    with Ledger.open(tmp_path) as ledger:
+        assert {found.id for found in ledger.jobs.list()} == {"good-1", "good-3"}
+    assert inspection.state(file).damage == ()
+
+
+def test_a_row_that_cannot_be_understood_is_damage_whatever_its_sum_says(home: Path) -> None:
+    with closing(sqlite3.connect(home / FILE_NAME, isolation_level=None)) as connection:
+        connection.execute("UPDATE jobs SET state = 'dancing', sum = NULL")
+    assert "cannot be understood" in inspection.state(home / FILE_NAME).damage[0]
+    restore(home)
+    with Ledger.open(home) as ledger:
+        assert ledger.jobs.get("last").state == JobState.PLANNED
+
+
+def test_one_process_restores_and_cleans_up_after_one_that_was_killed(home: Path) -> None:
+    (home / ".ledger-restore-left").mkdir()
+    (home / ".ledger-restore-left" / "new.sqlite3").write_bytes(b"half")
+    spoil(home)
+    descriptor = os.open(home, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(Conflict, match="Another process"):
+        restore(home)
+    os.close(descriptor)
+    restore(home)
+    assert not list(home.glob(".ledger-restore-*"))
 
 
 def test_a_newer_version_is_touched_only_where_the_user_names_a_copy(home: Path) -> None:
