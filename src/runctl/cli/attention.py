@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runctl.clouds import home
 from runctl.errors import LedgerDamaged, TrainctlError
 from runctl.model import JobState
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.cli.options import Context
@@ -53,7 +54,7 @@ def mention_unfinished(context: Context) -> None:
 
     ways = {recovery.way_on(record): f"{record.operation} of {record.subject}" for record in left}
     for job in idle:
-        ways.setdefault(f"runctl jobs wait {job.id}", f"job {job.id}, which is {job.state}")
+        ways.setdefault(f"runctl jobs wait {quoted(job.id)}", f"job {job.id}, which is {job.state}")
     shown = "; ".join(f"{what}: {way}" for way, what in list(ways.items())[:3])
     more = f"; and {len(ways) - 3} more: runctl tx list, runctl jobs list" if len(ways) > 3 else ""
     _say(context, f"left unfinished: {shown}{more}")

@@ -360,7 +360,7 @@ def mention_neglected(ledger: Ledger, jobs: Sequence[JobRecord]) -> None:
     for job in jobs:
         if not job.state.final and not is_supervised(ledger, job.id):
             known = f"{job.id} was {job.state} at {figures.moment(job.updated)} UTC"
-            output.talk(f"{known}, and nobody waits for it; next: runctl jobs wait {job.id}")
+            output.talk(f"{known}, and nobody waits for it; next: runctl jobs wait {quoted(job.id)}")
 
 
 def anew(job: JobRecord) -> str:
