@@ -11,6 +11,7 @@ import os
 import stat
 from pathlib import Path
 
+from runctl import owners
 from runctl.errors import ValidationError
 from runctl.quoting import quoted
 
@@ -80,7 +81,7 @@ def _judge(link: Path, root: Path, *, reading: bool) -> None:
 
 def _top(link: Path) -> Path | None:
     """The top of the repository that a link is in."""
-    return next((parent for parent in link.parents if (parent / ".git").exists()), None)
+    return next((parent for parent in link.parents if owners.speaks(parent / ".git")), None)
 
 
 def _is_tracked(top: Path, link: Path) -> bool | None:

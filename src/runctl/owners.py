@@ -19,9 +19,14 @@ def fault(path: Path, *, any_owner: bool = False) -> str:
     return "everybody may write to it" if about.st_mode & stat.S_IWOTH else ""
 
 
-def is_open_to_all(folder: Path) -> bool:
-    """Whether anybody may put files there, as into /tmp: what lies in it says nothing of what is below."""
-    return bool(folder.stat().st_mode & stat.S_IWOTH)
+def speaks(path: Path) -> bool:
+    """Whether a file is there that says something of what lies below its folder.
+
+    Where anybody may put files, as into /tmp, only the user's own do.
+    """
+    if not path.exists():
+        return False
+    return not path.parent.stat().st_mode & stat.S_IWOTH or path.lstat().st_uid in _owners()
 
 
 def _owners() -> set[int]:

@@ -40,8 +40,10 @@ def user_file(environment: Mapping[str, str]) -> Path:
 
 def project_file(folder: Path) -> Path | None:
     """The nearest `.runctl.toml` from a folder up to the top of its git repository; else its own alone."""
+    if (folder / PROJECT_FILE).is_file():
+        return folder / PROJECT_FILE
     for parent in _up_to_repository(folder):
-        if (parent / PROJECT_FILE).is_file():
+        if (parent / PROJECT_FILE).is_file() and owners.speaks(parent / PROJECT_FILE):
             return parent / PROJECT_FILE
     return None
 
@@ -122,11 +124,9 @@ def _fault(path: Path, *, named: bool) -> str:
 
 def _up_to_repository(folder: Path) -> list[Path]:
     """From a folder up to the top of its repository, or the folder alone where it is in none."""
-    way = [folder]
-    for parent in folder.parents:
-        if (way[-1] / ".git").exists():
-            return way
-        if owners.is_open_to_all(parent):
-            break
+    way: list[Path] = []
+    for parent in (folder, *folder.parents):
         way.append(parent)
+        if owners.speaks(parent / ".git"):
+            return way
     return [folder]

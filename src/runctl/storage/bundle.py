@@ -107,13 +107,13 @@ def write(plan: BundlePlan, target: Path) -> None:
 def project_root(script: Path) -> Path:
     """The folder that travels with a script: the nearest parent that is a project, else the script's own.
 
-    A home folder and `/` are no project, nor is a folder above that everybody may write to.
+    A home folder and `/` are no project; where anybody may put files, those of others make none.
     """
     folder = script.parent.resolve()
     for parent in (folder, *folder.parents):
-        if parent in _no_projects() or (parent != folder and owners.is_open_to_all(parent)):
+        if parent in _no_projects():
             break
-        if any((parent / mark).exists() for mark in (".runctl.toml", "pyproject.toml", ".git")):
+        if any(owners.speaks(parent / mark) for mark in (".runctl.toml", "pyproject.toml", ".git")):
             return parent
         if parent.name in _NEVER:
             break  # a project leaves such a folder out, and the script with it

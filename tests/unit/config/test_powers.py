@@ -17,7 +17,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runctl import config, owners
+from runctl import config
 from runctl.config.powers import UNCLASSED, Power, is_safe, reaches
 from runctl.errors import ConfigError
 from runctl.trust import Trust
@@ -178,14 +178,18 @@ def test_the_search_ends_at_the_top_of_the_repository(tmp_path: Path) -> None:
     assert config.project_file(deep) == tmp_path / "repo" / config.PROJECT_FILE
 
 
-def test_nothing_is_looked_for_above_a_folder_that_all_may_write(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_in_a_folder_that_all_may_write_only_the_users_own_files_are_found(tmp_path: Path) -> None:
     shared = tmp_path / "tmp"
     (shared / "x" / "y").mkdir(parents=True)
     (shared / ".git").mkdir()
     (shared / config.PROJECT_FILE).touch()
-    assert config.project_file(shared / "x" / "y") == shared / config.PROJECT_FILE
     shared.chmod(0o1777)
-    assert owners.is_open_to_all(shared)
+    assert config.project_file(shared / "x" / "y") == shared / config.PROJECT_FILE
+    os.chown(shared / config.PROJECT_FILE, 65534, -1)
+    assert config.project_file(shared / "x" / "y") is None
+    os.chown(shared / config.PROJECT_FILE, 0, -1)
+    os.chown(shared / ".git", 65534, -1)
     assert config.project_file(shared / "x" / "y") is None
 
 
