@@ -15,6 +15,7 @@ FIRST_EVENTS, LAST_EVENTS = 500, 1500
 
 MOST_LEFT_OUT = 20
 """How many files that could not be kept are named; the others are counted."""
+LONGEST_MESSAGE = 4000
 
 
 class Attempt:
@@ -195,7 +196,8 @@ class Attempt:
     def snapshot(self) -> bytes:
         with self._lock:
             said = [self.state["message"], self._state_trouble or self._event_trouble]
-            return to_json({**self.state, "message": "; ".join(part for part in said if part) or None})
+            message = "; ".join(part for part in said if part)
+            return to_json({**self.state, "message": message[:LONGEST_MESSAGE] or None})
 
     @property
     def event_count(self) -> int:

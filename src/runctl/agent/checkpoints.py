@@ -85,8 +85,9 @@ def completeness(folder: str, checkpoint: Checkpoint) -> Optional[bool]:
 def step_of(folder: str, checkpoint: Checkpoint) -> Optional[int]:
     """The step that a checkpoint's name or its trainer's own state tells; nothing is unpickled."""
     state = read_json(os.path.join(folder, checkpoint.name, "trainer_state.json"))
-    if state is not None and isinstance(state.get("global_step"), int):
-        return int(state["global_step"])
+    told = (state or {}).get("global_step")
+    if isinstance(told, int) and 0 <= told < 1 << 53:
+        return int(told)
     return step_of_name(checkpoint.name)
 
 

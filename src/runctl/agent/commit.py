@@ -16,7 +16,7 @@ from . import clock, seal
 from .checkpoints import Checkpoint, completeness, scan, step_of
 from .failures import SourceChanged, StoreAway, StoreRefused
 from .files import to_json
-from .restoring import CorruptCheckpoint, commit_names, lies_in, read_manifest, sequence_of
+from .restoring import CorruptCheckpoint, can_be_named, commit_names, lies_in, read_manifest, sequence_of
 
 POLL_SECONDS = 2.0
 SHORTEST_POLL = 0.2
@@ -131,6 +131,12 @@ class Committer:
             for checkpoint in reversed(self._scan()):
                 if checkpoint in self._known or checkpoint.newest < self._newest_committed:
                     return None
+                if not can_be_named(checkpoint.name):
+                    self._known.add(checkpoint)
+                    self._note(
+                        "%r is not committed: there are control characters in its name" % checkpoint.name
+                    )
+                    continue
                 if not self._is_complete(checkpoint, whole):
                     continue
                 step = step_of(self._folder, checkpoint)

@@ -17,7 +17,7 @@ from . import seal
 from .digest import file_digest
 
 LARGEST_MANIFEST = 64 * 1024 * 1024
-_NAME = re.compile(r"[0-9]{1,9}-[^/\x00-\x1f\x7f]{1,240}")
+_NAME = re.compile(r"[0-9]{1,9}-[^/\x00-\x1f\x7f]{1,255}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_PATH = 1024
 
@@ -42,6 +42,11 @@ class Manifest(NamedTuple):
     source: str
     step: Optional[int]
     files: List[File]
+
+
+def can_be_named(source: str) -> bool:
+    """Whether a commit of a checkpoint of this name could be brought back."""
+    return _NAME.fullmatch("1-" + source) is not None
 
 
 def commit_names(store: Any) -> List[str]:

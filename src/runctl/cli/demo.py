@@ -219,11 +219,12 @@ def _verify(event: Transition) -> bool:
 
     with Ledger.open(home()) as ledger:
         job = ledger.jobs.get(event.job)
+        seal = job.seal
         place = cloud_place(sandbox_cloud(), job.id, decode(job.spec), AwsSettings())
         committed = ledger.jobs.attempts(job.id)[-1].committed_name
     if not committed:
         return False
-    checkpoints.verify(place, committed)
+    checkpoints.verify(place, committed, seal)
     output.talk(f"[check] {committed} was read back from S3 and is what its manifest says", style="green")
     return True
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
 import click
 
 from runctl import clouds
-from runctl.cli import running
-from runctl.cli.options import Context, common, job_argument
+from runctl.cli import acting, running
+from runctl.cli.options import Context, common, job_argument, of_user
 from runctl.model import JobState
 from runctl.quoting import quoted
 from runctl.render import output
@@ -108,8 +109,9 @@ def logs(context: Context, job: str, follow: bool, attempt: int | None) -> None:
 
 @jobs.command()
 @job_argument
+@of_user
 @common
-def wait(context: Context, job: str) -> int:
+def wait(context: Context, job: str, of_user: str | None) -> int:
     """Follow a job to its end; take over its supervision where nobody has it.
 
     \b
@@ -118,7 +120,7 @@ def wait(context: Context, job: str) -> int:
       runctl jobs wait digits-7f3a2c --output json
     """
     with context.ledger() as ledger:
-        record = ledger.jobs.get(job)
+        record = running.mine(context, ledger, job, of_user, "waited for")
         if record.state.final and record.state is not JobState.SUCCEEDED and clouds.ended(record.cloud):
             return running.show_end(context, ledger, record, record.updated)
         place = running.place_of_job(context, context.settings(), record)
@@ -128,9 +130,10 @@ def wait(context: Context, job: str) -> int:
 
 @jobs.command()
 @job_argument
+@of_user
 @click.option("--dry-run", is_flag=True, help="Say what would be done and stop.")
 @common
-def stop(context: Context, job: str, dry_run: bool) -> None:
+def stop(context: Context, job: str, of_user: str | None, dry_run: bool) -> None:
     """Let a job save, upload and end; it can be resumed.
 
     \b
@@ -142,7 +145,7 @@ def stop(context: Context, job: str, dry_run: bool) -> None:
     from runctl.jobs.supervise import Supervisor
 
     with context.ledger() as ledger:
-        record = ledger.jobs.get(job)
+        record = running.mine(context, ledger, job, of_user, "stopped")
         control.require_unfinished(record)
         if dry_run:
             running.show_stop_plan(context, control.plan_stop(ledger, record.id))
@@ -164,39 +167,73 @@ def stop(context: Context, job: str, dry_run: bool) -> None:
 @click.option("--from", "checkpoint", help="A committed checkpoint instead of the newest.")
 @click.option("--budget", help="A new budget in USD, over all attempts.")
 @click.option("--max-hours", type=float, help="A new limit in hours, over all attempts.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Of an adopted job: the folder to send as code."
+)
+@click.option("--accept-code", metavar="SHA256", help="Of an adopted job: run the code that the bucket has.")
+@click.option("--outputs", metavar="LOCATION", help="Of an adopted job: where its outputs go.")
+@click.option("--data", metavar="LOCATION", help="Of an adopted job: its data.")
+@of_user
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--detach", is_flag=True, help="Leave the job alone once it is launched.")
 @click.option("--dry-run", is_flag=True, help="Show from where and on what it would go on, and stop.")
 @common
 def resume(
     context: Context,
+    *,
     job: str,
     checkpoint: str | None,
     budget: str | None,
     max_hours: float | None,
+    root: Path | None,
+    accept_code: str | None,
+    outputs: str | None,
+    data: str | None,
+    of_user: str | None,
+    yes: bool,
     detach: bool,
     dry_run: bool,
 ) -> int:
     """Take up a job again that failed, was stopped or ran over its budget.
 
+    What a job that was adopted is said to be stands in its bucket, where others can write: it is shown, and
+    you name its code.
+
     \b
     Examples:
       runctl jobs resume last --dry-run
       runctl jobs resume digits-7f3a2c --from 000012-epoch-00007.npz
+      runctl jobs resume digits-7f3a2c --root . --outputs results
     """
-    from runctl.jobs import checkpoints, start
+    from runctl.jobs import adopted, checkpoints, start
 
     amount: Decimal | None = running.money(budget) if budget else None
     with context.ledger() as ledger:
-        record = ledger.jobs.get(job)
+        record = running.mine(context, ledger, job, of_user, "resumed")
         place = running.place_of_job(context, context.settings(), record)
-        if checkpoint is not None:
-            checkpoint = checkpoints.verify(place, checkpoint)
+        found = checkpoints.verify(place, checkpoint, record.seal) if checkpoint is not None else None
         now = place.clock.now()
         spec = start.resumed(
-            ledger, record, now=now, resume_from=checkpoint, budget=amount, max_hours=max_hours
+            ledger,
+            record,
+            now=now,
+            resume_from=found.name if found else None,
+            budget=amount,
+            max_hours=max_hours,
         )
+        named = adopted.Named(
+            root=root,
+            code=accept_code,
+            output=running.absolute(outputs, Path.cwd()),
+            data=running.absolute(data, Path.cwd()),
+        )
+        spec = adopted.resumption(place, record, spec, named, found)
         if dry_run:
-            return running.show_resumption(context, place, record.id, spec)
+            return running.show_resumption(context, place, record, spec)
+        if record.adopted_at is not None:
+            adopted.require_code(record, spec, adopted.said_of(place))
+            running.show_resumption(context, place, record, spec)
+            acting.confirm(f"Resume {record.id} so?", yes=yes)
         start.reopen(ledger, record, spec, now=now, cause="resumed")
         running.tell_id(context, record.id, detach=detach)
         emit = running.follower(context)

@@ -175,6 +175,13 @@ def on_cloud(function: F) -> F:
     )(function)
 
 
+def of_user(function: F) -> F:
+    """`--of-user`: whose an adopted job is said to be, where it is not the caller's own."""
+    return click.option(
+        "--of-user", metavar="NAME", help="An adopted job that is said to be this user's, who is not you."
+    )(function)
+
+
 def _before_command() -> dict[str, Any]:
     """The common options that stood before the command's name."""
     return click.get_current_context().find_root().obj or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from runctl.cli import acting, running
-from runctl.cli.options import Context, common, on_cloud
+from runctl.cli.options import Context, common, on_cloud, user_name
 
 
 @click.command()
@@ -18,6 +18,7 @@ def adopt(context: Context, on: str | None, regions: str | None) -> None:
     \b
     Finds instances, spot requests, volumes and snapshots by tag; jobs, and what transfers staged, by
     what lies in their bucket.
+    What a bucket says is a claim: an adopted job runs and writes nothing until you name its code and places.
     Their costs count from the cloud's own times. Repeating it is harmless.
 
     \b
@@ -34,7 +35,9 @@ def adopt(context: Context, on: str | None, regions: str | None) -> None:
     with acting.operation(context, on) as operation:
         sessions = acting.sessions(context, operation, regions)
         bucket = running.aws_settings(settings).bucket
-        found = adopting.adopt(operation.ledger, sessions, bucket=bucket, emit=operation.emit)
+        found = adopting.adopt(
+            operation.ledger, sessions, bucket=bucket, user=user_name(settings), emit=operation.emit
+        )
         cloud = operation.session.cloud
         whole = costs.summary(operation.ledger, cloud.key, cloud.clock.now(), settings.values.thresholds)
     if context.json:

@@ -115,6 +115,8 @@ def summary(job: JobRecord) -> dict[str, object]:
         "on": job.target,
         "created": job.created,
         "store": job.store,
+        "user": job.user,
+        "adopted": job.adopted_at,
     }
 
 
@@ -157,10 +159,10 @@ def to_spec(request: Request) -> tuple[JobSpec, Script]:
         gpus=request.gpus,
         spot=request.spot,
         fallback=request.fallback,
-        data=_absolute(request.data, request.cwd),
+        data=absolute(request.data, request.cwd),
         data_strategy=request.data_strategy if request.data else "",
         data_volumes=_volume(request),
-        output=_absolute(request.output, request.cwd),
+        output=absolute(request.output, request.cwd),
         checkpoints=checkpoints,
         resume_arg=request.resume_arg,
         max_attempts=request.max_attempts,
@@ -271,13 +273,23 @@ def show_plan(context: Context, plan: Plan, settings: Settings, *, as_data: bool
         trusting.show_origins(settings)
 
 
-def show_resumption(context: Context, place: Place, job: JobId, spec: JobSpec) -> int:
+def mine(context: Context, ledger: Ledger, job: str, of_user: str | None, verb: str) -> JobRecord:
+    """A job that may be acted on. Raises Protected for one of somebody else that was not named as theirs."""
+    from runctl.cli.options import user_name
+    from runctl.jobs import adopted
+
+    record = ledger.jobs.get(job)
+    adopted.require_mine(record, user=user_name(context.settings()), of_user=of_user, verb=verb)
+    return record
+
+
+def show_resumption(context: Context, place: Place, job: JobRecord, spec: JobSpec) -> int:
     """From where and on what a job would go on; the exit code."""
     from runctl.jobs import checkpoints
     from runctl.jobs.plan import make_plan
     from runctl.render import output
 
-    plan = make_plan(job, spec, place, emit=follower(context))
+    plan = make_plan(job.id, spec, place, emit=follower(context))
     known = checkpoints.commits(place)
     start = spec.resume_from or (known[-1] if known else None)
     if context.json:
@@ -285,6 +297,10 @@ def show_resumption(context: Context, place: Place, job: JobId, spec: JobSpec) -
     else:
         show_plan(context, plan, context.settings(), as_data=True)
         output.talk(f"  resume    from {start or 'the beginning: no checkpoint was committed'}")
+        if job.adopted_at is not None:
+            from runctl.render.adopted import show_claims
+
+            show_claims(job, spec)
     return 0
 
 
@@ -379,7 +395,7 @@ def anew(job: JobRecord) -> str:
     return " && ".join([*steps, again(spec)])
 
 
-def _absolute(location: str | None, cwd: Path) -> str | None:
+def absolute(location: str | None, cwd: Path) -> str | None:
     """Local paths as they stand here; S3's as they are."""
     from runctl.storage.location import LocalPath, parse
 

@@ -1,10 +1,14 @@
 """The ledger rebuilt from what the cloud holds: resources by their tags, jobs by what lies in their bucket.
 
-Adopting is repeatable: what the ledger knows stays as it is known there.
+Adopting is repeatable: what the ledger knows stays as it is known there. What lies in a bucket is a claim of
+whoever can write to it: an adopted job has no code, no place for outputs and no local data until the user
+names them, and whatever is no job, or one that cannot be, is told and left out.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -14,9 +18,10 @@ from runctl.errors import NotFound, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState, StoredAttempt
-from runctl.jobs.place import s3_access
+from runctl.jobs.claimed import ClaimedSpec, as_adopted
+from runctl.jobs.place import job_access
 from runctl.ledger import AttemptRecord, InstanceFacts, JobRecord, Ledger, ResourceRecord
-from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, JobId, JobState, Market, Offer
+from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, TAG_USER, JobId, JobState, Market, Offer
 from runctl.providers.aws import account, spot_requests
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
@@ -25,10 +30,14 @@ from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, inventory
 from runctl.resources.inventory import Inventory
-from runctl.storage import staging
-from runctl.storage.objects import JOBS_PREFIX, ObjectInfo
+from runctl.storage import claims, staging
+from runctl.storage.entries import Entry
+from runctl.storage.objects import JOBS_PREFIX
 from runctl.storage.s3 import S3Store
 
+_NAME = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+(-[a-z0-9]+)*")
+_ATTEMPT = re.compile("attempt-([1-9][0-9]{0,4})")
+_MOST_TOLD = 20
 LIVE = frozenset({"pending", "running"})
 FINISHED = {
     "finished": JobState.SUCCEEDED,
@@ -53,7 +62,10 @@ class Staging(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adopted(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, and which of it the ledger did not know (`new`: ids). `failures` could not be read."""
+    """What was found, and which of it the ledger did not know (`new`: ids). `failures` could not be read.
+
+    `left_out` are names in the bucket that are no job's, `theirs` the jobs that are said to be of others.
+    """
 
     instances: tuple[str, ...]
     volumes: tuple[str, ...]
@@ -63,6 +75,8 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     staging: tuple[Staging, ...]
     new: tuple[str, ...]
     failures: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    theirs: dict[str, str] = {}
 
 
 class _Job(msgspec.Struct, frozen=True):
@@ -71,11 +85,13 @@ class _Job(msgspec.Struct, frozen=True):
     id: str
     session: Session
     store: S3Store
-    objects: dict[str, ObjectInfo]
+    objects: dict[str, Entry]
 
 
-def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, emit: Emit) -> Adopted:
-    """Read every region, and each region's job bucket (`bucket` where one is configured).
+def adopt(
+    ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, user: str, emit: Emit
+) -> Adopted:
+    """Read every region, and each region's job bucket (`bucket` where one is configured), for a `user`.
 
     Raises CloudError where nothing could be read; a part that could not is a failure, and adopting again
     makes up for it.
@@ -85,11 +101,13 @@ def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, em
     before = {record.id for record in ledger.resources.list(cloud=seen.cloud)}
     inventory.refresh(ledger, sessions, seen)
     failures, requests, jobs = list(seen.failures), list[SpotRequest](), list[_Job]()
-    transfers: list[Staging] = []
+    transfers, odd = list[Staging](), list[str]()
     for session in sessions if bucket is None else [*sessions][:1]:
         try:
             name = bucket or account.default_bucket(session)
-            jobs += _jobs(session, name)
+            found, names = _jobs(session, name)
+            jobs += found
+            odd += names
             transfers += _transfers(session, name)
         except TrainctlError as error:
             _fail(failures, f"jobs of {session.region}: {error}", emit)
@@ -98,7 +116,12 @@ def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, em
             requests += spot_requests.managed(session)
         except TrainctlError as error:
             _fail(failures, f"spot requests of {session.region}: {error}", emit)
+    for text in odd[:_MOST_TOLD]:
+        emit(Notice(text=f"left out: {text} is no job's name", warning=True))
+    if len(odd) > _MOST_TOLD:
+        emit(Notice(text=f"left out: {len(odd) - _MOST_TOLD} more that are no job's name", warning=True))
     adopted = [job.id for job in jobs if _adopt_job(ledger, seen, job, failures, emit)]
+    owners = {job.id: _user_in(ledger, job.id) for job in jobs}
     return Adopted(
         instances=managed[0],
         volumes=managed[1],
@@ -108,7 +131,13 @@ def adopt(ledger: Ledger, sessions: Sequence[Session], *, bucket: str | None, em
         staging=(*map(_staging, jobs), *transfers),
         new=(*(one for ids in managed for one in ids if one not in before), *adopted),
         failures=tuple(failures),
+        left_out=tuple(odd),
+        theirs={job: owner for job, owner in owners.items() if owner not in {"", user}},
     )
+
+
+def _user_in(ledger: Ledger, job: str) -> str:
+    return ledger.jobs.get(job).user if _is_known(ledger, job) else ""
 
 
 def _managed(found: Sequence[Instance | Volume | Snapshot]) -> tuple[str, ...]:
@@ -122,14 +151,19 @@ def _fail(failures: list[str], text: str, emit: Emit) -> None:
     emit(Notice(text=f"not read: {text}", warning=True))
 
 
-def _jobs(session: Session, bucket: str) -> list[_Job]:
-    """Every job with an object in the bucket; none where there is no bucket."""
+def _jobs(session: Session, bucket: str) -> tuple[list[_Job], list[str]]:
+    """Every job with an object in the bucket, and the names that are no job's; none without a bucket."""
     if not account.bucket_exists(session, bucket):
-        return []
-    return [
-        _Job(job, session, S3Store(bucket, f"{JOBS_PREFIX}/{job}", s3_access(session)), objects)
-        for job, objects in _by_folder(session, bucket, JOBS_PREFIX)
-    ]
+        return [], []
+    jobs: list[_Job] = []
+    odd: list[str] = []
+    for job, objects in _by_folder(session, bucket, JOBS_PREFIX):
+        if not _NAME.fullmatch(job):
+            odd.append(claims.spelled(f"s3://{bucket}/{JOBS_PREFIX}/{job}"))
+            continue
+        store = S3Store(bucket, f"{JOBS_PREFIX}/{job}", job_access(session))
+        jobs.append(_Job(job, session, store, objects))
+    return jobs, odd
 
 
 def _transfers(session: Session, bucket: str) -> list[Staging]:
@@ -139,7 +173,7 @@ def _transfers(session: Session, bucket: str) -> list[Staging]:
     return [
         Staging(
             job="",
-            location=f"s3://{bucket}/{staging.FOLDER}/{name}",
+            location=f"s3://{bucket}/{staging.FOLDER}/{claims.spelled(name)}",
             objects=len(objects),
             bytes=sum(info.size for info in objects.values()),
         )
@@ -147,13 +181,13 @@ def _transfers(session: Session, bucket: str) -> list[Staging]:
     ]
 
 
-def _by_folder(session: Session, bucket: str, prefix: str) -> list[tuple[str, dict[str, ObjectInfo]]]:
-    """The objects of each folder under a prefix, by key below it."""
-    found: dict[str, dict[str, ObjectInfo]] = {}
-    for info in S3Store(bucket, prefix, s3_access(session)).list():
-        folder, _, key = info.key.partition("/")
+def _by_folder(session: Session, bucket: str, prefix: str) -> list[tuple[str, dict[str, Entry]]]:
+    """The objects of each folder under a prefix, by key below it: to the letter, for some are no paths."""
+    found: dict[str, dict[str, Entry]] = {}
+    for entry in S3Store(bucket, prefix, job_access(session)).entries():
+        folder, _, key = entry.key.partition("/")
         if key:
-            found.setdefault(folder, {})[key] = info
+            found.setdefault(folder, {})[key] = entry
     return sorted(found.items())
 
 
@@ -171,18 +205,20 @@ def _adopt_job(ledger: Ledger, seen: Inventory, job: _Job, failures: list[str], 
     if "spec.json" not in job.objects or _is_known(ledger, job.id):
         return False
     try:
-        spec = specs.decode(job.store.read("spec.json"))
+        said = claims.read(job.store, "spec.json", ClaimedSpec)
+        spec = specs.check(as_adopted(said, on="sandbox" if seen.cloud.startswith("sandbox") else "aws"))
         states = {number: StoredAttempt(job.store, number).state() for number in _attempts(job)}
-    except (TrainctlError, msgspec.MsgspecError) as error:
-        _fail(failures, f"job {job.id}: {error}", emit)
+    except TrainctlError as error:
+        _fail(failures, f"job {job.id}: {error}{f': {error.why}' if error.why else ''}", emit)
         return False
     machines = _machines(seen, job.id)
     attempts = [
         _attempt(job, number, states.get(number), machines.get(number), seen)
-        for number in sorted({*states, *machines})
+        for number in _in_a_row({*states, *machines})
     ]
     state, cause = _standing(states, machines, attempts, seen)
-    created = min([job.objects["spec.json"].modified, *(one.created for one in attempts)])
+    created = min([_modified(job.objects["spec.json"]), *(one.created for one in attempts)])
+    owners = [machine.tags.get(TAG_USER, "") for machine in machines.values()]
     record = JobRecord(
         id=JobId(job.id),
         name=spec.name,
@@ -193,9 +229,12 @@ def _adopt_job(ledger: Ledger, seen: Inventory, job: _Job, failures: list[str], 
         folder=None,
         store=f"s3://{job.store.bucket}/{job.store.prefix}",
         project=spec.project,
-        user=spec.user,
+        # The cloud's tags are not in the bucket.
+        user=next((owner for owner in owners if owner), spec.user),
         created=created,
         updated=seen.taken,
+        adopted_at=seen.taken,
+        seal=secrets.token_hex(32),
     )
     with ledger.resources.together():
         ledger.jobs.add(record, f"adopted: {cause}")
@@ -246,8 +285,13 @@ def _is_known(ledger: Ledger, job: str) -> bool:
 
 def _attempts(job: _Job) -> list[int]:
     names = {key.partition("/")[0] for key in job.objects}
-    numbers = [name.removeprefix("attempt-") for name in names if name.startswith("attempt-")]
-    return sorted(int(number) for number in numbers if number.isdigit())
+    return _in_a_row({int(found[1]) for name in names if (found := _ATTEMPT.fullmatch(name))})
+
+
+def _in_a_row(numbers: set[int]) -> list[int]:
+    """Attempts are numbered from 1 without a gap: what comes after one is somebody else's."""
+    whole = range(1, len(numbers) + 1)
+    return [number for number in whole if set(range(1, number + 1)) <= numbers]
 
 
 def _machines(seen: Inventory, job: str) -> dict[int, Instance]:
@@ -255,7 +299,7 @@ def _machines(seen: Inventory, job: str) -> dict[int, Instance]:
     found: dict[int, Instance] = {}
     for instance in seen.instances:
         number = instance.tags.get(TAG_ATTEMPT, "")
-        if instance.tags.get(TAG_JOB) == job and number.isdigit():
+        if instance.tags.get(TAG_JOB) == job and _ATTEMPT.fullmatch(f"attempt-{number}"):
             found[int(number)] = instance
     return found
 
@@ -263,7 +307,9 @@ def _machines(seen: Inventory, job: str) -> dict[int, Instance]:
 def _attempt(
     job: _Job, number: int, agent: AgentState | None, machine: Instance | None, seen: Inventory
 ) -> AttemptRecord:
-    modified = [info.modified for key, info in job.objects.items() if key.startswith(f"attempt-{number}/")]
+    modified = [
+        _modified(entry) for key, entry in job.objects.items() if key.startswith(f"attempt-{number}/")
+    ]
     launched = machine.launched if machine else _moment(agent.started) if agent else None
     over = (agent is not None and agent.is_over) or machine is None or machine.state not in LIVE
     ended = _moment(agent.ended or agent.last_sign) if agent and over else None
@@ -314,6 +360,10 @@ def _standing(
         outcome = FINISHED.get(agent.cause or "", JobState.STOPPED)
         return outcome, agent.message or agent.cause or "ended"
     return JobState.STOPPED, "its machine is gone"
+
+
+def _modified(entry: Entry) -> datetime:
+    return datetime.fromtimestamp(entry.modified / 1e9, UTC)
 
 
 def _moment(seconds: float | None) -> datetime | None:

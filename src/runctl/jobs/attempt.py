@@ -10,6 +10,8 @@ from typing import Protocol
 import msgspec
 
 from runctl.errors import NotFound
+from runctl.storage import claims
+from runctl.storage.claims import MiB, claim
 from runctl.storage.objects import Store
 
 STATE_FORMAT = 1
@@ -19,50 +21,58 @@ LOG_PIECE = 4 * 1024 * 1024
 _PIECE = re.compile(r"/([0-9]{1,18})\Z")
 
 
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit that an agent did not resume from, and why."""
+
+    name: claims.CommitName
+    reason: claims.Text
+
+
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint that is safe in the store; `seconds_after_notice` is None without a notice."""
 
-    name: str
-    step: int | None = None
-    at: float = 0.0
-    seconds_after_notice: float | None = None
+    name: claims.CommitName
+    step: claims.Count | None = None
+    at: claims.Moment = 0.0
+    seconds_after_notice: claims.Seconds | None = None
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """A file of the script that could not be kept; `path` is relative to the job's folder."""
 
-    path: str
-    reason: str
+    path: claims.Text
+    reason: claims.Text
 
 
+@claim("state of an attempt", largest=8 * MiB)
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json` of an attempt; times are seconds since the epoch on the cloud's clock."""
 
-    job: str
-    attempt: int
-    phase: str
-    step_name: str | None = None
-    cause: str | None = None
-    message: str | None = None
-    exit_code: int | None = None
-    booted: float | None = None
-    started: float = 0.0
-    script_started: float | None = None
-    notice_at: float | None = None
-    ended: float | None = None
-    heartbeat: float | None = None
-    agent_pid: int = 0
-    step: int | None = None
-    steps_per_second: float | None = None
-    log_bytes: int = 0
-    log_mirrored: int = 0
-    resumed_from: str | None = None
-    resumed_step: int | None = None
+    job: claims.JobName
+    attempt: claims.Number
+    phase: claims.Word
+    step_name: claims.Word | None = None
+    cause: claims.Word | None = None
+    message: claims.Text | None = None
+    exit_code: claims.ExitStatus | None = None
+    booted: claims.Moment | None = None
+    started: claims.Moment = 0.0
+    script_started: claims.Moment | None = None
+    notice_at: claims.Moment | None = None
+    ended: claims.Moment | None = None
+    heartbeat: claims.Moment | None = None
+    agent_pid: claims.Count = 0
+    step: claims.Count | None = None
+    steps_per_second: claims.Rate | None = None
+    log_bytes: claims.Bytes = 0
+    log_mirrored: claims.Bytes = 0
+    resumed_from: claims.CommitName | None = None
+    resumed_step: claims.Count | None = None
     committed: Committed | None = None
-    checkpoints_skipped: tuple[dict[str, str], ...] = ()
-    log_hole: tuple[int, int] | None = None
+    checkpoints_skipped: tuple[Skipped, ...] = ()
+    log_hole: tuple[claims.Bytes, claims.Bytes] | None = None
     left_out: tuple[LeftOut, ...] = ()
-    left_out_count: int = 0
+    left_out_count: claims.Count = 0
 
     @property
     def booted_at(self) -> datetime | None:
@@ -101,7 +111,7 @@ class AttemptView(Protocol):
     """One attempt as its store shows it."""
 
     def state(self) -> AgentState | None:
-        """None before the agent wrote anything."""
+        """None before the agent wrote anything. Raises Unbelievable for what no agent writes."""
         ...
 
     def log(self, offset: int) -> Iterator[LogPiece]:
@@ -121,8 +131,7 @@ class StoredAttempt:
         self._read_before: tuple[str, int] | None = None  # a key, and how much of the log was read with it
 
     def state(self) -> AgentState | None:
-        data = self._store.read_if_exists(self._prefix + "state.json")
-        return None if data is None else msgspec.json.decode(data, type=AgentState)
+        return claims.read_if_exists(self._store, self._prefix + "state.json", AgentState)
 
     def log(self, offset: int) -> Iterator[LogPiece]:
         # What was read before is not listed again, but for its last piece: that one may have grown.
@@ -163,8 +172,7 @@ class LocalAttempt:
         return self._read_state() or (None if why is None else _never_began(self._number, why))
 
     def _read_state(self) -> AgentState | None:
-        data = self._store.read_if_exists(self._prefix + "state.json")
-        return None if data is None else msgspec.json.decode(data, type=AgentState)
+        return claims.read_if_exists(self._store, self._prefix + "state.json", AgentState)
 
     def log(self, offset: int) -> Iterator[LogPiece]:
         key = self._prefix + "output.log"

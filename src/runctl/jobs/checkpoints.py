@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import msgspec
 
+from runctl.agent import restoring
+from runctl.agent import seal as seals
 from runctl.errors import NotFound, ValidationError
 from runctl.jobs.place import Place
 from runctl.quoting import quoted
+from runctl.storage import claims
+from runctl.storage.claims import MiB, claim
 from runctl.storage.objects import Store
 
 _CHUNK = 8 * 1024 * 1024
+
+
+_MOST_PARTS = 10_000
 
 
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,34 +28,51 @@ class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
     With a `part` above 0, `sha256` is that of the SHA-256 of each so many bytes, one after another.
     """
 
-    path: str
-    size: int
-    sha256: str
-    part: int = 0
+    path: claims.RelativePath
+    size: claims.Bytes
+    sha256: claims.Sha256
+    part: claims.Bytes = 0
+
+    def __post_init__(self) -> None:
+        if self.part and self.size > self.part * _MOST_PARTS:
+            raise ValueError(f"more than {_MOST_PARTS} parts")
 
 
+@claim("manifest of a checkpoint", largest=64 * MiB)
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a commit consists of, written last."""
 
-    name: str
-    source: str
-    step: int | None
+    name: claims.CommitName
+    source: claims.Name
+    step: claims.Count | None
     files: tuple[ManifestFile, ...]
 
 
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole commit; `sha256` is that of its manifest. `ours`: a machine of this job committed it."""
+
+    name: str
+    sha256: str
+    ours: bool
+
+
 def commits(place: Place) -> list[str]:
-    """The names of the committed checkpoints, the oldest first."""
-    prefix = place.commits()
-    keys = [item.key for item in place.store.list(prefix)]
-    return sorted(
-        key.removeprefix(prefix).split("/")[0]
-        for key in keys
-        if key.endswith("/manifest.json") and key.count("/") == prefix.count("/") + 1
-    )
+    """The names of the committed checkpoints, the oldest first; what no agent calls so is left out."""
+    return restoring.commit_names(_Listing(place))
 
 
-def verify(place: Place, name: str) -> str:
-    """Check a commit byte by byte; answers its name, which may be given by its beginning.
+def newest(place: Place, seal: str) -> Verified | None:
+    """The newest commit by what its manifest says: its files are checked by whoever resumes from it."""
+    for name in reversed(commits(place)):
+        try:
+            return _told(place, name, seal)[1]
+        except ValidationError:
+            continue  # so do machines
+    return None
+
+
+def verify(place: Place, name: str, seal: str) -> Verified:
+    """Check a commit byte by byte; its name may be given by its beginning. `seal` is the job's key.
 
     Raises NotFound for one that is not there, ValidationError for one that is corrupt.
     """
@@ -60,9 +85,11 @@ def verify(place: Place, name: str) -> str:
         )
     prefix = place.commits() + found[0] + "/"
     try:
-        manifest = msgspec.json.decode(place.store.read(prefix + "manifest.json"), type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise _corrupt(found[0], f"its manifest cannot be read: {error}", known) from error
+        manifest, verified = _told(place, found[0], seal)
+    except claims.Unbelievable as error:
+        raise _corrupt(found[0], f"its manifest cannot be read: {error.why}", known) from error
+    if manifest.name != found[0]:
+        raise _corrupt(found[0], "its manifest is that of another commit", known)
     for file in manifest.files:
         try:
             size = place.store.info(prefix + file.path).size
@@ -70,7 +97,27 @@ def verify(place: Place, name: str) -> str:
             raise _corrupt(found[0], f"{file.path} is missing", known) from None
         if size != file.size or _digest(place.store, prefix + file.path, file) != file.sha256:
             raise _corrupt(found[0], f"{file.path} is not what was committed", known)
-    return found[0]
+    return verified
+
+
+def _told(place: Place, name: str, seal: str) -> tuple[Manifest, Verified]:
+    """Raises NotFound, Unbelievable, TooLarge."""
+    key = f"{place.commits()}{name}/manifest.json"
+    data = place.store.read(key, largest=restoring.LARGEST_MANIFEST)
+    manifest = claims.decode(data, Manifest, key)
+    ours = not seal or seals.holds(seal, json.loads(data))
+    return manifest, Verified(name=name, sha256=hashlib.sha256(data).hexdigest(), ours=ours)
+
+
+class _Listing:
+    """The store of a place, as the agent's own reading of commits asks for it."""
+
+    def __init__(self, place: Place) -> None:
+        self._store = place.store
+        self.checkpoints = place.commits()
+
+    def list(self, prefix: str) -> list[tuple[str, int]]:
+        return [(item.key, item.size) for item in self._store.list(prefix)]
 
 
 def _digest(store: Store, key: str, file: ManifestFile) -> str:

@@ -291,7 +291,10 @@ class Launcher:
                 if place.session
                 else {"kind": "folder", "path": self._job.folder}
             ),
-            "resume": {"from": spec.resume_from or "newest"},
+            "resume": {
+                "from": spec.resume_from or "newest",
+                "trusted": {spec.accepted.name: spec.accepted.sha256} if spec.accepted else {},
+            },
             "resume_arg": spec.resume_arg,
             "signal": "SIGTERM",
             "grace_seconds": spec.grace_seconds,

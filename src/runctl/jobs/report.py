@@ -47,6 +47,8 @@ class JobReport(msgspec.Struct, frozen=True):
     steps_lost: int | None
     interruptions: int
     cause: str
+    user: str = ""
+    adopted: bool = False
 
 
 def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
@@ -84,6 +86,8 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
         steps_lost=None if any(steps is None for steps in lost) else sum(steps or 0 for steps in lost),
         interruptions=len(cut_short),
         cause=events[-1].cause if events else "",
+        user=job.user,
+        adopted=job.adopted_at is not None,
     )
 
 

@@ -42,13 +42,21 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit that the user accepted although no machine of this ledger's jobs made it, by its manifest."""
+
+    name: str
+    sha256: str
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A job as asked for. `budget` in USD, `max_hours` in hours over all attempts.
 
     `data_strategy` says how the machine reads data that lies in S3, and is empty for other data; one of
     `data_volumes` serves a machine in its zone, and with `data_fallback` a machine that has none loads the
     data from S3 itself. `stop_asked`: the user wants it to end, and no further attempt is made. `code`
-    is None until it was sent, and stays so for a local job.
+    is None until it was sent, and stays so for a local job. An adopted job has neither `root` nor `code`
+    until its user names one; `accepted` is what it may resume from although its machines did not make it.
     """
 
     name: str
@@ -76,6 +84,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     grace_seconds: float = 90.0
     stop_asked: bool = False
     code: Code | None = None
+    accepted: Accepted | None = None
     project: str = ""
     user: str = ""
 

@@ -133,15 +133,16 @@ def stage(
         folders.make(Path(job.folder))
         return
     spec = specs.decode(job.spec)
-    if spec.code is not None:
+    if spec.code is not None and (spec.data is None or isinstance(parse(spec.data), S3Location)):
         return
     from runctl.storage import bundle
 
-    if not Path(spec.root).is_dir():
+    # Without a root, the code of an adopted job that nobody named is not that of the folder we stand in.
+    if spec.code is None and not (spec.root and Path(spec.root).is_dir()):
         raise NotFound(
             f"The code of job {job.id} was not sent", why=f"{spec.root} is not here", next="runctl train"
         )
-    sent = send_code(place, code or bundle.plan(Path(spec.root)), emit)
+    sent = spec.code or send_code(place, code or bundle.plan(Path(spec.root)), emit)
     spec = msgspec.structs.replace(_with_data_in_store(place, spec, emit), code=sent)
     place.store.write("spec.json", specs.encode(spec))  # for whoever has to adopt the job: we never read it
     ledger.jobs.replace_spec(job.id, specs.encode(spec))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
-from runctl.jobs import accounting, ended_cloud, limits, start, state
+from runctl.jobs import accounting, adopted, ended_cloud, limits, start, state
 from runctl.jobs.attempt import AgentState
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
@@ -147,6 +147,12 @@ class Supervisor:
         number = len(attempts) + 1
         if spec.stop_asked:
             self._move(job, JobState.STOPPED, "stopped by the user; it has no machine")
+            return
+        if not adopted.has_code(spec):
+            cause = (
+                f"it was adopted, and what it runs is not named: runctl jobs resume {job.id} --root FOLDER"
+            )
+            self._move(job, JobState.STOPPED, cause)
             return
         if (limit := limits.reached(self._ledger, job.id, spec, now)) is not None:
             self._move(job, JobState.OVER_BUDGET, limit.cause)

@@ -11,6 +11,8 @@ from runctl.jobs.attempt import AgentState
 from runctl.jobs.place import Place
 from runctl.model import JobId
 from runctl.providers.base import Machine
+from runctl.storage.claims import Unbelievable
+from runctl.storage.objects import TooLarge
 
 LOCAL_LOOK_SECONDS = 0.2
 CLOUD_LOOK_SECONDS = 2.0
@@ -60,6 +62,9 @@ class Watch:
         self.read_at = self._place.clock.now()  # how long we take is no silence of the agent's
         try:
             self.agent = self._view.state() or self.agent
+        except (Unbelievable, TooLarge) as error:
+            self.store_answered = True  # and what it holds is not of the agent, which is silent
+            self.doubt("store", f"{error}: {error.why}", error)
         except TrainctlError as error:
             self.store_answered = False
             self.doubt("store", f"the store does not answer: {error}", error)

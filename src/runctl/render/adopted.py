@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from runctl.jobs.adopt import Adopted
+from runctl.jobs.spec import JobSpec
+from runctl.ledger import JobRecord
 from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.quoting import quoted
 from runctl.render import figures, output
@@ -26,6 +28,8 @@ def show_adopted(found: Adopted, total: Sums) -> None:
         ("spot requests", str(len(found.spot_requests)), "", _some([one.id for one in found.spot_requests]))
     )
     output.write_table(("what", "found", "new", ""), rows, right=("found", "new"))
+    for job, user in found.theirs.items():
+        output.talk(f"[note] {job} is said to be {user}'s", style="dim")
     for place in found.staging:
         output.write_line(f"{place.location}: {place.objects} objects, {figures.size(place.bytes)}")
         if not place.job:
@@ -41,6 +45,35 @@ def show_adopted(found: Adopted, total: Sums) -> None:
             )
     unknown = f", and {total.unknown} at unknown prices" if total.unknown else ""
     output.talk(f"{figures.usd(total.usd_per_hour)} an hour, {figures.usd(total.usd_total)} so far{unknown}")
+
+
+def show_claims(job: JobRecord, spec: JobSpec) -> None:
+    """What an adopted job would do that its bucket, or the user, says of it."""
+    code = "not named: --root FOLDER, or --accept-code"
+    if spec.code is not None:
+        code = f"the bundle of the bucket with SHA-256 {spec.code.sha256}"
+    elif spec.root:
+        code = f"of {spec.root}"
+    lines = [
+        ("user", f"said to be {job.user}'s"),
+        ("code", code),
+        ("folder", f"runs in {spec.workdir}"),
+        ("packages", ", ".join(spec.python.requirements) or "none"),
+        ("data", spec.data or "none"),
+        ("outputs", spec.output or f"stay in {job.store}"),
+        ("limits", _limits(spec)),
+    ]
+    if spec.accepted is not None:
+        lines.append(("trusts", f"{spec.accepted.name}, which no machine of yours committed"))
+    for name, text in lines:
+        output.talk(f"  {name:<9} {text}")
+    output.talk("  note      this job was adopted: who can write to the bucket may have written its command")
+
+
+def _limits(spec: JobSpec) -> str:
+    budget = f"a budget of {figures.usd(spec.budget)}" if spec.budget is not None else "no budget"
+    hours = f"{spec.max_hours:g} hours" if spec.max_hours is not None else "no limit of hours"
+    return f"{budget}, {hours}, at most {spec.max_attempts} attempts"
 
 
 def _cancel(request: SpotRequest) -> str:

@@ -103,6 +103,8 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
                 f" {figures.usd(report.on_demand)} on demand"
             )
     write(f"kept at     {report.store}")
+    if report.adopted:
+        write(f"adopted     from there; said to be {report.user}'s")
 
 
 def show_events(events: Sequence[JobEvent]) -> None:
@@ -125,4 +127,9 @@ def show_events(events: Sequence[JobEvent]) -> None:
 
 def show_jobs(jobs: Sequence[JobRecord]) -> None:
     rows = [[job.id, job.state, job.target, figures.moment(job.created), job.store] for job in jobs]
-    output.write_table(["job", "state", "on", "created", "kept at"], rows)
+    columns = ["job", "state", "on", "created", "kept at"]
+    if any(job.adopted_at for job in jobs):
+        columns.insert(1, "adopted")
+        for row, job in zip(rows, jobs, strict=True):
+            row.insert(1, f"{job.user or 'nobody'}'s" if job.adopted_at else "")
+    output.write_table(columns, rows)

@@ -23,6 +23,7 @@ from runctl.providers.aws.uploads import abort
 from runctl.resources.between import access_of, staged_for, staging_of, transfer_id, withdraw
 from runctl.safety.saga import Call, Kind, Result
 from runctl.safety.transaction import LeftAtOnce
+from runctl.storage import claims
 from runctl.storage.location import InstancePath, LocalPath, S3Location, parse
 from runctl.storage.loopback import LoopbackStaging
 from runctl.storage.staging import UPLOADS, SigningStore, Staging, new_prefix
@@ -30,7 +31,7 @@ from runctl.storage.staging import UPLOADS, SigningStore, Staging, new_prefix
 if TYPE_CHECKING:
     from runctl.resources.leg_plan import LegOptions
     from runctl.resources.leg_run import Ends, LegReport
-    from runctl.resources.sides import InstanceSide, LocalSide, S3Side
+    from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Upload
 
 _TRIES = 8
 """How often a record may come torn."""
@@ -163,7 +164,7 @@ def kinds(
 def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: bool) -> None:
     """Empty the staging prefix; with `working`, machines that may still write to it are told to end first."""
     from runctl.resources.machine_side import MachineSide
-    from runctl.resources.sides import word_of
+    from runctl.resources.sides import Upload, word_of
 
     staging = staging_of(session, request)
     machines = {
@@ -181,10 +182,20 @@ def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: boo
         for record in staging.list(UPLOADS.rstrip("/")):
             if (told := word_of(staging, record.key, tries=_TRIES)) is None:
                 raise TransferError(f"The record {record.key} came torn each time", next="runctl tx resume")
-            abort(session, told["bucket"], told["key"], told["upload"])
+            _abort(session, request, claims.converted(told, Upload, record.key), emit)
         staging.empty()
     except NotFound:
         return  # the bucket is gone, or was never made
+
+
+def _abort(session: Session, request: dict[str, Any], told: Upload, emit: Emit) -> None:
+    """End an upload of this transfer: a record of another bucket is none of its own."""
+    destination = parse(request["destination"])
+    if isinstance(destination, S3Location) and destination.bucket == told.bucket:
+        abort(session, told.bucket, told.key, told.upload)
+    else:
+        text = f"a record of an upload to {claims.spelled(told.bucket)} is not this transfer's: left alone"
+        emit(Notice(text=text, warning=True))
 
 
 def new_request(source: str, destination: str, bucket: str, options: LegOptions) -> dict[str, Any]:

@@ -347,7 +347,7 @@ class Carrier:
         self._emit(Progress(task="transfer", done=float(word.moved), total=float(round_.plan.size), unit="B"))
 
     def _remove_arrived(self, round_: Round, word: Worked, removed: set[int]) -> None:
-        fresh = numbers(word.parcels) - removed
+        fresh = numbers(word.parcels, len(round_.parcels)) - removed
         self._ends.staging.remove([round_.parcels[number].name for number in sorted(fresh)])
         removed |= fresh
 
@@ -358,13 +358,14 @@ class Carrier:
         last = told.get("receive") or told["send"]
         for word in told.values():
             for number, why in word.faults:
-                self._report.failed[pairs[number].source.key] = why
+                if number < len(pairs):
+                    self._report.failed[pairs[number].source.key] = why
         self._report.moved_bytes += last.moved
         wire = (told.get("send") or last).wire
         if round_.pack:
             self._emit(Notice(text=f"{last.moved} bytes travelled as {wire}"))
         if "receive" in told:
-            self._report.moved |= {pairs[number].source.key for number in numbers(last.files)}
+            self._report.moved |= {pairs[number].source.key for number in numbers(last.files, len(pairs))}
             self._report.deleted |= set(last.deleted)
 
     def _compose(self, round_: Round, sent: Worked) -> None:

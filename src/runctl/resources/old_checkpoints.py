@@ -14,8 +14,11 @@ from runctl.ledger import Ledger
 from runctl.safety import checkpoints, destroy
 from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, StoredCheckpoint
 from runctl.safety.vocabulary import Request
+from runctl.storage import claims
 from runctl.storage.bulk import BulkStore
+from runctl.storage.claims import MiB, claim
 from runctl.storage.entries import Entry
+from runctl.storage.objects import TooLarge
 
 Now = Callable[[], datetime]
 
@@ -115,17 +118,18 @@ def _why(item: CleanupItem) -> str:
 
 def _manifest(store: BulkStore, key: str) -> Mapping[str, int] | None:
     try:
-        found = msgspec.json.decode(store.read(key), type=_Manifest)
-    except (msgspec.MsgspecError, NotFound):
+        found = claims.read(store, key, _Manifest)
+    except (claims.Unbelievable, TooLarge, NotFound):
         return None
     return {file.path: file.size for file in found.files}
 
 
 class _File(msgspec.Struct, frozen=True):
-    path: str
-    size: int
+    path: claims.RelativePath
+    size: claims.Bytes
 
 
+@claim("manifest of a checkpoint", largest=64 * MiB)
 class _Manifest(msgspec.Struct, frozen=True):
     files: tuple[_File, ...]
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -18,6 +18,8 @@ from runctl.errors import Interrupted, NotFound, TransferError, ValidationError
 from runctl.links import refuse_brought
 from runctl.resources.leg_plan import Partial, Side, SideFile
 from runctl.resources.machine_side import MachineSide
+from runctl.storage import claims
+from runctl.storage.claims import MiB, claim
 from runctl.storage.listing import LeftOut
 from runctl.storage.staging import SigningStore, Staging
 
@@ -29,6 +31,34 @@ _FIRST_LOOK, _LONGEST_LOOK = 0.1, 1.0
 _LAST_TRIES = 8
 
 
+_LARGEST_WORD = 256 * MiB
+_Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+_Key = Annotated[str, msgspec.Meta(max_length=4096)]
+"""Of a file: whoever writes it checks where it leads."""
+_Piece = tuple[claims.Bytes, claims.Bytes]
+
+
+@claim("listing of a side", largest=_LARGEST_WORD)
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent says of a path, as `agent.tree.Listing`."""
+
+    kind: Literal["folder", "file", "none", "other"]
+    files: tuple[tuple[_Key, claims.Bytes, _Nanoseconds, bool, str], ...]
+    left_out: tuple[tuple[_Key, claims.Text], ...]
+    partials: tuple[tuple[_Key, _Key, claims.Bytes, _Nanoseconds, tuple[_Piece, ...]], ...]
+    packers: tuple[claims.Name, ...] = ()
+
+
+@claim("record of an upload", largest=64 * 1024)
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload in parts that was begun, and is aborted where its transfer is."""
+
+    bucket: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.-]{3,63}\Z")]
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    upload: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._~=/+-]{1,1024}\Z")]
+
+
+@claim("word of a worker", largest=_LARGEST_WORD)
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says of itself: `state` is working, done, stopped, expired or failed; sizes in bytes.
 
@@ -36,21 +66,21 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     `faults` as numbers of files and why.
     """
 
-    state: str = "working"
+    state: Literal["working", "done", "stopped", "expired", "failed"] = "working"
     why: str = ""
-    beat: int = 0
-    moved: int = 0
-    wire: int = 0
-    parcels: tuple[tuple[int, int], ...] = ()
-    faults: tuple[tuple[int, str], ...] = ()
-    files: tuple[tuple[int, int], ...] = ()
-    deleted: tuple[str, ...] = ()
+    beat: claims.Count = 0
+    moved: claims.Count = 0
+    wire: claims.Count = 0
+    parcels: tuple[tuple[claims.Count, claims.Count], ...] = ()
+    faults: tuple[tuple[claims.Count, str], ...] = ()
+    files: tuple[tuple[claims.Count, claims.Count], ...] = ()
+    deleted: tuple[_Key, ...] = ()
 
 
 def word_of(staging: Staging, key: str, *, tries: int = 1) -> Any | None:
     """What was said through an object; None where nothing was, or where it came torn each time."""
     for _ in range(tries):
-        data = staging.read_if_exists(key)
+        data = staging.read_if_exists(key, largest=_LARGEST_WORD)
         if data is None:
             return None
         try:
@@ -60,9 +90,9 @@ def word_of(staging: Staging, key: str, *, tries: int = 1) -> Any | None:
     return None
 
 
-def numbers(runs: Iterable[tuple[int, int]]) -> set[int]:
-    """Every number of some runs."""
-    return {number for first, last in runs for number in range(first, last + 1)}
+def numbers(runs: Iterable[tuple[int, int]], most: int) -> set[int]:
+    """Every number below `most` of some runs: what a worker says it did is a claim."""
+    return {number for first, last in runs for number in range(first, min(last + 1, most))}
 
 
 class Worker(Protocol):
@@ -146,7 +176,7 @@ class InstanceSide:
                 looked = time.monotonic()
                 self.machine.require_life()
         self.staging.remove([name, f"spec-{name}"])
-        return side_of(found)
+        return side_of(found, name)
 
     def work(self, spec: dict[str, Any], name: str) -> Worker:
         return _MachineWorker(self.machine, self.staging, spec, name)
@@ -189,21 +219,16 @@ class S3Side:
         return (SideFile(name, found.size, modified, etag=found.etag.strip('"')),)
 
 
-def side_of(told: dict[str, Any]) -> Side:
-    """A listing of the agent. Raises TransferError for one that is none."""
-    try:
-        return Side(
-            kind=str(told["kind"]),
-            files=tuple(SideFile(*row) for row in told["files"]),
-            left_out=tuple(LeftOut(*row) for row in told["left_out"]),
-            partials=tuple(
-                Partial(row[0], row[1], row[2], row[3], tuple((piece[0], piece[1]) for piece in row[4]))
-                for row in told["partials"]
-            ),
-            packers=tuple(told["packers"]),
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise TransferError("The agent's listing cannot be read", why=str(error)) from error
+def side_of(told: Any, where: str = "the listing") -> Side:
+    """A listing of the agent. Raises Unbelievable for one that is none."""
+    found = claims.converted(told, Listed, where)
+    return Side(
+        kind=found.kind,
+        files=tuple(SideFile(*row) for row in found.files),
+        left_out=tuple(LeftOut(*row) for row in found.left_out),
+        partials=tuple(Partial(*row) for row in found.partials),
+        packers=found.packers,
+    )
 
 
 def names(source: Side, source_text: str, wanted: str, destination: Side) -> str | None:
@@ -287,7 +312,7 @@ class _MachineWorker:
         # Nobody comes back for the last word.
         found = word_of(self._staging, self._status, tries=_LAST_TRIES if over else 1)
         if found is not None:
-            told = msgspec.convert(found, Worked)
+            told = claims.converted(found, Worked, self._status)
             if told.beat != self._told.beat:
                 self._heard = time.monotonic()
             self._told = told

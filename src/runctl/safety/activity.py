@@ -17,11 +17,14 @@ from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
 from runctl.safety.observation import SCRIPT, AgentLine, Gpu, Process, Seen, Trouble, Unit, parse
 from runctl.safety.vocabulary import Activity
+from runctl.storage import claims
+from runctl.storage.claims import MiB, claim
 from runctl.storage.objects import JOBS_PREFIX
 
 HEARTBEAT_LIMIT = timedelta(seconds=60)
 """Four mirrored heartbeats of 15 s: an agent that is silent for longer proves nothing any more."""
 
+_LARGEST = 8 * MiB  # of a state: what is cut off is none
 BUSY_GPU_PERCENT = 5
 BUSY_CPU_PERCENT = 50
 COMMENT = "runctl: does training run?"
@@ -69,11 +72,12 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
         return self.shell_answers and bool(self.agents or self.processes)
 
 
+@claim("state of an attempt", largest=8 * MiB)
 class _State(msgspec.Struct, frozen=True):
     """What matters here of an attempt's `state.json`; times are seconds since the epoch."""
 
-    phase: str
-    heartbeat: float | None = None
+    phase: claims.Word
+    heartbeat: claims.Moment | None = None
 
 
 def detect(session: Session, ledger: Ledger, instance: Instance) -> Sighting:
@@ -193,8 +197,8 @@ def _heartbeat(session: Session, ledger: Ledger, agent: AgentAt) -> str:
         bucket, prefix = store_of(session, ledger, agent.job)
         key = f"{prefix}/attempt-{agent.attempt}/state.json"
         answer = session.call("s3", "get_object", **account.job_bucket(session, bucket), Key=key)
-        state = msgspec.json.decode(answer["Body"].read(), type=_State)
-    except (NotFound, msgspec.MsgspecError):
+        state = claims.decode(answer["Body"].read(_LARGEST), _State, key)
+    except (NotFound, claims.Unbelievable):
         return ""
     except ConfigError:
         raise

@@ -21,6 +21,7 @@ from runctl.storage.objects import (
     partial_file,
     remove_unfinished,
     rename_durably,
+    too_large,
 )
 
 
@@ -30,13 +31,16 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def read(self, key: str) -> bytes:
-        with self._errors("read", key):
-            return self._path(key).read_bytes()
+    def read(self, key: str, *, largest: int | None = None) -> bytes:
+        with self._errors("read", key), self._path(key).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if largest is not None and size > largest:
+                raise too_large(key, size, largest)
+            return file.read()
 
-    def read_if_exists(self, key: str) -> bytes | None:
+    def read_if_exists(self, key: str, *, largest: int | None = None) -> bytes | None:
         try:
-            return self.read(key)
+            return self.read(key, largest=largest)
         except NotFound:
             return None
 

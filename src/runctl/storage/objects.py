@@ -37,6 +37,18 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     modified: datetime
 
 
+class TooLarge(ValidationError):
+    """An object has more bytes than one of its kind ever has."""
+
+
+def too_large(key: str, size: int, largest: int) -> TooLarge:
+    return TooLarge(
+        f"{key!r:.200} is not read",
+        why=f"it has {size} bytes, and one of its kind has at most {largest}",
+        next="look at who may write to the bucket",
+    )
+
+
 class Store(Protocol):
     """Keys are relative with `/` between parts; what breaks that rule raises ValidationError.
 
@@ -44,12 +56,12 @@ class Store(Protocol):
     (the store did not answer or refused), ConfigError (credentials) or TransferError.
     """
 
-    def read(self, key: str) -> bytes:
-        """The whole object. Raises NotFound."""
+    def read(self, key: str, *, largest: int | None = None) -> bytes:
+        """The whole object. Raises NotFound, and TooLarge for more than `largest` bytes: it is not read."""
         ...
 
-    def read_if_exists(self, key: str) -> bytes | None:
-        """The whole object, None where there is none. Raises NotFound where its bucket is missing."""
+    def read_if_exists(self, key: str, *, largest: int | None = None) -> bytes | None:
+        """The same, None where there is none. Raises NotFound where its bucket is missing."""
         ...
 
     def read_from(self, key: str, offset: int, limit: int) -> bytes:

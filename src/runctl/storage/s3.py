@@ -32,6 +32,7 @@ from runctl.storage.objects import (
     not_found,
     partial_file,
     rename_durably,
+    too_large,
 )
 from runctl.storage.requests import Requests
 
@@ -62,15 +63,18 @@ class S3Store:
         self._made_to_list: Client | None = None
         self._credentials_error: Exception | None = None
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, largest: int | None = None) -> bytes:
         import obstore
 
         with self._errors("GetObject", key):
-            return bytes(obstore.get(self._client(), self._path(key)).bytes())
+            answer = obstore.get(self._client(), self._path(key))
+            if largest is not None and answer.meta["size"] > largest:
+                raise too_large(key, answer.meta["size"], largest)
+            return bytes(answer.bytes())
 
-    def read_if_exists(self, key: str) -> bytes | None:
+    def read_if_exists(self, key: str, *, largest: int | None = None) -> bytes | None:
         try:
-            return self.read(key)
+            return self.read(key, largest=largest)
         except NoBucket:
             raise
         except NotFound:

@@ -322,7 +322,7 @@ def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeyp
     for key, content in bucket.objects.items():
         (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / key).write_bytes(content)
-    assert checkpoints.verify(place, commit.name) == commit.name
+    assert checkpoints.verify(place, commit.name, "").name == commit.name
 
     torn = bytearray(data)
     torn[200_000] ^= 1
@@ -332,7 +332,7 @@ def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeyp
     with pytest.raises(CorruptCheckpoint):
         restore(store, commit.name, str(incoming))
     with pytest.raises(ValidationError, match="corrupt"):
-        checkpoints.verify(place, commit.name)
+        checkpoints.verify(place, commit.name, "")
 
 
 @settings(max_examples=60, deadline=None)

@@ -37,22 +37,22 @@ def test_the_digest_is_the_agents_whatever_the_pieces(
     monkeypatch.setattr(checkpoints, "_CHUNK", 10)
     data = hashlib.sha512(b"seed").digest() + b"x"
     path = commit(tmp_path, data[:size], part)
-    assert checkpoints.verify(local_place(tmp_path), "000001") == NAME
+    assert checkpoints.verify(local_place(tmp_path), "000001", "").name == NAME
     if size:
         path.write_bytes(data[: size - 1] + bytes([data[size - 1] ^ 1]))
         with pytest.raises(ValidationError, match="is corrupt"):
-            checkpoints.verify(local_place(tmp_path), NAME)
+            checkpoints.verify(local_place(tmp_path), NAME, "")
 
 
 def test_a_commit_that_lost_a_file_or_bytes_is_corrupt(tmp_path: Path) -> None:
     path = commit(tmp_path, b"0123456789", 0)
     path.write_bytes(b"0123")
     with pytest.raises(ValidationError) as refused:
-        checkpoints.verify(local_place(tmp_path), NAME)
+        checkpoints.verify(local_place(tmp_path), NAME, "")
     assert "is not what was committed" in refused.value.why
     path.unlink()
     with pytest.raises(ValidationError) as refused:
-        checkpoints.verify(local_place(tmp_path), NAME)
+        checkpoints.verify(local_place(tmp_path), NAME, "")
     assert "is missing" in refused.value.why
     with pytest.raises(NotFound):
-        checkpoints.verify(local_place(tmp_path), "000002")
+        checkpoints.verify(local_place(tmp_path), "000002", "")

@@ -74,7 +74,7 @@ def left_behind(sandbox_cloud: Any, ledger: Ledger) -> Any:
 
         @staticmethod
         def adopted() -> Adopted:
-            return adopt(ledger, [session], bucket=bucket, emit=lambda _: None)
+            return adopt(ledger, [session], bucket=bucket, user="ada", emit=lambda _: None)
 
     return Left
 
