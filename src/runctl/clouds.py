@@ -144,6 +144,8 @@ def sandbox_ended(cloud: Cloud, service: str, operation: str) -> SandboxEnded:
 
 
 def _gone(record: SandboxRecord) -> str:
+    if not sandbox_record_path().exists():  # a server that ends by itself takes its record along
+        return "it was taken down"
     return f"its process {record.pid} is gone"
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 WALK = Path(__file__).with_name("walk.py")
-MINUTE = 60.0
+DEADLINE = 120.0
+"""Real seconds: a machine boots and a script begins, on a host that may be busy."""
 TRAIN = ("--on", "sandbox", "--instance-type", "m7i.large", "--", "--steps", "5000")
 
 
@@ -23,18 +24,18 @@ def _runctl(live: Any, *arguments: str, code: int = 0) -> subprocess.CompletedPr
     done = subprocess.run(
         [sys.executable, "-m", "runctl", *arguments],
         env={**os.environ, "RUNCTL_HOME": str(live.home)},
-        cwd=live.home.parent,
+        cwd=live.home.parent / "p",
         capture_output=True,
         text=True,
         check=False,
-        timeout=MINUTE,
+        timeout=DEADLINE,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
 def _until(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + MINUTE
+    end = time.monotonic() + DEADLINE
     while not (found := condition()):
         assert time.monotonic() < end, what
         time.sleep(0.05)
@@ -47,7 +48,7 @@ def test_a_killed_sandbox_ends_its_jobs_with_the_reason(
 ) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p/walk.py").write_bytes(WALK.read_bytes())
-    with start_sandbox(tmp_path / "p/home", isolation=isolation) as live:
+    with start_sandbox(tmp_path / "home", isolation=isolation) as live:
         if live.control.status()["isolation"] != isolation:
             pytest.skip("this host allows no namespaces")
         said = tmp_path / "said"
@@ -66,7 +67,7 @@ def test_a_killed_sandbox_ends_its_jobs_with_the_reason(
         assert "1 unfinished job" in _runctl(live, "sandbox", "down", "--dry-run").stderr
 
         os.kill(live.record.pid, signal.SIGKILL)
-        assert command.wait(MINUTE) == 2, said.read_text()
+        assert command.wait(DEADLINE) == 2, said.read_text()
         told = said.read_text()
         assert "Traceback" not in told
         assert f"its process {live.record.pid} is gone" in told
@@ -90,7 +91,7 @@ def test_a_sandbox_that_is_taken_down_closes_its_jobs_at_once(
 ) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p/walk.py").write_bytes(WALK.read_bytes())
-    with start_sandbox(tmp_path / "p/home") as live:
+    with start_sandbox(tmp_path / "home") as live:
         job = _runctl(live, "train", "walk.py", "--detach", "-q", *TRAIN).stdout.strip()
         down = _runctl(live, "sandbox", "down", "--output", "json")
         assert json.loads(down.stdout) == {"was_up": True, "jobs": [job]}
