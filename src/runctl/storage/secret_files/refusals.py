@@ -48,9 +48,9 @@ class HoldsSecrets(ValidationError):
     """Files that must not travel are among what was to be sent; nothing was sent."""
 
     def __init__(self, refused: tuple[Refusal, ...], *, what: str, next: str) -> None:  # noqa: A002
-        shown = "".join(f"\n  {one.path} ({one.reason})" for one in refused)
+        shown = "; ".join(f"{one.path} ({one.reason})" for one in refused)
         super().__init__(
-            f"{what} holds {len(refused)} file(s) that look like credentials:{shown}",
+            f"{what} holds {len(refused)} file(s) that look like credentials: {shown}",
             why="secrets do not travel with code: a machine gets its rights from its role",
             next=next,
         )

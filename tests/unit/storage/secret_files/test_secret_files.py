@@ -102,6 +102,7 @@ def test_every_reason_is_told_and_no_secret(tmp_path: Path) -> None:
     with pytest.raises(HoldsSecrets) as caught:
         require_none(refusals(files), ignore_file=".runctlignore")
     text = f"{caught.value.what} {caught.value.why} {caught.value.next}"
+    assert "\n" not in caught.value.what  # a failure is told on one line: see cli/failures.py
     assert secret not in text
     assert other not in text
     for expected in (
