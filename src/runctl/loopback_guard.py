@@ -7,6 +7,7 @@ to it, and by a name of its own that leads to 127.0.0.1 (DNS rebinding) read the
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import socket
 from collections import deque
@@ -95,9 +96,16 @@ def turn_away(connection: Connection, answer: bytes = _STRANGER) -> None:
         kept.setblocking(False)
         kept.send(answer)
         kept.shutdown(socket.SHUT_WR)
+    _hang_up(KEPT_OPEN)
+
+
+def _hang_up(kept: int) -> None:
     with contextlib.suppress(IndexError):
-        while len(_turned_away) > KEPT_OPEN:
+        while len(_turned_away) > kept:
             _turned_away.popleft().close()
+
+
+atexit.register(_hang_up, 0)
 
 
 class Guarded:

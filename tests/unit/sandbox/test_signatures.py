@@ -235,7 +235,10 @@ def test_what_is_added_to_a_signed_request_is_refused() -> None:
         ), name
     for more in ("&acl", "&acl=", "&versionId=1", "&partNumber=13"):
         assert is_refused(Received("PUT", SIGNED.target + more, SIGNED.headers), b"the body", now=now), more
-    assert is_refused(Received("PUT", SIGNED.target.replace("%2B", "+"), SIGNED.headers), b"x", now=now)
+    plus = signed_by_botocore("/bucket/key", "prefix=a%2Bb", b"", "")
+    assert not is_refused(plus, now=now)
+    as_space = Received("PUT", plus.target.replace("%2B", "+"), plus.headers)
+    assert is_refused(as_space, now=now), "a plus in a query is read as a space"
     twice = [*SIGNED.headers, ("Authorization", dict(SIGNED.headers)["Authorization"])]
     assert is_refused(Received("PUT", SIGNED.target, twice), b"the body", now=now)
     assert is_refused(Received("PUT", SIGNED.target + "&" + URL.partition("?")[2], SIGNED.headers), now=now)
