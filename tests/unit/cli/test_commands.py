@@ -202,7 +202,7 @@ def test_the_trace_of_a_fault_is_shown_where_asked(
     monkeypatch.setenv("RUNCTL_DEBUG", "1")
     failing(ZeroDivisionError("oops"))
     assert main.run(["fail"]) == 1
-    assert capsys.readouterr().err.startswith("Traceback")
+    assert capsys.readouterr().err.startswith("debug: Traceback")
 
 
 def test_a_fault_without_a_home_is_told_all_the_same(
