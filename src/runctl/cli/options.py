@@ -13,6 +13,7 @@ import msgspec
 
 from runctl.cli.root import FORMATS
 from runctl.config import Settings, load
+from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.clouds import Cloud
@@ -200,7 +201,9 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
         if not home().is_dir():
             return []
         with Ledger.open(home()) as ledger:
-            return [job.id for job in ledger.jobs.list(limit=100) if job.id.startswith(incomplete)]
+            known = [job.id for job in ledger.jobs.list(limit=100) if job.id.startswith(incomplete)]
+            # A shell sets what it is given into the line as it is: an adopted id may be a command.
+            return [job for job in known if quoted(job) == job]
     except Exception:
         # A shell that completes a word has no place for an error.
         return []

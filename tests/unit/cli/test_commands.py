@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,36 @@ def test_completion_never_fails(run: Runctl, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "ledger.sqlite3").write_bytes(b"this is no ledger" * 100)
     assert complete("runctl jobs show ", run) == []
+
+
+def test_the_shell_is_given_no_id_that_it_would_read_as_more_than_a_word(tmp_path: Path) -> None:
+    from runctl.cli.options import complete_jobs
+    from runctl.ledger import JobRecord, Ledger
+    from runctl.model import JobId, JobState
+
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    with pytest.MonkeyPatch.context() as patch, Ledger.open(tmp_path) as ledger:
+        patch.setenv("RUNCTL_HOME", str(tmp_path))
+        for name in ("fine-1", "f;rm -rf ~", "f$(x)", "f\x1b]0;t\x07", "f\nforged", "f\u202e"):
+            row = {
+                "name": "n",
+                "spec": b"{}",
+                "target": "aws",
+                "cloud": "aws",
+                "folder": None,
+                "store": "s3://b/p",
+            }
+            ledger.jobs.add(
+                JobRecord(
+                    id=JobId(name),
+                    state=JobState.PLANNED,
+                    project="p",
+                    user="u",
+                    created=now,
+                    updated=now,
+                    **row,
+                ),
+                "made",
+            )
+        option = click.Argument(["job"])
+        assert complete_jobs(click.Context(click.Command("x")), option, "f") == ["fine-1"]
