@@ -26,7 +26,7 @@ NO_WORDS_OF_OTHERS = {
     "__version__", "FORMAT", "crc_of(body)", "len(MIGRATIONS)", "doubt if seems_ours else ''",
     # A tag's value, a comment of a call, a sentence: no command.
     "self._job.id", "number", "target.subject", "request.user", "spec['role']", "what", "target.zone",
-    "' '.join(map(quoted, files))",
+    "' '.join(map(quoted, files))", "shlex.quote(str(folder))", "accept",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from runctl.jobs.claimed import ClaimedSpec, Unnamed, unnamed
 from runctl.jobs.place import Place
 from runctl.jobs.spec import Accepted, JobSpec, PythonSpec, check
 from runctl.ledger import JobRecord
+from runctl.quoting import quoted
 from runctl.storage import claims
 from runctl.storage.claims import Unbelievable
 from runctl.storage.location import LocalPath, parse
@@ -70,14 +71,14 @@ def require_code(job: JobRecord, spec: JobSpec, said: Unnamed | None) -> None:
     if has_code(spec):
         return
     code = said.code if said else None
-    accept = f", or --accept-code {code.sha256}" if code else ""
+    accept = f", or --accept-code {quoted(code.sha256)}" if code else ""
     told = (
         f"; the bucket names the bundle {code.sha256[:12]}, sent from {said.root!r}" if code and said else ""
     )
     raise ValidationError(
         f"Job {job.id} was adopted: name the code that it runs",
         why=f"what the bucket says of it may be anybody's who can write there{claims.spelled(told)}",
-        next=f"runctl jobs resume {job.id} --root FOLDER{accept}",
+        next=f"runctl jobs resume {quoted(job.id)} --root FOLDER{accept}",
     )
 
 
@@ -120,7 +121,7 @@ def resumption(
             raise ValidationError(
                 f"Job {job.id} was not adopted",
                 why="its code and places are those that it was made with",
-                next=f"runctl jobs resume {job.id}",
+                next=f"runctl jobs resume {quoted(job.id)}",
             )
         if checkpoint is not None and not checkpoint.ours:
             raise ValidationError(

@@ -26,6 +26,7 @@ from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobId, JobState, Offer
 from runctl.providers.base import Machine, MachineState
+from runctl.quoting import quoted
 from runctl.safety import transaction
 
 LEASE_SECONDS = 15.0
@@ -149,9 +150,8 @@ class Supervisor:
             self._move(job, JobState.STOPPED, "stopped by the user; it has no machine")
             return
         if not adopted.has_code(spec):
-            cause = (
-                f"it was adopted, and what it runs is not named: runctl jobs resume {job.id} --root FOLDER"
-            )
+            way = f"runctl jobs resume {quoted(job.id)} --root FOLDER"
+            cause = f"it was adopted, and what it runs is not named: {way}"
             self._move(job, JobState.STOPPED, cause)
             return
         if (limit := limits.reached(self._ledger, job.id, spec, now)) is not None:
