@@ -23,7 +23,7 @@ from runctl.render.adopted import show_adopted
 from runctl.resources import costs
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-SCRIPT = "import time\nfor step in range(40):\n    print('step', step, flush=True)\n    time.sleep(0.5)\n"
+SCRIPT = "import time\nfor step in range(90):\n    print('step', step, flush=True)\n    time.sleep(0.5)\n"
 
 
 class Laptop:
