@@ -386,7 +386,7 @@ def test_a_killed_command_is_mentioned_and_undone(command: Command, road: Road, 
     there, inside = road.at(road.first, name), road.inside(road.first, name)
     command.killed_in_the_middle(source, there, inside)
     _, err = command.run("transfer", str(source), f"{there}-other", "--on", "sandbox", "--dry-run")
-    assert "left unfinished: tx-" in err
+    assert "left unfinished: transfer of" in err
     (left,) = json.loads(command.run("tx", "list", "--output", "json")[0])
     out, _ = command.run("tx", "rollback", left["id"], "--yes")
     assert "rolled-back" in out

@@ -24,24 +24,26 @@ from .tree import listing
 FAILED = 1
 _KILL_AFTER = 10.0
 _TRIES = 5
+_LARGEST_SPEC = 512 * 1024 * 1024
 _STOPPED = ".stopped"
 _REMEMBERED = 7 * 86400.0
 
 
 def carry(home: str) -> int:
-    """Do what the spec says whose URL is the first line of the standard input, and end with its exit code.
+    """Do what the spec says that the first line of the standard input leads to, and end with its exit code.
 
-    The URL is a right: it is kept from the arguments, which every process of the machine can read.
+    The line is the spec's URL, its SHA-256 and the transfer's key. They are rights: they are kept from the
+    arguments, which every process of the machine can read, and the key from all that lies in the bucket.
     """
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopping.set())
     courier = Courier(stopping)
-    url, _, digest = sys.stdin.readline().strip().partition(" ")
     try:
+        url, digest, key = sys.stdin.readline().split()
         spec = _spec(courier, url, digest)
         with _take(os.path.join(_folder(home), "%s-%s.lock" % (spec["transfer"], spec["role"]))) as mine:
             try:
-                said = _alone(home, spec, courier, stopping)
+                said = _alone(home, spec, courier, stopping, key)
             finally:
                 os.unlink(mine.name)
     except (StoreAway, StoreRefused, Stopped, OSError, ValueError) as error:
@@ -70,31 +72,35 @@ def perform(
     spec: Dict[str, Any],
     courier: Courier,
     stopping: threading.Event,
+    key: str,
     root: Any = str,
     report: Optional[Report] = None,
 ) -> str:
-    """Carry out a spec here; answers the state in which it ended. Raises what cannot be reported."""
+    """Carry out a spec here; answers the state in which it ended. Raises what cannot be reported.
+
+    `key` is the transfer's, in hex: what it says and sends carries an HMAC by it.
+    """
     if spec["role"] == "list":
         found = listing(root(str(spec["path"])), spec.get("only"), bool(spec.get("checksum")))
         answer = {**found._asdict(), "packers": packers()}
-        courier.put(str(spec["answer"]), sealed(answer))
+        courier.put(str(spec["answer"]), sealed(answer, key, str(spec["word"])))
         return "done"
     spec = {**spec, "root": root(str(spec["root"]))}
     if report is None:
-        url = str(spec["status"])
+        url, word = str(spec["status"]), str(spec["word"])
         speaking = Courier()  # the last word must come through even when all else was told to stop
 
         def publish(told: Dict[str, Any]) -> None:
-            speaking.put(url, sealed(told))
+            speaking.put(url, sealed(told, key, word))
 
         report = Report(publish)
     report.start()
     state, why = "failed", "it ended in a way that it should not"
     try:
         if spec["role"] == "send":
-            Sending(spec, courier, report).run()
+            Sending(spec, courier, report, key).run()
         else:
-            Receiving(spec, courier, report, stopping).run()
+            Receiving(spec, courier, report, stopping, key).run()
         state, why = "done", ""
     except Stopped:
         state, why = "stopped", "it was told to end"
@@ -109,7 +115,7 @@ def perform(
 
 def _spec(courier: Courier, url: str, digest: str) -> Dict[str, Any]:
     for _ in range(_TRIES):
-        packed = courier.get(url)
+        packed = courier.get(url, most=_LARGEST_SPEC)
         if hashlib.sha256(packed).hexdigest() == digest:
             spec: Dict[str, Any] = json.loads(gzip.decompress(packed))
             return spec
@@ -133,7 +139,7 @@ def _tombstone(home: str, transfer: str) -> str:
     return os.path.join(_folder(home), transfer + _STOPPED)
 
 
-def _alone(home: str, spec: Dict[str, Any], courier: Courier, stopping: threading.Event) -> str:
+def _alone(home: str, spec: Dict[str, Any], courier: Courier, stopping: threading.Event, key: str) -> str:
     """Carry out the spec, unless another transfer writes to the same folder; answers what to say.
 
     A later worker of one transfer and role has ended an earlier one by now, whose caller is gone.
@@ -141,14 +147,14 @@ def _alone(home: str, spec: Dict[str, Any], courier: Courier, stopping: threadin
     if os.path.exists(_tombstone(home, spec["transfer"])):
         raise Stopped("it was undone before it began")
     if spec["role"] != "receive":
-        return "ok " + perform(spec, courier, stopping, root=_on_this_machine)
+        return "ok " + perform(spec, courier, stopping, key, root=_on_this_machine)
     name = hashlib.sha256(os.fsencode(_on_this_machine(str(spec["root"])))).hexdigest()[:32]
     with open(os.path.join(_folder(home), "into-%s" % name), "a+") as there:
         try:
             fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return "error busy another transfer writes to %s" % spec["root"]
-        return "ok " + perform(spec, courier, stopping, root=_on_this_machine)
+        return "ok " + perform(spec, courier, stopping, key, root=_on_this_machine)
 
 
 def _take(path: str) -> Any:

@@ -1,4 +1,8 @@
-"""What travels through the staging prefix: slices of files with their checksums, packed where it helps."""
+"""What travels through the staging prefix: slices of files with their checksums, packed where it helps.
+
+A header names the checksums of all that is behind it, and it alone is under the transfer's HMAC: no byte of a
+file is hashed for that once more.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ import subprocess
 import zlib
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-_MAGIC = b"runctl parcel 1\n"
+from . import mac
+
+_MAGIC = b"runctl parcel 2\n"
 _LEVEL = 3
 _WORTH_IT = 0.95
 ZSTD, GZIP, NONE = "zstd", "gzip", ""
@@ -34,8 +40,15 @@ class Opened(NamedTuple):
     faults: Dict[int, str]
 
 
-def seal(pieces: List[Tuple[Slice, Optional[bytes], str]], pack: str) -> bytes:
+def largest(planned: List[Slice]) -> int:
+    """Bytes that a parcel of these slices may have: more of them were not sent by us."""
+    return sum(item.length for item in planned) + 1024 * (len(planned) + 1024)
+
+
+def seal(pieces: List[Tuple[Slice, Optional[bytes], str]], pack: str, key: str, name: str) -> bytes:
     """The bytes of a parcel: each planned slice with its bytes, or with none and why they cannot be sent.
+
+    `key` is the transfer's, in hex; `name` is what the plan calls the parcel.
 
     Content that does not shrink is not packed. The parcel does not know the files' numbers, which change from
     one try to the next.
@@ -48,18 +61,25 @@ def seal(pieces: List[Tuple[Slice, Optional[bytes], str]], pack: str) -> bytes:
     packed = squeeze(pack, content) if pack and content else content
     if len(packed) > len(content) * _WORTH_IT:
         pack, packed = NONE, content
-    header = json.dumps({"packed": pack, "size": len(content), "slices": listed}).encode()
-    return b"".join((_MAGIC, len(header).to_bytes(8, "big"), header, packed))
+    told = {"packed": pack, "size": len(content), "slices": listed}
+    if pack != NONE:
+        told["sha256"] = hashlib.sha256(packed).hexdigest()  # nothing is unpacked that was not sent
+    header = json.dumps(told).encode()
+    sealed = mac.of(key, "parcel/" + name, header)
+    return b"".join((_MAGIC, sealed, len(header).to_bytes(8, "big"), header, packed))
 
 
-def unseal(data: bytes, planned: List[Slice]) -> Opened:
+def unseal(data: bytes, planned: List[Slice], key: str, name: str) -> Opened:
     """Every slice, verified. Raises TornParcel, also where it holds anything that was not `planned`."""
-    start = len(_MAGIC) + 8
+    begin, start = len(_MAGIC) + mac.LENGTH, len(_MAGIC) + mac.LENGTH + 8
     if data[: len(_MAGIC)] != _MAGIC:
         raise TornParcel("this is no parcel")
-    end = start + int.from_bytes(data[len(_MAGIC) : start], "big")
+    end = start + int.from_bytes(data[begin:start], "big")
+    told = data[start:end]
+    if not mac.holds(key, "parcel/" + name, told, data[len(_MAGIC) : begin]):
+        raise TornParcel("the parcel's seal is wrong")
     try:
-        header = json.loads(data[start:end])
+        header = json.loads(told)
         size, pack = int(header["size"]), str(header["packed"])
         listed = [(int(row[0]), int(row[1]), row[2], str(row[3])) for row in header["slices"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -67,6 +87,8 @@ def unseal(data: bytes, planned: List[Slice]) -> Opened:
     here = sum(length for _, length, checksum, _ in listed if checksum is not None)
     if [row[:2] for row in listed] != [(item.offset, item.length) for item in planned] or size != here:
         raise TornParcel("the parcel holds something else than was planned")
+    if pack != NONE and hashlib.sha256(memoryview(data)[end:]).hexdigest() != header.get("sha256"):
+        raise TornParcel("the checksum of what was packed is wrong")
     content = memoryview(expand(pack, data[end:], size))
     if len(content) != size:
         raise TornParcel("%d of %d bytes came" % (len(content), size))

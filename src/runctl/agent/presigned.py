@@ -28,6 +28,10 @@ class Expired(StoreRefused):
     """The URL was good once."""
 
 
+class TooMuch(StoreRefused):
+    """The object has more bytes than it was sent with."""
+
+
 class Stopped(Exception):
     """The transfer was told to end."""
 
@@ -42,30 +46,39 @@ class Courier:
         self._open: Set[Any] = set()
         self._lock = threading.Lock()
 
-    def get(self, url: str, span: Optional[Tuple[int, int]] = None, etag: str = "") -> bytes:
+    def get(
+        self, url: str, span: Optional[Tuple[int, int]] = None, etag: str = "", most: Optional[int] = None
+    ) -> bytes:
         """The object, or `span[1]` of its bytes from `span[0]` on, of the state that `etag` names.
 
-        Raises Missing, Expired, PreconditionFailed where it has changed, StoreAway, StoreRefused, Stopped.
+        Raises Missing, Expired, PreconditionFailed where it has changed, TooMuch for more than `most` bytes,
+        which are not read, StoreAway, StoreRefused, Stopped.
         """
         headers: Dict[str, str] = {}
         if span is not None:
             headers["Range"] = "bytes=%d-%d" % (span[0], span[0] + span[1] - 1)
         if etag:
             headers["If-Match"] = '"%s"' % etag
-        return self._again("GET", url, headers, b"", None if span is None else span[1])[1]
+        return self._again("GET", url, headers, b"", None if span is None else span[1], most)[1]
 
     def put(self, url: str, data: bytes) -> str:
         """Write an object, whose MD5 the store verifies; answers its ETag. Raises as `get`."""
         return self._again("PUT", url, {"Content-MD5": _md5(data)}, data, None)[0]
 
     def _again(
-        self, method: str, url: str, headers: Dict[str, str], body: bytes, length: Optional[int]
+        self,
+        method: str,
+        url: str,
+        headers: Dict[str, str],
+        body: bytes,
+        length: Optional[int],
+        most: Optional[int] = None,
     ) -> Tuple[str, bytes]:
         for tried in range(TRIES):
             if self._stopping.is_set():
                 raise Stopped
             try:
-                return self._once(method, url, headers, body, length)
+                return self._once(method, url, headers, body, length, most)
             except StoreAway:
                 if tried == TRIES - 1:
                     raise
@@ -73,7 +86,13 @@ class Courier:
         raise AssertionError("unreachable")
 
     def _once(
-        self, method: str, url: str, headers: Dict[str, str], body: bytes, length: Optional[int]
+        self,
+        method: str,
+        url: str,
+        headers: Dict[str, str],
+        body: bytes,
+        length: Optional[int],
+        most: Optional[int],
     ) -> Tuple[str, bytes]:
         parts = urlsplit(url)
         path = parts.path + ("?" + parts.query if parts.query else "")
@@ -81,7 +100,10 @@ class Courier:
             connection = self._connection(parts.scheme, parts.netloc)
             connection.request(method, path, body=body or None, headers=_headers(method, headers, body))
             answer = connection.getresponse()
-            data = answer.read()
+            data = answer.read() if most is None else answer.read(most + 1)
+            if most is not None and len(data) > most:
+                self._forget()  # the rest of it is still to come
+                raise TooMuch("GET %s: it has more than %d bytes" % (parts.path, most))
         except (OSError, http.client.HTTPException) as error:
             self._forget()
             raise StoreAway("%s %s: %s" % (method, parts.path, error or type(error).__name__)) from error

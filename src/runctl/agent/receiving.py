@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Set
 
 from .failures import PreconditionFailed
 from .growing import Growing, finish, sync, unlink
-from .parcel import Opened, Slice, TornParcel, unseal
-from .presigned import Courier, Missing, Pace, Stopped
+from .parcel import Opened, Slice, TornParcel, largest, unseal
+from .presigned import Courier, Missing, Pace, Stopped, TooMuch
 from .proof import Proof, proves
 from .report import Report
 from .tree import (
@@ -28,7 +28,7 @@ from .tree import (
 PATIENCE = 900.0  # seconds without any parcel
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
 _TRIES = 5
-CHANGED, DAMAGED = "changed", "damaged"
+CHANGED, DAMAGED, FORGED = "changed", "damaged", "its seal is wrong"
 """Why a file did not arrive that may do so when it is sent anew."""
 
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -42,9 +42,16 @@ class Receiving:
     """Fetches every parcel of a spec, as soon as it is there, and writes what is in it."""
 
     def __init__(
-        self, spec: Dict[str, Any], courier: Courier, report: Report, stopping: threading.Event
+        self,
+        spec: Dict[str, Any],
+        courier: Courier,
+        report: Report,
+        stopping: threading.Event,
+        key: str,
     ) -> None:
+        """`key` is the transfer's, in hex."""
         self._root = str(spec["root"])
+        self._key = key
         self._files: List[Any] = spec["files"]
         self._parcels: List[Dict[str, Any]] = spec["parcels"]
         self._threads = max(1, int(spec.get("threads") or 4))
@@ -108,7 +115,7 @@ class Receiving:
         if all(item.file in self._failed for item in planned):
             self._report.parcel(number, 0)  # of files that cannot be written nothing more is fetched
             return
-        opened = self._raw(parcel, planned[0]) if parcel.get("raw") else self._await(parcel["url"], planned)
+        opened = self._raw(parcel, planned[0]) if parcel.get("raw") else self._await(parcel, planned)
         for file, why in opened.faults.items():
             self._give_up(file, why)
         folders = set()
@@ -147,8 +154,9 @@ class Receiving:
         for _ in range(_TRIES):
             self._pace.take(item.length)
             try:
-                data = self._courier.get(parcel["url"], None if whole else (item.offset, item.length), etag)
-            except (Missing, PreconditionFailed):
+                span = None if whole else (item.offset, item.length)
+                data = self._courier.get(parcel["url"], span, etag, most=item.length)
+            except (Missing, PreconditionFailed, TooMuch):
                 return Opened([], {item.file: CHANGED})
             if len(data) != item.length:
                 return Opened([], {item.file: CHANGED})
@@ -158,28 +166,33 @@ class Receiving:
             came.add(digest)
         return Opened([], {item.file: DAMAGED})
 
-    def _await(self, url: str, planned: List[Slice]) -> Opened:
+    def _await(self, parcel: Dict[str, Any], planned: List[Slice]) -> Opened:
+        """What lies there may be anybody's: it counts with the seal of the transfer and of this parcel."""
         look = _FIRST_LOOK
         torn = 0
         while True:
             if self._stopping.is_set():
                 raise Stopped
             try:
-                data = self._courier.get(url)
+                data = self._courier.get(parcel["url"], most=largest(planned))
             except Missing as error:
                 if time.monotonic() - self._heard > PATIENCE:
                     raise SourceAway("nothing came for %d s" % PATIENCE) from error
                 self._stopping.wait(look)
                 look = min(look * 1.5, _LONGEST_LOOK)
                 continue
+            except TooMuch:
+                data = b""
             self._heard = time.monotonic()
             self._pace.take(len(data))
             try:
-                return unseal(data, planned)
+                return unseal(data, planned, self._key, str(parcel["name"]))
             except TornParcel:
+                self._stopping.wait(look)  # its sender may be about to put it there
+                look = min(look * 1.5, _LONGEST_LOOK)
                 torn += 1
                 if torn == _TRIES:
-                    return Opened([], dict.fromkeys((item.file for item in planned), DAMAGED))
+                    return Opened([], dict.fromkeys((item.file for item in planned), FORGED))
 
     def _is_whole(self, item: Slice) -> bool:
         return item.length == self._files[item.file][1]

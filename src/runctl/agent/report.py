@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import threading
 import time
 import zlib
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set
+
+from . import mac
 
 EVERY = 1.0
 
@@ -17,17 +18,20 @@ class TornWord(Exception):
     """What came is not what was said."""
 
 
-def sealed(told: Any) -> bytes:
-    """Something that is said through an object, with what proves that it came as it was said."""
+def sealed(told: Any, key: str, name: str) -> bytes:
+    """Something that is said through an object, with what proves that it came as it was said.
+
+    `key` is the transfer's, in hex; `name` is the object's below the staging prefix.
+    """
     body = gzip.compress(json.dumps(told).encode(), 3)
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    return mac.of(key, "word/" + name, body) + body
 
 
-def unsealed(data: bytes, largest: int = 1 << 30) -> Any:
+def unsealed(data: bytes, key: str, name: str, largest: int = 1 << 30) -> Any:
     """At most `largest` bytes, however much a bomb would make of it. Raises TornWord."""
-    digest, _, body = data.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise TornWord("its checksum is wrong")
+    body = data[mac.LENGTH :]
+    if not mac.holds(key, "word/" + name, body, data[: mac.LENGTH]):
+        raise TornWord("its seal is wrong")
     try:
         told = zlib.decompressobj(wbits=31).decompress(body, largest + 1)
         if len(told) > largest:
@@ -48,6 +52,7 @@ class Report:
         self._faults: Dict[int, str] = {}
         self._files: Set[int] = set()
         self._deleted: List[str] = []
+        self._staged: Dict[str, str] = {}
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
 
@@ -57,6 +62,11 @@ class Report:
             self._parcels.add(number)
             self._moved += moved
             self._wire += wire
+
+    def staged(self, name: str, etag: str) -> None:
+        """A piece of an object lies in the staging prefix; `etag` is what the store made of it."""
+        with self._lock:
+            self._staged[name] = etag
 
     def fault(self, file: int, why: str) -> None:
         with self._lock:
@@ -84,6 +94,7 @@ class Report:
                 "faults": sorted(self._faults.items()),
                 "files": ranges(self._files),
                 "deleted": list(self._deleted),
+                "staged": sorted(self._staged.items()),
             }
 
     def start(self) -> None:

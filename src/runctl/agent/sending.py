@@ -19,8 +19,10 @@ class Changed(Exception):
 class Sending:
     """Sends every parcel of a spec. A file that changed or went is told of in it and in the report."""
 
-    def __init__(self, spec: Dict[str, Any], courier: Courier, report: Report) -> None:
+    def __init__(self, spec: Dict[str, Any], courier: Courier, report: Report, key: str) -> None:
+        """`key` is the transfer's, in hex."""
         self._root = str(spec["root"])
+        self._key = key
         self._files: List[Any] = spec["files"]
         self._parcels: List[Dict[str, Any]] = spec["parcels"]
         self._pack = str(spec.get("pack") or "")
@@ -44,12 +46,15 @@ class Sending:
     def _send(self, number: int) -> None:
         parcel = self._parcels[number]
         pieces = [(item, *self._read(item)) for item in (Slice(*item) for item in parcel["slices"])]
-        data = pieces[0][1] if parcel.get("raw") else seal(pieces, self._pack)
+        raw, name = bool(parcel.get("raw")), str(parcel["name"])
+        data = pieces[0][1] if raw else seal(pieces, self._pack, self._key, name)
         if data is None:
             self._report.parcel(number, 0)  # an object that would be wrong is not written
             return
         self._pace.take(len(data))
-        self._courier.put(parcel["url"], data)
+        etag = self._courier.put(parcel["url"], data)
+        if raw:
+            self._report.staged(name, etag)  # what it is put together of must be this very state
         moved = sum(item.length for item, read, _ in pieces if read is not None)
         self._report.parcel(number, moved, len(data))
 

@@ -34,6 +34,11 @@ def transfer_id(request: dict[str, Any]) -> str:
     return str(request["prefix"]).rpartition("/")[2]
 
 
+def key_of(request: dict[str, Any]) -> str:
+    """By which the transfer's sides know each other's messages, in hex: nothing in the bucket holds it."""
+    return str(request["key"])
+
+
 def staging_of(session: Session, request: dict[str, Any]) -> SigningStore | LoopbackStaging:
     """Where a transfer stages, to be looked at and emptied; URLs of a folder open nothing here."""
     if request["bucket"]:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError, TransferError
+from runctl.agent.report import TornWord
+from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.providers.aws import account
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.tunnel import require_programs
 from runctl.providers.aws.uploads import abort
-from runctl.resources.between import access_of, staged_for, staging_of, transfer_id, withdraw
+from runctl.resources.between import access_of, key_of, staged_for, staging_of, transfer_id, withdraw
 from runctl.safety.saga import Call, Kind, Result
 from runctl.safety.transaction import LeftAtOnce
 from runctl.storage import claims
@@ -173,16 +174,25 @@ def clear(session: Session, request: dict[str, Any], emit: Emit, *, working: boo
         if isinstance(place, InstancePath)
     }
     for instance in machines if working else ():
-        MachineSide(session, instance, staging, transfer_id(request), emit).stop(for_good=True)
+        MachineSide(session, instance, staging, transfer_id(request), key_of(request), emit).stop(
+            for_good=True
+        )
     if isinstance(staging, LoopbackStaging):
         withdraw(session, machines, request, emit)
         staging.empty()
         return
     try:
         for record in staging.list(UPLOADS.rstrip("/")):
-            if (told := word_of(staging, record.key, tries=_TRIES)) is None:
-                raise TransferError(f"The record {record.key} came torn each time", next="runctl tx resume")
-            _abort(session, request, claims.converted(told, Upload, record.key), emit)
+            try:
+                told = word_of(staging, record.key, key_of(request), tries=_TRIES)
+            except TornWord:
+                text = (
+                    f"{claims.spelled(record.key)} is no record of this transfer (its seal is wrong): removed"
+                )
+                emit(Notice(text=text, warning=True))
+                continue
+            if told is not None:
+                _abort(session, request, claims.converted(told, Upload, record.key), emit)
         staging.empty()
     except NotFound:
         return  # the bucket is gone, or was never made
@@ -199,15 +209,21 @@ def _abort(session: Session, request: dict[str, Any], told: Upload, emit: Emit) 
 
 
 def new_request(source: str, destination: str, bucket: str, options: LegOptions) -> dict[str, Any]:
-    """What every step of one transfer is asked."""
-    return {
-        "source": source,
-        "destination": destination,
-        "bucket": bucket,
-        "prefix": new_prefix(),
-        # As the journal gives it back, so that a request can be compared with one of a dead process.
-        "options": msgspec.json.decode(msgspec.json.encode(options)),
-    }
+    """What every step of one transfer is asked. Its key is shown nowhere: the journal is the user's own."""
+    return anew(
+        {
+            "source": source,
+            "destination": destination,
+            "bucket": bucket,
+            # As the journal gives it back, so that a request can be compared with one of a dead process.
+            "options": msgspec.json.decode(msgspec.json.encode(options)),
+        }
+    )
+
+
+def anew(request: dict[str, Any]) -> dict[str, Any]:
+    """The same transfer for another time: with a prefix and a key that nobody else has."""
+    return {**request, "prefix": new_prefix(), "key": secrets.token_hex(32)}
 
 
 def _ends(
@@ -229,15 +245,17 @@ def _ends(
     def side(text: str) -> LocalSide | InstanceSide | S3Side:
         place = parse(text)
         if isinstance(place, LocalPath):
-            return LocalSide(place.path)
+            return LocalSide(place.path, key_of(request))
         if isinstance(place, S3Location):
             return S3Side(lambda prefix: SigningStore(place.bucket, prefix, access), place.key, text)
         if place.instance not in online:
             far = staging_of(session, request)
-            MachineSide(session, place.instance, far, transfer_id(request), emit).require_online()
+            MachineSide(
+                session, place.instance, far, transfer_id(request), key_of(request), emit
+            ).require_online()
             online.add(place.instance)
         staging = seen_by(place.instance)
-        machine = MachineSide(session, place.instance, staging, transfer_id(request), emit)
+        machine = MachineSide(session, place.instance, staging, transfer_id(request), key_of(request), emit)
         return InstanceSide(machine, place.path, staging, run=run, stopping=stopping)
 
     return Ends(
@@ -246,6 +264,7 @@ def _ends(
         destination_text=request["destination"],
         staging=seen_by(""),
         session=session,
+        key=key_of(request),
         run=run,
     )
 

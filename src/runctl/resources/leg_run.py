@@ -9,14 +9,24 @@ from typing import Any
 
 import msgspec
 
-from runctl.agent.receiving import CHANGED, DAMAGED
+from runctl.agent.receiving import CHANGED, DAMAGED, FORGED
 from runctl.errors import Interrupted, TransferError
 from runctl.events import Emit, Notice, Progress
 from runctl.providers.aws.session import Session
 from runctl.resources import leg_plan, object_proofs
 from runctl.resources.composing import Composer
 from runctl.resources.leg_plan import LegOptions, LegPlan, Parcel, Side
-from runctl.resources.sides import InstanceSide, LocalSide, S3Side, Worked, Worker, folder_of, names, numbers
+from runctl.resources.sides import (
+    InstanceSide,
+    LocalSide,
+    S3Side,
+    Worked,
+    Worker,
+    folder_of,
+    names,
+    numbers,
+    staged_before,
+)
 from runctl.storage.listing import LeftOut
 from runctl.storage.objects import is_of_a_job
 from runctl.storage.staging import SigningStore, Staging
@@ -33,6 +43,7 @@ _COPIES = 3
 _ANEW = {
     CHANGED: ("changed while it was sent", "it changed each time that it was sent"),
     DAMAGED: ("came damaged", "it came damaged each time"),
+    FORGED: ("is not what was sent: its seal is wrong", "it is not what was sent: its seal is wrong"),
 }
 """Why a file is sent once more: in a notice, and when it is given up."""
 _NAMED = 5
@@ -41,7 +52,7 @@ _NAMED = 5
 class Ends(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides of a transfer and what lies between them; `run` tells one try from the next.
 
-    `staging` is it as seen from here; a machine may have URLs of its own for it.
+    `staging` is it as seen from here; a machine may have URLs of its own for it. `key` is the transfer's.
     """
 
     source: LocalSide | InstanceSide | S3Side
@@ -49,6 +60,7 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
     destination_text: str
     staging: Staging
     session: Session
+    key: str
     run: str
 
 
@@ -87,6 +99,7 @@ class Carrier:
         self._stopping = stopping
         self._report = LegReport()
         self._starts = 0
+        self._staged: dict[str, str] = {}
         self._from_s3 = isinstance(ends.source, S3Side)
         self._to_s3 = isinstance(ends.destination, S3Side)
 
@@ -232,7 +245,7 @@ class Carrier:
 
     def _send_spec(self, round_: Round) -> dict[str, Any]:
         ends = self._ends
-        staged = {info.key for info in ends.staging.list()}
+        staged = self._what_is_staged()
         left = [parcel for parcel in round_.parcels if parcel.name not in staged]
         if isinstance(ends.destination, S3Side):
             whole = [parcel for parcel in left if leg_plan.is_whole(parcel, round_.plan.pairs)]
@@ -268,7 +281,7 @@ class Carrier:
         else:
             urls = self._seen_by(ends.destination).sign("GET", [parcel.name for parcel in round_.parcels])
             parcels.extend(
-                {"url": url, "slices": parcel.slices}
+                {"url": url, "slices": parcel.slices, "name": parcel.name}
                 for parcel, url in zip(round_.parcels, urls, strict=True)
             )
         plan = round_.plan
@@ -281,6 +294,14 @@ class Carrier:
             "stale": plan.stale,
             "delete": plan.delete if safe else (),
         }
+
+    def _what_is_staged(self) -> set[str]:
+        """Parcels that need not be sent again: who gets one looks at its seal; an object's piece has none."""
+        found = self._ends.staging.list()
+        if not self._to_s3:
+            return {info.key for info in found}
+        self._staged.update(staged_before(self._ends.staging, found, self._ends.key))
+        return {info.key for info in found if self._staged.get(info.key) == info.etag.strip('"')}
 
     def _seen_by(self, side: LocalSide | InstanceSide | S3Side) -> Staging:
         return side.staging if isinstance(side, InstanceSide) else self._ends.staging
@@ -374,7 +395,8 @@ class Carrier:
         assert isinstance(self._ends.destination, S3Side)  # noqa: S101 (asked before)
         assert isinstance(staging, SigningStore)  # noqa: S101 (where there is S3, there is a bucket)
         store = self._ends.destination.store(round_.destination_root)
-        composer = Composer(self._ends.session, staging, self._tell_unproven)
+        self._staged.update(sent.staged)
+        composer = Composer(self._ends.session, staging, self._ends.key, self._staged, self._tell_unproven)
         failed = {number for number, _ in sent.faults}
         parts: dict[int, list[Parcel]] = {}
         for parcel in round_.parcels:

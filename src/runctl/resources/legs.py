@@ -14,7 +14,7 @@ from runctl.links import refuse_brought
 from runctl.providers.aws import account
 from runctl.providers.aws.tunnel import require_programs
 from runctl.resources import carrying
-from runctl.resources.carrying import NoStaging, TransferStopped, new_request
+from runctl.resources.carrying import NoStaging, TransferStopped, anew, new_request
 from runctl.resources.leg_plan import LegOptions
 from runctl.resources.leg_run import LegReport
 from runctl.resources.operation import Operation
@@ -22,7 +22,6 @@ from runctl.safety import saga, transaction
 from runctl.safety.saga import Kind, Plan, PlannedStep
 from runctl.storage.listing import LeftOut
 from runctl.storage.location import InstancePath, LocalPath, S3Location, parse
-from runctl.storage.staging import new_prefix
 from runctl.storage.transfer import TransferReport
 
 __all__ = ["OPERATION", "LegOptions", "WouldTransfer", "plan", "transfer"]
@@ -154,7 +153,7 @@ def _carry_through(operation: Operation, request: dict[str, Any], listen: Emit) 
         raise error.cause from None
     if not told:
         # It had arrived before the process died that should have said so: only the tidying was left.
-        return _carry_through(operation, {**request, "prefix": new_prefix()}, listen)
+        return _carry_through(operation, anew(request), listen)
     return told[-1]
 
 

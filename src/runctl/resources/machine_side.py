@@ -52,7 +52,7 @@ for wait in 0.2 0.5 1 2 4 last; do
   sleep "$wait"
 done
 """
-_CARRY = """printf '%s %s\\n' {spec_url} {spec_sha256} | python3 "$agent" carry\n"""
+_CARRY = """printf '%s %s %s\\n' {spec_url} {spec_sha256} {key} | python3 "$agent" carry\n"""
 _FIND = """\
 {bury}
 ls "$folder"/{transfer}-*.lock >/dev/null 2>&1 || {{ echo "runctl: ok none"; exit 0; }}
@@ -85,13 +85,19 @@ class Task:
 
 
 class MachineSide:
-    """One machine's part in the transfer `transfer`, whose staging prefix is `staging`."""
+    """One machine's part in the transfer `transfer`, whose staging prefix is `staging`.
 
-    def __init__(self, session: Session, instance: str, staging: Staging, transfer: str, emit: Emit) -> None:
+    `key` is the transfer's, in hex. It travels in commands, as the specs' digests do, and is in no spec.
+    """
+
+    def __init__(
+        self, session: Session, instance: str, staging: Staging, transfer: str, key: str, emit: Emit
+    ) -> None:
         self._session = session
         self.instance = instance
         self._staging = staging
         self._transfer = transfer
+        self.key = key
         self._emit = emit
         self._tasks: list[Task] = []
 
@@ -150,7 +156,7 @@ class MachineSide:
 
         def script() -> str:
             url = self._staging.sign("GET", [key], lifetime=BRIEF)[0]
-            return _CARRY.format(spec_url=shlex.quote(url), spec_sha256=digest)
+            return _CARRY.format(spec_url=shlex.quote(url), spec_sha256=digest, key=shlex.quote(self.key))
 
         self._run(script, f"runctl transfer: {spec['role']}", LONGEST, hurry)
 

@@ -21,6 +21,7 @@ from runctl.resources.machine_side import MachineSide
 from runctl.storage import claims
 from runctl.storage.claims import MiB, claim
 from runctl.storage.listing import LeftOut
+from runctl.storage.objects import ObjectInfo
 from runctl.storage.staging import SigningStore, Staging
 
 SILENCE = 60.0
@@ -63,7 +64,7 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says of itself: `state` is working, done, stopped, expired or failed; sizes in bytes.
 
     `parcels` that are dealt with and `files` that are whole come as the first and last number of each run,
-    `faults` as numbers of files and why.
+    `faults` as numbers of files and why. `staged` are pieces of objects by name, with their ETags.
     """
 
     state: Literal["working", "done", "stopped", "expired", "failed"] = "working"
@@ -75,19 +76,54 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[tuple[claims.Count, str], ...] = ()
     files: tuple[tuple[claims.Count, claims.Count], ...] = ()
     deleted: tuple[_Key, ...] = ()
+    staged: tuple[tuple[claims.Name, claims.Name], ...] = ()
 
 
-def word_of(staging: Staging, key: str, *, tries: int = 1) -> Any | None:
-    """What was said through an object; None where nothing was, or where it came torn each time."""
-    for _ in range(tries):
-        data = staging.read_if_exists(key, largest=_LARGEST_WORD)
+def word_of(staging: Staging, name: str, key: str, *, tries: int = 1) -> Any | None:
+    """What was said through the object `name`, None where nothing was; `key` is the transfer's, in hex.
+
+    Raises TornWord where it came each time without the seal that it should have.
+    """
+    for left in reversed(range(tries)):
+        data = staging.read_if_exists(name, largest=_LARGEST_WORD)
         if data is None:
             return None
         try:
-            return unsealed(data)
+            return unsealed(data, key, name)
         except TornWord:
-            continue
+            if not left:
+                raise
     return None
+
+
+def _word_so_far(staging: Staging, name: str, key: str, who: object, *, last: bool) -> Any | None:
+    """The same while its writer may still write: then one that is torn is looked at later, as none.
+
+    Raises TransferError for the `last` one, for which nobody comes back.
+    """
+    try:
+        return word_of(staging, name, key, tries=_LAST_TRIES if last else 1)
+    except TornWord as error:
+        if not last:
+            return None
+        raise TransferError(
+            f"What lies in the place of the word of {who} is not what was sent",
+            why=f"{name}: {error}",
+            next="look at who may write to the bucket, and run the same command again",
+        ) from error
+
+
+def staged_before(staging: Staging, found: Iterable[ObjectInfo], key: str) -> dict[str, str]:
+    """The ETags of pieces by name, as senders of this transfer told them that may have ended since."""
+    staged: dict[str, str] = {}
+    for info in found:
+        if info.key.startswith("status-send-"):
+            try:
+                told = word_of(staging, info.key, key, tries=_LAST_TRIES)
+            except TornWord:  # what it told of is sent again
+                continue
+            staged.update(claims.converted(told or {}, Worked, info.key).staged)
+    return staged
 
 
 def numbers(runs: Iterable[tuple[int, int]], most: int) -> set[int]:
@@ -113,8 +149,9 @@ class Worker(Protocol):
 class LocalSide:
     """A path on this computer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str) -> None:
         self.path = path
+        self._key = key
 
     def __str__(self) -> str:
         return str(self.path)
@@ -133,7 +170,7 @@ class LocalSide:
             root = Path(spec["root"])
             for folder in {(root / file[0]).parent for file in spec["files"]}:
                 refuse_brought(folder)
-        return _LocalWorker(spec)
+        return _LocalWorker(spec, self._key)
 
 
 class InstanceSide:
@@ -162,11 +199,11 @@ class InstanceSide:
         self._looks += 1
         name = f"list-{self._run}-{self.machine.instance}-{self._looks}"
         answer = self.staging.sign("PUT", [name])[0]
-        spec = {"role": "list", "path": self.path, "only": only, "checksum": checksum, "answer": answer}
-        task = self.machine.start(spec, name)
+        asked = {"path": self.path, "only": only, "checksum": checksum}
+        task = self.machine.start({"role": "list", **asked, "answer": answer, "word": name}, name)
         wait, looked = _FIRST_LOOK, time.monotonic()
         # The answer is there before SSM tells that the command has ended.
-        while (found := word_of(self.staging, name)) is None:
+        while (found := _word_so_far(self.staging, name, self.machine.key, self, last=task.is_over)) is None:
             if task.is_over and self.staging.read_if_exists(name) is None:
                 raise task.failure or TransferError(f"{self} was not listed")
             if self._stopping.wait(wait):
@@ -261,7 +298,8 @@ def folder_of(side: LocalSide | InstanceSide | S3Side, *, parent: bool) -> str:
 
 
 class _LocalWorker:
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], key: str) -> None:
+        self._key = key
         self._stopping = threading.Event()
         self._told = Worked()
         self._failure: BaseException | None = None
@@ -289,7 +327,7 @@ class _LocalWorker:
 
         courier = Courier(self._stopping)
         try:
-            perform(spec, courier, self._stopping, report=Report(publish))
+            perform(spec, courier, self._stopping, self._key, report=Report(publish))
         except Exception as error:
             self._failure = error
         finally:
@@ -303,14 +341,16 @@ class _MachineWorker:
         self._status = f"status-{name}"
         self._told = Worked()
         self._heard = self._looked = time.monotonic()
-        self._task = machine.start({**spec, "status": staging.sign("PUT", [self._status])[0]}, name)
+        told = {"status": staging.sign("PUT", [self._status])[0], "word": self._status}
+        self._task = machine.start({**spec, **told}, name)
 
     def look(self) -> Worked:
         over = self._task.is_over
         if self._task.failure is not None:
             raise self._task.failure
         # Nobody comes back for the last word.
-        found = word_of(self._staging, self._status, tries=_LAST_TRIES if over else 1)
+        machine = self._machine
+        found = _word_so_far(self._staging, self._status, machine.key, machine.instance, last=over)
         if found is not None:
             told = claims.converted(found, Worked, self._status)
             if told.beat != self._told.beat:

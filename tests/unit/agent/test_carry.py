@@ -20,13 +20,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent import archive, growing, parcel, tree
+from runctl.agent import archive, growing, mac, parcel, report, tree
 from runctl.agent.carry import perform
 from runctl.agent.parcel import Slice, TornParcel, seal, unseal
 from runctl.agent.presigned import Missing, Pace
 from runctl.agent.report import Report
 
 PIECE = 1000
+KEY = "5a" * 32
 
 
 class Bag:
@@ -43,7 +44,9 @@ class Bag:
         self.objects[url] = bytes(data)
         return f"etag-{url}"
 
-    def get(self, url: str, span: tuple[int, int] | None = None, etag: str = "") -> bytes:
+    def get(
+        self, url: str, span: tuple[int, int] | None = None, etag: str = "", most: int | None = None
+    ) -> bytes:
         if url not in self.objects:
             raise Missing(url)
         data = self.objects[url]
@@ -55,12 +58,13 @@ def parcels_of(files: list[Any], done: dict[int, list[Any]] | None = None) -> li
     found: list[dict[str, Any]] = []
     small = [[number, 0, file[1]] for number, file in enumerate(files) if file[1] <= PIECE]
     if small:
-        found.append({"url": "small", "slices": small})
+        found.append({"url": "small", "name": "small", "slices": small})
     for number, file in enumerate(files):
         for start in range(0, file[1], PIECE) if file[1] > PIECE else ():
             length = min(PIECE, file[1] - start)
             if [start, length] not in (done or {}).get(number, []):
-                found.append({"url": f"{number}-{start}", "slices": [[number, start, length]]})
+                name = f"{number}-{start}"
+                found.append({"url": name, "name": name, "slices": [[number, start, length]]})
     return found
 
 
@@ -69,7 +73,8 @@ def side(role: str, root: Path, files: list[Any], bag: Bag, **more: Any) -> dict
     told: list[dict[str, Any]] = []
     spec = {"role": role, "root": str(root), "files": files, "threads": 3, **more}
     spec.setdefault("parcels", parcels_of(files))
-    perform(spec, bag, more.get("stopping") or threading.Event(), report=Report(told.append))  # type: ignore[arg-type]
+    stopping = more.get("stopping") or threading.Event()
+    perform(spec, bag, stopping, more.get("key") or KEY, report=Report(told.append))  # type: ignore[arg-type]
     return told[-1]
 
 
@@ -181,8 +186,14 @@ def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path, key: str)
     (there / "link").symlink_to(outside)
     files = [[key, 3, 0, False], ["good", 3, 0, False]]
     bag = Bag()
-    bag.objects["small"] = seal([(Slice(0, 0, 3), b"bad", ""), (Slice(1, 0, 3), b"fin", "")], "")
-    word = side("receive", there, files, bag, parcels=[{"url": "small", "slices": [[0, 0, 3], [1, 0, 3]]}])
+    bag.objects["small"] = seal([(Slice(0, 0, 3), b"bad", ""), (Slice(1, 0, 3), b"fin", "")], "", KEY, "p")
+    word = side(
+        "receive",
+        there,
+        files,
+        bag,
+        parcels=[{"url": "small", "name": "p", "slices": [[0, 0, 3], [1, 0, 3]]}],
+    )
     assert [number for number, _ in word["faults"]] == [0]
     assert contents(there) == {"good": (b"fin", 0, False)}
     assert not any(outside.iterdir())
@@ -238,7 +249,7 @@ def test_an_object_must_be_its_etag_or_come_twice_the_same(tmp_path: Path, known
     etag = hashlib.md5(good).hexdigest() if known else "0" * 32
     answers = [b"torn", good, good]
     bag = Bag()
-    bag.get = lambda *_: answers.pop(0)  # type: ignore[method-assign]
+    bag.get = lambda *_, **__: answers.pop(0)  # type: ignore[method-assign]
     parcels = [{"url": "object", "slices": [[0, 0, 4]], "raw": True, "etag": etag}]
     word = side("receive", tmp_path / "there", [["file", 4, 0, False]], bag, parcels=parcels)
     assert word["state"] == "done"
@@ -355,8 +366,75 @@ def test_a_parcel_that_comes_torn_each_time_costs_its_own_files_alone(source: Pa
     bag.objects["small"] = bag.objects["small"][:-1]
     word = side("receive", tmp_path / "there", files, bag)
     assert word["state"] == "done"
-    assert {why for _, why in word["faults"]} == {"damaged"}
+    assert {why for _, why in word["faults"]} == {"its seal is wrong"}
     assert list(contents(tmp_path / "there")) == ["big"]
+
+
+def number_of(files: list[Any], name: str) -> int:
+    return [file[0] for file in files].index(name)
+
+
+@pytest.mark.parametrize("pack", ["", "gzip"])
+def test_what_a_stranger_sends_in_a_parcels_place_is_not_written(
+    source: Path, tmp_path: Path, pack: str
+) -> None:
+    """Whoever can write to the staging prefix knows the format, and all that lies there but the key."""
+    bag, stolen, files = Bag(), Bag(), about(source)
+    side("send", source, files, bag)
+    for path in source.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"e" * path.stat().st_size)
+    side("send", source, about(source), stolen, pack=pack, key="ab" * 32)
+    for url in ("small", f"{number_of(files, 'big')}-1000"):
+        assert stolen.objects[url] != bag.objects[url]
+        bag.objects[url] = stolen.objects[url]
+    word = side("receive", tmp_path / "there", files, bag)
+    assert word["state"] == "done"
+    assert len(word["faults"]) == len(files)
+    assert {why for _, why in word["faults"]} == {"its seal is wrong"}
+    assert contents(tmp_path / "there") == {}
+
+
+def test_a_true_parcel_does_not_count_in_anothers_place(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "big").write_bytes(b"a" * PIECE + b"b" * PIECE)
+    bag = Bag()
+    side("send", source, about(source), bag)
+    first = [Slice(0, 0, PIECE)]
+    assert unseal(bag.objects["0-0"], first, KEY, "0-0").slices
+    for key, name in ((KEY, "0-1000"), ("ab" * 32, "0-0")):
+        with pytest.raises(TornParcel, match="seal is wrong"):
+            unseal(bag.objects["0-0"], first, key, name)
+
+
+def test_a_parcel_that_is_put_right_in_time_arrives(source: Path, tmp_path: Path) -> None:
+    """A stranger was quicker than its sender."""
+    bag, files = Bag(), about(source)
+    side("send", source, files, bag)
+    get, looks = bag.get, list[str]()
+
+    def twice_wrong(url: str, *more: Any, **named: Any) -> bytes:
+        looks.append(url)
+        return b"x" * 100 if looks.count(url) < 3 else get(url, *more, **named)
+
+    bag.get = twice_wrong  # type: ignore[method-assign]
+    assert side("receive", tmp_path / "there", files, bag)["faults"] == []
+    assert contents(tmp_path / "there") == contents(source)
+
+
+def test_a_word_counts_in_its_own_place_and_by_its_own_key() -> None:
+    said = report.sealed({"state": "done"}, KEY, "status-send-1")
+    assert report.unsealed(said, KEY, "status-send-1") == {"state": "done"}
+    for key, name, data in (
+        (KEY, "status-receive-1", said),
+        ("ab" * 32, "status-send-1", said),
+        (KEY, "status-send-1", said[:-1]),
+        (KEY, "status-send-1", said[:32] + report.sealed({}, KEY, "status-send-1")[32:]),
+        (KEY, "status-send-1", b""),
+    ):
+        with pytest.raises(report.TornWord, match="seal is wrong"):
+            report.unsealed(data, key, name)
 
 
 def test_deletions_wait_for_success_and_stay_inside(source: Path, tmp_path: Path) -> None:
@@ -388,26 +466,23 @@ def test_nothing_is_deleted_where_a_file_failed(source: Path, tmp_path: Path) ->
 )
 def test_a_parcel_is_whole_or_torn(pieces: list[bytes], pack: str, data: st.DataObject) -> None:
     slices = [Slice(number, 7 * number, len(piece)) for number, piece in enumerate(pieces)]
-    sealed = seal([(item, piece, "") for item, piece in zip(slices, pieces, strict=True)], pack)
-    assert [bytes(piece) for _, piece, _ in unseal(sealed, slices).slices] == pieces
+    sealed = seal([(item, piece, "") for item, piece in zip(slices, pieces, strict=True)], pack, KEY, "p")
+    assert [bytes(piece) for _, piece, _ in unseal(sealed, slices, KEY, "p").slices] == pieces
     at = data.draw(st.integers(0, len(sealed) - 1))
     flipped = sealed[:at] + bytes([sealed[at] ^ data.draw(st.integers(1, 255))]) + sealed[at + 1 :]
-    try:
-        opened = unseal(flipped, slices)
-    except TornParcel:
-        return
-    assert [bytes(piece) for _, piece, _ in opened.slices if piece] == [
-        piece for number, piece in enumerate(pieces) if piece and number not in opened.faults
-    ]
+    with pytest.raises(TornParcel):
+        unseal(flipped, slices, KEY, "p")
 
 
 def test_a_bomb_is_not_unpacked() -> None:
     slices = [Slice(0, 0, 10)]
     packed = parcel.squeeze("gzip", b"\0" * 50_000_000)
-    header = json.dumps({"packed": "gzip", "size": 10, "slices": [[0, 10, "0" * 64, ""]]}).encode()
-    sealed = b"runctl parcel 1\n" + len(header).to_bytes(8, "big") + header + packed
+    told = {"packed": "gzip", "size": 10, "slices": [[0, 10, "0" * 64, ""]]}
+    header = json.dumps({**told, "sha256": hashlib.sha256(packed).hexdigest()}).encode()
+    mark = mac.of(KEY, "parcel/p", header)
+    sealed = b"runctl parcel 2\n" + mark + len(header).to_bytes(8, "big") + header + packed
     with pytest.raises(TornParcel, match="11 of 10 bytes"):
-        unseal(sealed, slices)
+        unseal(sealed, slices, KEY, "p")
 
 
 def test_a_rate_is_kept_over_all_threads() -> None:
@@ -432,15 +507,15 @@ class Bag:
         kept[url] = data
         return ""
 
-    def get(self, url, span=None, etag=""):
+    def get(self, url, span=None, etag="", most=None):
         return kept[url]
 
 files = [list(entry[:4]) for entry in tree.listing(sys.argv[2]).files]
-parcels = [{"url": "p", "slices": [[number, 0, file[1]] for number, file in enumerate(files)]}]
+parcels = [{"url": "p", "name": "p", "slices": [[number, 0, file[1]] for number, file in enumerate(files)]}]
 for role, root in (("send", sys.argv[2]), ("receive", sys.argv[3])):
     spec = {"role": role, "root": root, "files": files, "parcels": parcels, "pack": parcel.packers()[0]}
     told = []
-    assert perform(spec, Bag(), threading.Event(), report=Report(told.append)) == "done", told
+    assert perform(spec, Bag(), threading.Event(), "5a" * 32, report=Report(told.append)) == "done", told
 presigned.Courier().close()
 """
 

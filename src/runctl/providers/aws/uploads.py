@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from runctl.errors import CloudError, NotFound
 from runctl.providers.aws.session import Session
@@ -11,25 +12,33 @@ from runctl.providers.aws.session import Session
 _AT_ONCE = 8
 
 
+class Part(NamedTuple):
+    """An object that is to be a part of another, in the state that `etag` names."""
+
+    bucket: str
+    key: str
+    etag: str
+
+
 def compose(
     session: Session,
     bucket: str,
     key: str,
-    parts: Sequence[tuple[str, str]],
+    parts: Sequence[Part],
     *,
     begun: Callable[[str], None],
 ) -> tuple[str, list[str]]:
-    """Make `key` of whole objects (bucket, key) in order, each of 5 MiB at least but for the last.
+    """Make `key` of whole objects in order, each of 5 MiB at least but for the last.
 
     `begun` is told the upload's id before anything is copied. Answers the ETag, and those of the copied
-    parts. Raises CloudError, NotFound;
+    parts. Raises CloudError, with the code PreconditionFailed where a part has another state, NotFound;
     then the upload was aborted, as far as S3 answers.
     """
     upload = session.call("s3", "create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
     begun(upload)
 
     def copy(number: int) -> dict[str, object]:
-        source = {"Bucket": parts[number - 1][0], "Key": parts[number - 1][1]}
+        part = parts[number - 1]
         answer = session.call(
             "s3",
             "upload_part_copy",
@@ -37,7 +46,8 @@ def compose(
             Key=key,
             UploadId=upload,
             PartNumber=number,
-            CopySource=source,
+            CopySource={"Bucket": part.bucket, "Key": part.key},
+            CopySourceIfMatch=f'"{part.etag}"',
         )
         return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
 
