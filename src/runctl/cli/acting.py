@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from runctl.cli.main import AFTER_OUTPUT
 from runctl.cli.options import Context, user_name
 from runctl.errors import Interrupted, TrainctlError, ValidationError
 
@@ -24,7 +25,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @contextmanager
 def operation(context: Context, on: str | None, *, region: str | None = None) -> Generator[Operation]:
-    """The cloud, ledger and door of one command."""
+    """The cloud, ledger and door of one command.
+
+    What it carries out counts as told once the command's output has left, after the end of the block.
+    """
     from runctl.resources import recovery
     from runctl.resources.operation import Operation
     from runctl.safety.destroy import Door
@@ -36,10 +40,20 @@ def operation(context: Context, on: str | None, *, region: str | None = None) ->
         found = Operation(session=session, ledger=ledger, door=door, emit=session.emit, to_be_told=True)
         try:
             yield found
-            found.told()
+            if found.untold():
+                # Only the output tells: whoever is killed before it has left is told by the next command.
+                notes = click.get_current_context().meta.setdefault(AFTER_OUTPUT, [])
+                notes.append(lambda: _note_told(context))
         except TrainctlError as error:
             recovery.explain(ledger, error, session.cloud.key)
             raise
+
+
+def _note_told(context: Context) -> None:
+    from runctl.safety import transaction
+
+    with context.ledger() as ledger:
+        ledger.journal.told(transaction.this_process())
 
 
 def policy(context: Context) -> Any:

@@ -10,6 +10,8 @@ from itertools import pairwise
 from runctl.cli import interrupts
 
 COMPLETE_VARIABLE = "_RUNCTL_COMPLETE"
+AFTER_OUTPUT = "runctl.after_output"
+"""In a click context's `meta`: what is to be noted once the command's whole output has left."""
 GARBAGE_THRESHOLD = 50_000
 """Allocations between two garbage collections: at Python's 700 they are a quarter of an import's time."""
 
@@ -60,7 +62,7 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         code = _invoke(list(arguments))
-        sys.stdout.flush()
+        sys.stdout.flush()  # of a command that ended by `Exit`, such as --help
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -99,6 +101,9 @@ def _invoke(arguments: list[str]) -> int:
     try:
         with root.make_context("runctl", arguments) as context:
             result = root.invoke(context)
+            sys.stdout.flush()
+            for note in context.meta.get(AFTER_OUTPUT, ()):
+                note()
     except Exit as done:
         return done.exit_code
     return result if isinstance(result, int) else 0

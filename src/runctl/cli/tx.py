@@ -133,7 +133,10 @@ def _show_left(context: Context, reference: str, *, undo: bool) -> None:
 
 
 def _recover(context: Context, reference: str, *, undo: bool) -> None:
+    import msgspec
+
     from runctl.errors import Conflict
+    from runctl.ledger import DONE
     from runctl.render import output
     from runctl.resources import recovery
 
@@ -151,6 +154,8 @@ def _recover(context: Context, reference: str, *, undo: bool) -> None:
         (recovery.roll_back if undo else recovery.resume)(operation, record)
     with context.ledger() as ledger:
         record = ledger.journal.get(record.id)
+    if record.outcome == DONE:  # this very line says so
+        record = msgspec.structs.replace(record, outcome="finished")
     if context.json:
         output.write_json(_summary(record, False))
     else:

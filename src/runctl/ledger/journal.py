@@ -37,7 +37,7 @@ class Journal:
         return tx
 
     def adopt(self, tx: str, owner: Owner, *, formerly: Owner | None = None) -> None:
-        """Another process goes on with an unfinished transaction.
+        """Another process goes on with an unfinished transaction, or says what one came to that is `done`.
 
         Raises Conflict where it has ended by now, or where it is not `formerly`'s any more.
         """
@@ -45,7 +45,7 @@ class Journal:
             row = connection.execute("SELECT * FROM transactions WHERE id = ?", (tx,)).fetchone()
             if row is None:
                 raise NotFound(f"There is no transaction {tx}")
-            if row["outcome"] is not None:
+            if row["outcome"] not in {None, DONE}:
                 raise Conflict(f"Transaction {tx} cannot be taken up", why=f"it is {row['outcome']} by now")
             if formerly not in {None, _owner(row)}:
                 raise Conflict(f"Transaction {tx} cannot be taken up", why="another process has done so")

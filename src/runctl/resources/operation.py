@@ -22,8 +22,8 @@ T = TypeVar("T")
 class Operation(msgspec.Struct, frozen=True):
     """Where and for whom an operation is carried out.
 
-    `to_be_told`: what it comes to is `done` until somebody calls `told`, so that the next command knows of
-    one that was killed before it could say so.
+    `to_be_told`: what it comes to is `done` until whoever carried it out has said so (`Journal.told`), so
+    that the next command knows of one that was killed before it could.
     """
 
     session: Session
@@ -60,17 +60,22 @@ class Operation(msgspec.Struct, frozen=True):
             self._kinds(),
             emit=self.emit,
             at=self.session.cloud.clock.now(),
-            outcome=DONE if self.to_be_told else "finished",
+            outcome=self.outcome,
         )
 
-    def told(self) -> None:
-        """The user knows what came of it."""
-        if self.to_be_told:
-            self.ledger.journal.told(transaction.this_process())
+    @property
+    def outcome(self) -> str:
+        """Of what comes to its end."""
+        return DONE if self.to_be_told else "finished"
+
+    def untold(self) -> bool:
+        """Whether this process has carried out what it has not said yet."""
+        me = transaction.this_process()
+        return any(record.owner == me for record in self.ledger.journal.untold())
 
     def resume(self, record: TransactionRecord) -> Mapping[str, Result]:
         """Finish an operation whose process died."""
-        return saga.resume(self.ledger, record, self._kinds(), emit=self.emit)
+        return saga.resume(self.ledger, record, self._kinds(), emit=self.emit, outcome=self.outcome)
 
     def roll_back(self, record: TransactionRecord) -> None:
         """Undo an operation whose process died."""

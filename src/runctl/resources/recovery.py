@@ -136,7 +136,7 @@ def left_of(record: TransactionRecord, *, undo: bool) -> list[str]:
 def resume(operation: Operation, record: TransactionRecord) -> None:
     """Finish it, or say what was done. Raises Conflict for one that is under way, over, or a job's."""
     if record.outcome == DONE and not transaction.is_alive(record.owner):
-        operation.ledger.journal.end(record.id, "finished")
+        transaction.take_up(operation.ledger, record)
         return
     _require_abandoned(record)
     if record.operation == JOB_LAUNCH:

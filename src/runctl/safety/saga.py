@@ -100,7 +100,12 @@ def carry_out(
 
 
 def resume(
-    ledger: Ledger, record: TransactionRecord, kinds: Mapping[str, Kind], *, emit: Emit
+    ledger: Ledger,
+    record: TransactionRecord,
+    kinds: Mapping[str, Kind],
+    *,
+    emit: Emit,
+    outcome: str = "finished",
 ) -> Mapping[str, Result]:
     """Finish an abandoned operation. Raises what a step raises, after the rollback; Conflict where another
     process took it up, and where its rollback has begun: what is half undone is no ground to go on from."""
@@ -111,7 +116,7 @@ def resume(
             why=f"its step {undone.name} is {undone.outcome}",
             next=f"runctl tx rollback {quoted(record.id)}",
         )
-    with transaction.resumed(ledger, record) as tx:
+    with transaction.resumed(ledger, record, outcome=outcome) as tx:
         return _go_on(tx, plan, kinds, record.steps, emit)
 
 

@@ -155,14 +155,16 @@ def begin(
 
 
 @contextmanager
-def resumed(ledger: Ledger, record: TransactionRecord) -> Generator[Transaction]:
+def resumed(
+    ledger: Ledger, record: TransactionRecord, *, outcome: str = "finished"
+) -> Generator[Transaction]:
     """Go on with an abandoned operation, under the same rules as `begin`. Raises Conflict as `take_up`.
 
     It does not end before it is known what became of every intent, whoever left it without an outcome.
     """
     take_up(ledger, record)
     unknown = {step.number for step in record.steps if step.outcome is None}
-    with _guarded(Transaction(ledger, record.id, _unknown=unknown)) as transaction:
+    with _guarded(Transaction(ledger, record.id, outcome, _unknown=unknown)) as transaction:
         yield transaction
 
 

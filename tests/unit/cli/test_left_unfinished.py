@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -132,3 +137,76 @@ def test_what_was_done_and_never_told_is_not_done_twice(
     assert run([*again.split(), "--quiet"]) == 0, "a second one, for the first is known"
     with Ledger.open(home) as ledger:
         assert not ledger.journal.untold(), "this command has said so itself"
+
+
+@pytest.mark.parametrize("end", ["killed", "reader gone"])
+def test_nobody_was_told_before_the_output_has_left(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
+    """A snapshot that is there, and whose line nobody has read, is not taken a second time."""
+    volume = sandbox_cloud.volume()
+    again = f"aws ebs snapshot {volume} --quiet".split()
+    reader, writer = os.pipe()
+    if end == "killed":
+        _fill(writer)
+    else:
+        os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runctl", *again], stdout=writer, stderr=subprocess.DEVNULL
+    )
+    os.close(writer)
+    if end == "killed":
+        _wait_for_writing(home, process.pid)
+        process.kill()
+    process.wait(60)
+    error = _error(capsys, " ".join(again))
+    assert error["what"] == f"create-snapshot of {volume} is done already"
+    assert run(error["next"].split()[1:]) == 0
+    (snapshot,) = _snapshots(sandbox_cloud, volume)
+    assert snapshot in capsys.readouterr().out
+    assert run(again) == 0, "the first is known"
+    assert len(_snapshots(sandbox_cloud, volume)) == 2
+
+
+def test_what_was_resumed_is_told_once_its_output_has_left(
+    home: Path, sandbox_cloud: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`tx resume` can be killed before its line just as well: it is repeated then, not what it finished."""
+    tx = _left(home, sandbox_cloud, "2 GiB", made=sandbox_cloud.volume())
+    reader, writer = os.pipe()
+    os.close(reader)
+    resume = [sys.executable, "-m", "runctl", "tx", "resume", tx]
+    process = subprocess.Popen(resume, stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    process.wait(60)
+    error = _error(capsys, f"aws ebs create --size 2 --availability-zone {ZONE}")
+    assert error["next"] == f"runctl tx resume {tx}"
+    assert run(["tx", "resume", tx]) == 0
+    assert capsys.readouterr().out.startswith(f"{tx} is finished: vol-")
+
+
+def _fill(writer: int) -> None:
+    """A pipe into which nothing goes any more: whoever writes waits."""
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+
+
+def _wait_for_writing(home: Path, pid: int) -> None:
+    """Until the operation of a process is over and the process does no more: its line waits in the pipe."""
+    end, quiet, before = time.monotonic() + 60, 0, ""
+    while quiet < 10:
+        assert time.monotonic() < end, "it never came to its output"
+        time.sleep(0.05)
+        with Ledger.open(home) as ledger:
+            found = [one for one in ledger.journal.newest() if one.owner.pid == pid]
+        used = " ".join(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+        quiet = quiet + 1 if found and found[0].outcome and used == before else 0
+        before = used
+
+
+def _snapshots(live: Any, volume: str) -> list[str]:
+    found = live.client("ec2").describe_snapshots(Filters=[{"Name": "volume-id", "Values": [volume]}])
+    return [one["SnapshotId"] for one in found["Snapshots"]]
