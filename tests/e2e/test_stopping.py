@@ -269,3 +269,33 @@ def test_a_machine_that_shall_be_kept_is_kept(lab: Any) -> None:
     (machine,) = lab.machines()
     assert lab.live() == [machine]
     assert f"{machine} is kept, and goes on costing" in lab.said()
+
+
+def commits(lab: Any) -> list[str]:
+    """The names of the committed checkpoints, the oldest first."""
+    bucket, _, prefix = lab.report()["store"].removeprefix("s3://").partition("/")
+    found = lab.cloud.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/checkpoints/")
+    return sorted(
+        item["Key"].split("/")[-2] for item in found["Contents"] if item["Key"].endswith("/manifest.json")
+    )
+
+
+@pytest.mark.slow
+def test_after_a_step_back_an_interruption_loses_nothing_that_was_done_since(lab: Any) -> None:
+    command = lab.train("--steps", str(STEPS), "--interruptions", "2")
+    lab.stepped(8)
+    lab.until(lambda: len(commits(lab)) >= 3, "some checkpoints are safe")
+    lab.run("jobs", "stop", "last")
+    lab.finish(command, INTERRUPTED)
+    before = commits(lab)
+    oldest = int(before[0].rpartition("-")[2].removesuffix(".zip"))
+    command = lab.start("jobs", "resume", "last", "--from", before[0])
+    machine = lab.until(lambda: lab.machines()[1:], "the next machine")[0]
+    lab.until(lambda: commits(lab)[len(before) :], "something is committed since")
+    lab.interrupt(machine)
+    lab.finish(command)
+    first, second, third = lab.report()["attempts"]
+    assert second["resumed_step"] == oldest < first["last_step"]
+    assert (second["cause"], third["cause"]) == ("notice", "finished")
+    assert third["resumed_step"] == second["last_step"] > oldest
+    assert lab.output() == lab.walked(STEPS)

@@ -12,7 +12,7 @@ from .attempt import Attempt
 from .environment import EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
 from .private import as_the_user
-from .restoring import CorruptCheckpoint, commit_names, restore
+from .restoring import CorruptCheckpoint, commit_names, read_manifest, restore, sequence_of
 
 PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
 
@@ -81,19 +81,23 @@ def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:
 
 
 def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:
-    """The newest commit that verifies; one that was asked for by name must."""
+    """The newest commit that verifies; one that was asked for must, unless later ones of its line do."""
     told = attempt.spec.get("resume") or {}
     wanted, trusted = str(told.get("from") or "newest"), told.get("trusted") or {}
     if wanted == "none":
         return None
     names = list(reversed(commit_names(store)))
+    since = int(told.get("since") or attempt.number)
     if wanted != "newest":
-        names = [wanted]
+        later = [name for name in names if sequence_of(name) > sequence_of(wanted)]
+        names = [*(later if attempt.number > since else ()), wanted]
     for name in names:
         try:
+            if wanted not in (name, "newest") and _was_left_behind(attempt, store, name, since):
+                continue
             manifest = restore(store, name, folder, attempt.seal, trusted)
         except CorruptCheckpoint as error:
-            if wanted != "newest":
+            if name == wanted:
                 raise CorruptCheckpoint("%s cannot be resumed from: %s" % (name, error)) from error
             skipped = [*attempt.state["checkpoints_skipped"], {"name": name, "reason": str(error)}]
             attempt.update(checkpoints_skipped=skipped)
@@ -103,6 +107,14 @@ def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:
         attempt.event("checkpoint-restored", name=name, step=manifest.step)
         return os.path.join(folder, manifest.source)
     return None
+
+
+def _was_left_behind(attempt: Attempt, store: Any, name: str, since: int) -> bool:
+    """Whether a commit is of an attempt before `since`, when the user went back to an older one.
+
+    Raises CorruptCheckpoint, StoreAway, StoreRefused.
+    """
+    return read_manifest(store, name, attempt.seal).attempt < since
 
 
 def _command(spec: Dict[str, Any], python: Optional[str], resume: Optional[str]) -> List[str]:

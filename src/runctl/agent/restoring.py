@@ -42,6 +42,7 @@ class Manifest(NamedTuple):
     source: str
     step: Optional[int]
     files: List[File]
+    attempt: int = 0
 
 
 def can_be_named(source: str) -> bool:
@@ -137,7 +138,7 @@ def _parsed(told: Any) -> Manifest:
     files = [_file(item, source) for item in told["files"]]
     if not files:
         raise ValueError("it names no files")
-    return Manifest(_text(told["name"]), source, step, files)
+    return Manifest(_text(told["name"]), source, step, files, _count(told.get("attempt", 0)))
 
 
 def _file(told: Any, source: str) -> File:

@@ -293,6 +293,7 @@ class Launcher:
             ),
             "resume": {
                 "from": spec.resume_from or "newest",
+                "since": spec.resume_since,
                 "trusted": {spec.accepted.name: spec.accepted.sha256} if spec.accepted else {},
             },
             "resume_arg": spec.resume_arg,

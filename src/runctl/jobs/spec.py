@@ -77,6 +77,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: str | None = None
     resume_arg: str | None = None
     resume_from: str | None = None
+    resume_since: int = 0
+    """The attempt that began from `resume_from`. Later ones go on from what was committed since then."""
     max_attempts: int = 10
     budget: Decimal | None = None
     max_hours: float | None = None

@@ -181,6 +181,7 @@ def resumed(
         msgspec.structs.replace(
             before,
             resume_from=resume_from,
+            resume_since=attempts + 1 if resume_from else 0,
             stop_asked=False,
             # A new request of the user is worth as many attempts as the first one.
             max_attempts=attempts + before.max_attempts,

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -173,6 +174,34 @@ def test_what_lay_in_a_shared_folder_before_the_job_is_not_its_work(machine):
     assert first["committed"] is None
     second = machine.attempt("print(1)", 2, checkpoint_dir=str(folder)).run()
     assert (second["committed"], second["resumed_from"]) == (None, None)
+
+
+def test_an_attempt_after_a_step_back_goes_on_from_what_was_committed_since(machine):
+    """And from nothing that was left behind, although that is newer than where it stepped back to."""
+    script = """
+        import os, pathlib, sys
+        pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"], sys.argv[1] + ".txt").write_text(sys.argv[1])
+        """
+    path = machine.root / "save.py"
+    path.write_text(textwrap.dedent(script))
+
+    def attempt(number, saves, **resume):
+        command = [sys.executable, str(path), saves] if saves else [sys.executable, "-c", ""]
+        state = machine.attempt(command, number, resume=resume or {"from": "newest"}).run()
+        assert state["exit_code"] == 0
+        return state["resumed_from"], (state["committed"] or {}).get("name")
+
+    assert attempt(1, "old") == (None, "000001-old.txt")
+    assert attempt(2, "left-behind") == ("000001-old.txt", "000002-left-behind.txt")
+    back = {"from": "000001-old.txt", "since": 3}
+    assert attempt(3, "", **back) == ("000001-old.txt", None)
+    assert attempt(4, "anew", **back) == ("000001-old.txt", "000003-anew.txt"), "nothing was committed since"
+    assert attempt(5, "more", **back) == ("000003-anew.txt", "000004-more.txt")
+    newest = machine.job / "checkpoints" / "more.txt"
+    newest.unlink()
+    for file in machine.job.rglob("000004-more.txt/more.txt"):
+        file.write_text("torn")
+    assert attempt(6, "", **back)[0] == "000003-anew.txt", "one that does not verify is passed over"
 
 
 def test_a_local_checkpoint_that_is_torn_is_put_aside_and_restored(machine):

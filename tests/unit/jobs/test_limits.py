@@ -109,3 +109,22 @@ def test_a_stop_is_forgotten_where_the_user_goes_on(ended: Ended) -> None:
     )
     reopen(ledger)
     assert not specs.decode(ledger.jobs.get(JOB).spec).stop_asked
+
+
+def test_a_step_back_is_of_the_attempt_that_makes_it(ended: Ended) -> None:
+    """Those after it go on from what was committed since, and the next resumption from the newest."""
+    ledger = ended(0.5, cause="stop")
+    job = ledger.jobs.get(JOB)
+    back = start.resumed(ledger, job, now=after(1), resume_from="000001-a")
+    assert (back.resume_from, back.resume_since) == ("000001-a", 2)
+    start.reopen(ledger, job, back, now=after(1), cause="resumed")
+    ledger.jobs.transition(
+        JOB,
+        JobState.FAILED,
+        allowed_from={JobState.RECOVERING},
+        at=after(2),
+        attempt=1,
+        cause="crash",
+    )
+    newest = start.resumed(ledger, ledger.jobs.get(JOB), now=after(2), resume_from=None)
+    assert (newest.resume_from, newest.resume_since) == (None, 0)
