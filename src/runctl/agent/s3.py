@@ -142,18 +142,22 @@ class Bucket:
         return status != 404
 
     def list(self, prefix: str) -> List[Object]:
-        """Every object under a prefix, in order of key."""
+        """Every object under a prefix, in order of key. Keys come URL-encoded: none can break the XML."""
+        from urllib.parse import unquote_plus
+
         found: List[Object] = []
         token = ""
         while True:
-            query = {"list-type": "2", "prefix": prefix, "max-keys": "1000"}
+            query = {"list-type": "2", "prefix": prefix, "max-keys": "1000", "encoding-type": "url"}
             if token:
                 query["continuation-token"] = token
             _, _, body = self.ask("GET", "", query=query)
             root, space = parsed(body, "listing of " + prefix)
+            encoded = root.findtext(space + "EncodingType") == "url"
             for item in root.findall(space + "Contents"):
                 size = int(item.findtext(space + "Size") or 0)
-                found.append(Object(item.findtext(space + "Key") or "", size))
+                text = item.findtext(space + "Key") or ""
+                found.append(Object(unquote_plus(text) if encoded else text, size))
             token = root.findtext(space + "NextContinuationToken") or ""
             if not token:
                 return found

@@ -104,6 +104,8 @@ class Store(Protocol):
         ...
 
 
+_LONGEST_PART = 255
+"""Bytes, of which a letter has up to four."""
 _NO_KEY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 
 
@@ -115,6 +117,19 @@ def checked_key(key: str) -> str:
     if why:
         raise ValidationError(f"{key!r} is no key of an object", why=why)
     return key
+
+
+def no_file(key: str) -> str | None:
+    """Why an object of this relative key can be no file below a folder; None where it can."""
+    try:
+        parts = checked_key(key).split("/")
+    except ValidationError as error:
+        return error.why
+    if len(key) > 63 and max(len(os.fsencode(part)) for part in parts) > _LONGEST_PART:
+        return "a part of the name is longer than 255 bytes"
+    if parts[-1].startswith(PARTIAL_PREFIX):
+        return "its name is that of a file on its way"
+    return None
 
 
 def is_of_a_job(key: str) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from runctl.agent.s3 import Bucket
 
+_TRIES = 4
 _PAGE = 1000
 """The most that one ListObjectsV2 answers."""
 _PIECE = 256 * 1024
@@ -60,17 +61,23 @@ class Requests:
         if self._made is not None:
             self._made.close()
 
-    def listing(self, prefix: str, *, cut: int) -> Iterator[tuple[Entry, str]]:
+    def listing(
+        self, prefix: str, *, cut: int, after: str | None = None, tries: int = _TRIES
+    ) -> Iterator[tuple[Entry, str]]:
         """What S3 has under a prefix, without the first `cut` letters of each key, and its storage class.
+
+        With `after`, a whole key, only what comes behind it. `tries` is how often a page is asked for.
 
         obstore takes keys for paths: it drops slashes at either end and gives up at others. These are exact.
         Raises NotFound for the bucket, ConfigError, CloudError.
         """
         query = {"list-type": "2", "prefix": prefix, "max-keys": str(_PAGE), "encoding-type": "url"}
+        if after is not None:
+            query["start-after"] = after
 
         def ask(token: str) -> bytes:
             following = {"continuation-token": token} if token else {}
-            return self.client.ask("GET", "", query={**query, **following})[2]
+            return self.client.ask("GET", "", query={**query, **following}, tries=tries)[2]
 
         with self.errors("ListObjectsV2", prefix or "/"):
             for root, space in pages(ask):

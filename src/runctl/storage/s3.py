@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import msgspec
 
 from runctl.errors import (
     CloudError,
@@ -46,8 +45,8 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _REQUEST_ID = re.compile(r"<RequestId>([^<]+)</RequestId>")
 _CREDENTIALS_KEPT = timedelta(minutes=10)
 OWNER_HEADER = "x-amz-expected-bucket-owner"
-_LIST_PAGE = 1000
-"""The most that one ListObjectsV2 answers."""
+_LIST_TRIES = 7
+"""Of a page: they take about as long as obstore tries all other requests."""
 _LOST_INTERRUPT = "credential provider: KeyboardInterrupt"
 """A Ctrl-C that comes while obstore asks us for credentials is but the text of an error to it."""
 
@@ -60,7 +59,7 @@ class S3Store:
         self.prefix = checked_prefix(prefix.strip("/"))
         self._access = access
         self._made: Client | None = None
-        self._made_to_list: Client | None = None
+        self._made_to_list: Requests | None = None
         self._credentials_error: Exception | None = None
 
     def read(self, key: str, *, largest: int | None = None) -> bytes:
@@ -126,15 +125,15 @@ class S3Store:
             rename_durably(partial, path)
 
     def list(self, prefix: str = "", *, after: str | None = None) -> list[ObjectInfo]:
-        import obstore
-
         inner = checked_prefix(prefix)
-        whole = "/".join(part for part in (self.prefix, inner) if part)
-        offset = None if after is None else self._whole(after)
-        with self._errors("ListObjectsV2", f"{prefix or '/'}"):
-            pages = obstore.list(self._lister(), whole or None, offset=offset, chunk_size=_LIST_PAGE)
-            found = [self._info(meta) for page in pages for meta in page]
-        return sorted((item for item in found if item.key != inner), key=lambda item: item.key)
+        cut = f"{self.prefix}/" if self.prefix else ""
+        listed = self._lister().listing(
+            f"{cut}{inner}/" if inner else cut,
+            cut=len(cut),
+            after=None if after is None else cut + after,
+            tries=_LIST_TRIES,
+        )
+        return sorted((_info_of(entry) for entry, _ in listed), key=lambda item: item.key)
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """The objects inside the folder `prefix`, page by page, in the order in which S3 lists them.
@@ -216,15 +215,11 @@ class S3Store:
             self._made = self._make(self._access)
         return self._made
 
-    def _lister(self) -> Client:
-        """obstore leaves the owner's header out of a listing's signature, and S3 refuses what is not signed.
-
-        Names are all that a listing tells: what they name is read with the owner's header.
-        """
-        if self._access.owner is None:
-            return self._client()
+    def _lister(self) -> Requests:
+        """obstore gives a listing up at the first key that is no path; whoever can write could plant one."""
         if self._made_to_list is None:
-            self._made_to_list = self._make(msgspec.structs.replace(self._access, owner=None))
+            self._made_to_list = Requests(self.bucket, self._access)
+            weakref.finalize(self, self._made_to_list.close)
         return self._made_to_list
 
     def _make(self, access: S3Access) -> Client:
@@ -345,6 +340,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _info_of(entry: Entry) -> ObjectInfo:
+    seconds, nanoseconds = divmod(entry.modified, 1_000_000_000)
+    modified = datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
+    return ObjectInfo(key=entry.key, size=entry.size, etag=f'"{entry.etag}"', modified=modified)
 
 
 def entry_of(meta: Any, cut: int) -> Entry:

@@ -18,9 +18,9 @@ from runctl.storage.crew import Crew, reason
 from runctl.storage.download import Downloads
 from runctl.storage.entries import Entry
 from runctl.storage.filters import Filters
-from runctl.storage.listing import LeftOut, Walk, no_key, one_file, printable, secret
+from runctl.storage.listing import LeftOut, Walk, one_file, printable, secret
 from runctl.storage.memory import Memory, memory_file
-from runctl.storage.objects import PARTIAL_PREFIX, checked_key, remove_stale
+from runctl.storage.objects import checked_key, no_file, remove_stale
 from runctl.storage.plans import (
     DOWN,
     UP,
@@ -235,25 +235,11 @@ def _refuse_unproven(options: TransferOptions) -> None:
 def fit_for_paths(entries: Iterable[Entry], left_out: list[LeftOut]) -> Iterator[Entry]:
     """Keys that can be files below a folder; the rest is refused by name."""
     for entry in entries:
-        why = no_key(entry.key)
-        if why is None:
-            try:
-                checked_key(entry.key)
-            except ValidationError as error:
-                why = error.why
-        if why is None and len(entry.key) > 63 and _longest_part(entry.key) > 255:
-            why = "a part of the name is longer than 255 bytes"
-        if why is None and entry.key.rpartition("/")[2].startswith(PARTIAL_PREFIX):
-            why = "its name is that of a file on its way"
+        why = no_file(entry.key)
         if why is None:
             yield entry
         else:
             left_out.append(LeftOut(printable(entry.key), why))
-
-
-def _longest_part(key: str) -> int:
-    """In bytes, of which a letter has up to four."""
-    return max(len(os.fsencode(part)) for part in key.split("/"))
 
 
 def held_back(missing: list[Entry], walk: Walk, left_out: list[LeftOut]) -> list[Entry]:

@@ -13,7 +13,7 @@ import msgspec
 
 from runctl.errors import NotFound, ValidationError
 from runctl.events import Emit, Notice, Progress, ignore
-from runctl.storage.objects import PARTIAL_PREFIX, ObjectInfo, Store, checked_prefix, inside
+from runctl.storage.objects import PARTIAL_PREFIX, ObjectInfo, Store, checked_prefix, inside, no_file
 
 T = TypeVar("T")
 TRANSFERS_AT_ONCE = 16
@@ -36,21 +36,33 @@ def download_prefix(
     stays where it is. Raises as `Store.download`.
     """
     inner = checked_prefix(prefix)
-    objects: list[ObjectInfo] = []
+    fit: dict[str, ObjectInfo] = {}
+    for item in store.list(prefix):
+        name = item.key.removeprefix(inner + "/") if inner else item.key
+        if why := no_file(name):
+            emit(_left(item.key, why))
+        else:
+            fit[name] = item
+    folders = {name[:end] for name in fit for end, letter in enumerate(name) if letter == "/"}
+    sizes: list[int] = []
     targets: list[tuple[str, Path]] = []
-    for item in _without_folder_marks(store.list(prefix)):
-        try:
-            path = inside(folder, item.key.removeprefix(inner + "/") if inner else item.key)
-        except ValidationError as error:
-            emit(Notice(text=f"{item.key!r} was left where it is: {error.why}", warning=True))
+    for name, item in fit.items():
+        if name in folders:
+            emit(_left(item.key, "other keys make a folder of its name"))
             continue
-        objects.append(item)
-        targets.append((item.key, path))
+        try:
+            targets.append((item.key, inside(folder, name)))
+        except ValidationError as error:
+            emit(_left(item.key, error.why))
+        else:
+            sizes.append(item.size)
     folder.mkdir(parents=True, exist_ok=True)
-    size = _each(
-        lambda pair: store.download(*pair), targets, [item.size for item in objects], task=task, emit=emit
-    )
-    return Transferred(files=len(objects), size=size)
+    size = _each(lambda pair: store.download(*pair), targets, sizes, task=task, emit=emit)
+    return Transferred(files=len(targets), size=size)
+
+
+def _left(key: str, why: str) -> Notice:
+    return Notice(text=f"{key!r} was left where it is: {why}", warning=True)
 
 
 def upload_folder(
@@ -85,12 +97,6 @@ def upload_folder(
 def _files(folder: Path) -> list[Path]:
     found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
     return sorted(path for path in found if path.is_file())
-
-
-def _without_folder_marks(objects: list[ObjectInfo]) -> list[ObjectInfo]:
-    """Consoles make a folder by an empty object of its name: no file can have that name."""
-    folders = {item.key[:end] for item in objects for end, letter in enumerate(item.key) if letter == "/"}
-    return [item for item in objects if item.size or item.key not in folders]
 
 
 def _each(

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from runctl.errors import CloudError, ConfigError, NotFound, ValidationError
+from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.storage.requests import Requests
 from runctl.storage.s3 import Credentials, S3Access
 from runctl.storage.store import open_store
 
@@ -89,7 +90,7 @@ def test_the_given_endpoint_beats_the_environment(
     assert store.read("x") == b"1"
 
 
-def test_objects_lie_under_the_prefix(boto, access: S3Access, new_bucket: Callable[[], str]) -> None:
+def test_objects_lie_under_the_prefix(boto: Any, access: S3Access, new_bucket: Callable[[], str]) -> None:
     bucket = new_bucket()
     open_store(bucket, "runctl/jobs/j/", access).write("attempt-1/state.json", b"{}")
     keys = [item["Key"] for item in boto.list_objects_v2(Bucket=bucket)["Contents"]]
@@ -122,8 +123,37 @@ def test_a_checksum_for_the_bucket_to_verify_goes_along() -> None:
     assert base64.b64decode(sent["x-amz-checksum-sha256"]) == hashlib.sha256(b"data").digest()
 
 
-def test_a_foreign_key_that_is_no_path_is_told(boto, access: S3Access, new_bucket: Callable[[], str]) -> None:
+ODD_KEYS = [
+    "p/a//b",
+    "p//a",
+    "p/a/../b",
+    "p/a/./b",
+    "p/tail/",
+    "p/" + "n" * 1022,
+    "p/c\x01\x1b[2J",
+    "p/\u202ex",
+]
+
+
+def test_a_listing_holds_each_key_to_the_letter(
+    boto: Any, access: S3Access, new_bucket: Callable[[], str]
+) -> None:
     bucket = new_bucket()
-    boto.put_object(Bucket=bucket, Key="data/../../etc/x", Body=b"")
-    with pytest.raises(ValidationError, match="no path"):
-        open_store(bucket, "data", access).list()
+    for key in [*ODD_KEYS, "p/good", "/p/none", "pp"]:
+        boto.put_object(Bucket=bucket, Key=key, Body=b"x")
+    store = open_store(bucket, "p", access)
+    assert [item.key for item in store.list()] == sorted([key[2:] for key in ODD_KEYS] + ["good"])
+    assert [item.key for item in store.list("a")] == ["a/../b", "a/./b", "a//b"]
+    assert [item.key for item in store.list(after="n")] == sorted(["n" * 1022, "tail/", "\u202ex"])
+    with pytest.raises(NotFound, match="no bucket"):
+        open_store("none-at-all", "p", access).list()
+
+
+def test_a_machine_lists_each_key_to_the_letter(
+    boto: Any, access: S3Access, new_bucket: Callable[[], str]
+) -> None:
+    bucket = new_bucket()
+    for key in [*ODD_KEYS, "p/good"]:
+        boto.put_object(Bucket=bucket, Key=key, Body=b"x")
+    listed = Requests(bucket, access).client.list("p/")
+    assert sorted(item.key for item in listed) == sorted([*ODD_KEYS, "p/good"])

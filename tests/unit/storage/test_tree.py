@@ -116,3 +116,31 @@ def test_the_first_failure_is_raised(store: Store, tmp_path: Path) -> None:
     (target / "f7").mkdir()  # a folder where a file must go
     with pytest.raises(TransferError):
         download_prefix(store, "o", target)
+
+
+def test_a_key_that_can_be_no_file_is_named_and_the_rest_arrives(
+    boto: Any, access: S3Access, new_bucket: Callable[[], str], tmp_path: Path
+) -> None:
+    bucket = new_bucket()
+    odd = [
+        "a//b",
+        "/a",
+        "a/../b",
+        "a/./b",
+        "../up",
+        "tail/",
+        "n" * 1000,
+        "esc\x1b[2J",
+        "c1\x9b",
+        "t\u202e",
+    ]
+    for key in [*odd, "good", "a/good", "both", "both/inner"]:
+        boto.put_object(Bucket=bucket, Key=f"job/outputs/{key}", Body=b"1")
+    told: list[Event] = []
+    done = download_prefix(open_store(bucket, "job", access), "outputs", tmp_path / "t", emit=told.append)
+    assert done == Transferred(3, 3)
+    assert _contents(tmp_path / "t") == {"good": b"1", "a/good": b"1", "both/inner": b"1"}
+    notices = [event.text for event in told if isinstance(event, Notice)]
+    assert len(notices) == len(odd) + 1
+    for key in [*odd, "both"]:
+        assert sum(text.startswith(f"{f'outputs/{key}'!r} was left") for text in notices) == 1, key
