@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from math import log2
 
+from runctl.storage.secret_files import handed_over
 from runctl.storage.secret_files.tokens import is_filler
 
 _PRIVATE_KEY = re.compile(
@@ -77,7 +78,9 @@ _KAGGLE = re.compile(
 _NAME = re.compile(
     rb"(?:passw(?:or)?d|passwd|passphrase|passcode|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?key|account[_-]?key"
     rb"|private[_-]?key|encryption[_-]?key|signing[_-]?key|master[_-]?key|service[_-]?key|subscription[_-]?key"
-    rb"|license[_-]?key|storage[_-]?key|token|credentials?|connection[_-]?string)"
+    rb"|license[_-]?key|storage[_-]?key|fernet[_-]?key|jwt[_-]?key|shared[_-]?key|app[_-]?key|consumer[_-]?key"
+    rb"|security[_-]?key|admin[_-]?key|webhook[_-]?key|hmac[_-]?key|(?<![a-z])(?:pass|pw)(?![a-z])|(?<![a-z])pgpass"
+    rb"|token|credentials?|connection[_-]?string)"
     rb"(?:[_-]?(?:id|key|value|hash|base64|prod|production|dev|live|[0-9]))?(?![a-z])"
 )
 _VALUE = re.compile(
@@ -102,6 +105,9 @@ _REFERENCE = re.compile(
 )
 """A variable, a path, an attribute or a call: what names a secret without being one."""
 
+_VENDOR = re.compile(rb"\A(?:[a-z]{2,10}_){1,3}(?=[A-Za-z0-9.]{24,}\Z)")
+"""What a vendor puts before its tokens, like `secret_lab_`."""
+
 _TRIVIAL = frozenset(
     b"password passwd pass pw pwd secret postgres mysql root admin user username guest test testing example "
     b"changeme minio minioadmin rabbitmq redis mongo token xxx xxxx xxxxx dummy foo bar key default docker "
@@ -120,6 +126,7 @@ def find(data: bytes, *, is_code: bool) -> Iterator[tuple[int, str]]:
     yield from _passwords_in_urls(data)
     yield from _as_tools_write_them(data, lower)
     yield from _kubernetes(data, lower)
+    yield from handed_over.find(data, lower)
     yield from _named(data, lower, is_code=is_code)
 
 
@@ -200,6 +207,8 @@ def _named(data: bytes, lower: bytes, *, is_code: bool) -> Iterator[tuple[int, s
         if _NO_SECRET_TOKENS.search(name) or not _is_assigned(name, told, is_code=is_code):
             continue
         value, is_password = told["value"].rstrip(b".:\\"), b"pass" in match[0] or b"pwd" in match[0]
+        if not told["between"].strip() and not told["quote"] and not is_password and len(value) < 24:
+            continue  # two words side by side
         if _looks_made_up(
             value, shortest=8 if is_password else 12, mixed=not is_password, quoted=bool(told["quote"])
         ):
@@ -213,11 +222,15 @@ def _is_assigned(name: bytes, told: re.Match[bytes], *, is_code: bool) -> bool:
         return True
     if is_code:  # what code says to a shell or writes into an environment
         return told["between"] == b"=" and name.isupper()
-    return between in {b"=", b":", b":=", b"=>"} or (not between and name.startswith(b"--"))
+    if not between:  # an option, a Dockerfile's ENV, or a word of a command like `set api-key VALUE`
+        return (
+            name.startswith(b"--") or name.isupper() or (b"key" in name.lower() or b"token" in name.lower())
+        )
+    return between in {b"=", b":", b":=", b"=>"}
 
 
 def _looks_made_up(value: bytes, *, shortest: int, mixed: bool, quoted: bool) -> bool:
-    if len(value) < shortest or _REFERENCE.match(value) or _WORDS.search(value) or is_filler(value):
+    if len(value) < shortest or is_filler(value) or _names_one(value):
         return False
     digits = sum(48 <= byte < 58 for byte in value)
     letters = sum(65 <= byte < 91 or 97 <= byte < 123 for byte in value)
@@ -232,6 +245,11 @@ def _looks_made_up(value: bytes, *, shortest: int, mixed: bool, quoted: bool) ->
     if mixed and not _looks_random(value):
         return False
     return _entropy(value) >= (2.5 if not mixed else 3.0)
+
+
+def _names_one(value: bytes) -> bool:
+    """Whether a value names a secret, or says of itself that it is none."""
+    return bool(_REFERENCE.match(value) or _WORDS.search(_VENDOR.sub(b"", value)))
 
 
 def _looks_random(value: bytes) -> bool:

@@ -19,23 +19,28 @@ _KINDS: dict[str, str] = {
     "environment variables": """
         .env .env.* .env-* .env_* *.env .envrc .envs/ .dev.vars .dev.vars.* .flaskenv.local .renviron
         .renviron.*
+        env.local *.env.local
     """,
     "passwords for hosts": """
         .netrc _netrc .authinfo .authinfo.* .git-credentials .gitcookies .config/git/credentials .ftpconfig
         sftp-config.json .remote-sync.json .vscode/sftp.json filezilla.xml sitemanager.xml recentservers.xml
         winscp.ini .esmtprc .msmtprc .fetchmailrc .mbsyncrc .offlineimaprc .smbcredentials .smbcred
         .cifs-credentials .wgetrc .curlrc
+        netrc git-credentials .s3ql/ .irods/ .dodsrc .earthdata .urs_cookies .remmina/ .x11vncrc
+        .vnc/passwd .xauthority .httpie/ httpie/sessions/ .wandb/netrc .gitconfig.local
     """,
     "passwords of databases": """
         .pgpass pgpass.conf .pg_service.conf .my.cnf .mylogin.cnf .mongorc.js .odbc.ini .snowsql/config
         .snowsql/ .snowflake/ snowflake/config.toml connections.toml .dbt/profiles.yml
         datasources.local.xml robomongo.json .cassandra/credentials .redisclirc
+        .mongoshrc.js .influxdbv2/ .elasticsearch/ dbt/profiles.yml .trino/ .clickhouse-client/ label_studio.sqlite3
     """,
     "a package registry's login": """
         .npmrc .yarnrc.yml .pypirc .gem/credentials .cargo/credentials .cargo/credentials.toml
         cargo/credentials.toml .nuget/nuget.config .m2/settings.xml settings-security.xml .sbt/.credentials
         .ivy2/.credentials .composer/auth.json .hex/hex.config .pub-cache/credentials.json pub-credentials.json
         .bundle/config poetry/auth.toml pypoetry/auth.toml .jfrog/ .pip/pip.conf
+        .pypoetry/ .config/pip/pip.conf .anaconda/keyring .continuum/ .config/uv/ .uv/credentials.toml .pdm/ .twinerc
     """,
     "a container registry's login": """
         .dockercfg .docker/config.json .dockerconfigjson dockerconfig.json dockerconfigjson containers/auth.json
@@ -54,6 +59,9 @@ _KINDS: dict[str, str] = {
         .paperspace/config.json .lightning/credentials.json .cloudflared/ .netlify/config.json .config/hub
         gh/hosts.yml glab-cli/config.yml .ibm/ .aliyun/config.json .tccli/ .nebius/ .openstack/ clouds.yaml
         openrc.sh *-openrc.sh .bigqueryrc .cf/config.json .vercel/auth.json
+        .azureml/ msal_token_cache* accesstokens.json azureprofile.json adc.json passwd-s3fs .passwd-s3fs* .s5cfg .s3fs .config/linode-cli
+        .vultr-cli.yaml exoscale/exoscale.toml mc/config.json .minio/ .lakectl.yaml lakectl.yaml .sky/ .skypilot/ ray_bootstrap_key
+        .ngrok2/ ngrok/ngrok.yml ngrok.yml .config/coder/ .aws-credentials .aws_credentials .config/aws/ .gcloud/ .vastai/ vastai/vast_api_key
     """,
     "a login of a machine-learning service": """
         .databrickscfg .databricks/token-cache.json kaggle.json huggingface/token huggingface/stored_tokens
@@ -63,6 +71,10 @@ _KINDS: dict[str, str] = {
         .roboflow/config.json roboflow/config.json .determined/auth.json jupyter_cookie_secret
         jupyter_server_config.json jupyter_notebook_config.json nbserver-*.json jpserver-*.json .polyaxon/
         .zenml/config.yaml prefect/profiles.toml .prefect/profiles.toml .labelbox/ .aim/credentials
+        .clearml.conf trains.conf .runpod.toml modal.toml lambda_keys .together/ .aimrc .sagemaker/config .cdsapirc .ecmwfapirc
+        .synapseconfig .ncbi/ .globusonline.json .globus/ .openml/config openml/config .zenodo.ini .figshare_token .osfcli.config .config/openai/
+        github-copilot/hosts.json github-copilot/apps.json .det/auth.json .dataloop/ .cvat_token .supervisely/ .wandb_api_key .wandb_key wandb_key wandb_key.txt
+        wandb_api_key hf_key hf_key.txt openai_key openai_key.txt .openai_key .openai_api_key .aider.conf.yml .kaggle/ .comet/ .neptune_token
     """,
     "Terraform state, variables or credentials": """
         *.tfstate *.tfstate.* *.tfvars *.tfvars.json .terraformrc terraform.rc .terraform.d/ *.tfrc.json *.tfrc
@@ -81,6 +93,7 @@ _KINDS: dict[str, str] = {
         *_ed25519 *.rsa *.ed25519 deploy_key deploy-key deploykey private_key private-key privatekey
         private_key.* private-key.* privatekey.* *.private *.priv secring.* .gnupg/ private-keys-v1.d/ *.gpgkey *.pgpkey
         private.asc secret.asc *.wgkey
+        .config/atuin/key
     """,
     "a VPN's settings with its keys": "*.ovpn *.tblk wg?.conf wg??.conf wireguard/*.conf *.pcf *.mobileconfig",
     "a password safe": """
@@ -107,6 +120,7 @@ _KINDS: dict[str, str] = {
         passphrase passphrase.* .passphrase .password .passwd .pass auth_token auth_token.* access_key.*
         access_keys.* secret_key secret_key.* secret-key.* .secret_key oauth.json oauth_token* oauth-token*
         gmail_token.* authorized_user.json
+        mycreds.* *_token *-token .*_token .*-token .*_api_key
     """,
     "secrets": """
         secrets secret .secrets .secret secrets.* secret.* .secrets.* .secret.* *.secrets *.secret *-secrets.*
@@ -143,6 +157,9 @@ _DOCUMENTS = ("md", "rst", "bicep", "tf")
 
 _FINE_PATHS = re.compile(r"(?:^|/)\.azure/.*\.ya?ml$")
 """What a pipeline's definition is kept as, beside the logins of a tool of the same name."""
+
+_BACKUP = re.compile(r"(?:\.(?:bak|backup|old|orig|save|swp|swo)|~)+\Z")
+"""What editors and people put behind the name of another copy."""
 
 _MAY_BE_PUBLIC = re.compile(r".*\.(?:pem|key|crt|cer|asc)")
 
@@ -183,7 +200,7 @@ def by_name(path: str) -> str | None:
 
     Give the path from where a tool chose it: `config` says nothing, `.oci/config` all.
     """
-    lower = path.lower()
+    lower = _BACKUP.sub("", path.lower())
     name = lower.rpartition("/")[2]
     ending = name.rpartition(".")[2] if "." in name[1:] else ""
     if _PUBLIC.fullmatch(name) or _HARMLESS.search(name) or ending in _DOCUMENTS or _FINE_PATHS.search(lower):

@@ -156,6 +156,33 @@ CONTENTS: dict[str, Make] = {
     "adc.json": lambda: json.dumps({"type": "authorized_user", "refresh_token": "1//0" + mixed(60)}),
     "jar.txt": lambda: "# Netscape HTTP Cookie File\n.x.com TRUE / TRUE 0 sid 1\n",
     "web.txt": lambda: "bob:$apr1$" + f"{mixed(8)}${mixed(22)}\n",
+    # handed over in a command, a call, XML, a tool's few lines
+    "sshpass.sh": lambda: f"sshpass -p '{mixed(13)}' scp a gpu:",
+    "mysql.sh": lambda: f"mysql -u root -p{mixed(13)} -h db",
+    "sudo.sh": lambda: f"echo {mixed(12)} | sudo -S apt-get install x",
+    "docker-login.sh": lambda: f"docker login -u bob -p {mixed(13)} registry.internal",
+    "stdin.sh": lambda: f"echo '{mixed(13)}' | docker login --password-stdin registry.internal",
+    "redis-cli.sh": lambda: f"redis-cli -h cache -a {mixed(13)} ping",
+    "compose-redis.yml": lambda: f"command: redis-server --requirepass {mixed(13)}",
+    "openssl.sh": lambda: f"openssl enc -d -aes256 -pass pass:{mixed(12)} -in x",
+    "Dockerfile": lambda: f"ENV DB_PASSWORD {mixed(13)}",
+    "vnc.sh": lambda: f"export VNC_PW={mixed(13)}",
+    "remote.cfg": lambda: f"[sftp]\nhost = h\npass = {mixed(40)}",
+    "flow.cfg": lambda: f"fernet_key = {base_64(43)}=",
+    "tunnel.sh": lambda: f"ngrok config add-authtoken {mixed(27)}_{mixed(21)}",
+    "rent.sh": lambda: f"vastai set api-key {hexadecimal(64)}",
+    "lab.toml": lambda: f"api_key = secret_lab_{hexadecimal(32)}.{mixed(32)}",
+    "netrc-default.txt": lambda: f"default login bob password {mixed(13)}",
+    "netrc-order.txt": lambda: f"machine x.org\n\tpassword {mixed(13)}\n\tlogin bob",
+    "index.txt": lambda: f"--extra-index-url https://{mixed(40)}@pypi.internal/simple",
+    "climate.txt": lambda: "url: https://cds.climate.copernicus.eu/api\nkey: " + "-".join(hexadecimal(n) for n in (8, 4, 4, 4, 12)),
+    "weather.json": lambda: f'{{"url": "https://api.x.int/v1", "key": "{hexadecimal(32)}"}}',
+    "client.py": lambda: f"co = cohere.Client('{mixed(40)}')",
+    "mail.py": lambda: f"server.login('me@corp.internal', '{mixed(13)}')",
+    "mail-app.py": lambda: "server.login('me@corp.internal', '" + " ".join(of(string.ascii_lowercase, 4) for _ in range(4)) + "')",
+    "nexus.xml": lambda: f"<username>bob</username><password>{mixed(13)}</password>",
+    "variables.tf": lambda: f'variable "db_password" {{\n  type = string\n  default = "{mixed(13)}"\n}}',
+    "server.py": lambda: f"c.ServerApp.password = u'sha1:{hexadecimal(12)}:{hexadecimal(40)}'",
     # private keys under any name
     "notes.md": lambda: key_block("RSA "),
     "deploy": lambda: key_block("OPENSSH "),
@@ -194,6 +221,12 @@ NAMES = """
     .htpasswd secrets.json secrets.yaml secrets.yml secrets.toml secrets.env conf/secret.yaml prod-secrets.yaml
     app.secrets.json .secrets .secrets.toml secrets/db_password.txt credentials credentials.json credentials.ini
     aws_credentials.txt creds.json my-creds.yaml .credentials token.json token.pickle api_key.txt api_keys.json
+    .env~ .env.swp .env.local.bak env.local secrets.yaml.bak secrets.json.old server.key.bak .netrc.orig
+    netrc git-credentials .s3ql/authinfo2 .irods/.irodsA .vnc/passwd .httpie/sessions/x/y.json .mongoshrc.js
+    .pypoetry/auth.toml .config/pip/pip.conf .azureml/auth/accessToken.json msal_token_cache.json accessTokens.json adc.json
+    passwd-s3fs mc/config.json lakectl.yaml .sky/sky-key ray_bootstrap_key ngrok.yml .aws-credentials .runpod.toml modal.toml
+    lambda_keys .cdsapirc .ecmwfapirc .synapseConfig .osfcli.config .config/github-copilot/hosts.json .wandb_api_key hf_key.txt
+    .figshare_token .cvat_token .aider.conf.yml .Xauthority trains.conf
     passwords.txt password.txt db_password.txt private_key.txt .api_key ID_RSA X.PEM
 """.split()
 
@@ -207,6 +240,7 @@ HARMLESS_NAMES = """
     poetry.lock uv.lock package-lock.json Cargo.lock requirements.txt Makefile LICENSE README.md docs/secrets.md
     docs/credentials.rst .gitignore .dockerignore .github/workflows/ci.yml .pre-commit-config.yaml .azure/pipeline.yml
     data/labels.csv cookies.py identity.py id_mapping.json idx.txt public_key.pem server_pub.pem main.tf
+    netrc.py wandb_keys.py token.py.bak .gemini/settings.json .condarc pip.conf .mcp.json special_tokens.json
     variables.tf k8s/deployment.yaml a.envx passwordless.py schema.sql .python-version .editorconfig
 """.split()
 
@@ -254,6 +288,14 @@ HARMLESS: dict[str, str] = {
     "cookie.js": 'document.cookie = "session=" + sid;\n',
     "constants.py": 'SECRET_KEY = os.environ.get("SECRET_KEY", "insecure-default")\nTOKEN_URL = "https://x/oauth2/v2/token"\n',
     "models.py": 'model = "text-embedding-3-small"\ntoken_model = "cl100k_base_2023_11"\nclient_token = "idempotency-123"\n',
+    "passes.py": "for pass_number in range(10): pass\nbypass = layer_v2(x); pass_rate = 0.98123456\n",
+    "passes.yaml": "pass: 0.912345\npasses: [warmup_10k, main_200k]\nnum_pass_workers: 8\npw: 12\n",
+    "sentry.py": 'sentry_sdk.init("https://0a1b2c3d4e5f60718293a4b5c6d7e8f9@o447951.ingest.sentry.io/5429")\n',
+    "commands.sh": "mysql -u root -p$PW -h db\nsshpass -p $PASS ssh gpu\necho hello | sudo tee /etc/x\nredis-cli -a \"$REDIS\" ping\n",
+    "pom.xml": "<password>${env.PASSWORD}</password><token>changeme</token>\n",
+    "prose.txt": "The default password is short. api key rotation happened. A token counts 4 bytes, key frames 24.\n",
+    "client.py": 'tracker = MlflowClient("http://localhost:5000")\nc = Client(api_key)\nlogin(user, password)\n',
+    "input.tf": 'variable "db_password" {\n  type = string\n  sensitive = true\n}\nvariable "zone" { default = "us-east-1" }\n',
     "metrics.json": '{"tokens_per_second": 12345.678, "num_tokens": 1048576, "tokens": "1,234,567,890"}',
     "sse.py": "password: str = Field(min_length=12)\npassphrase = getpass.getpass('pass 1234567: ')\n",
 }  # fmt: skip
