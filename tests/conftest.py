@@ -20,6 +20,7 @@ import kills
 import msgspec
 import pytest
 import s3_server as real_s3
+from hypothesis import HealthCheck, settings
 
 from runctl.clock import FileClock
 from runctl.clouds import Cloud, SandboxRecord
@@ -29,6 +30,10 @@ from runctl.sandbox.control import Control
 T = TypeVar("T")
 SPEED = 40.0
 PLAIN_IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+
+# A property holds however slow the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

@@ -164,7 +164,7 @@ def test_the_callers_git_variables_do_not_change_the_word(
 NAMES = st.sampled_from(["a", "b", "c"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     links=st.dictionaries(
         st.lists(NAMES, min_size=1, max_size=2).map("/".join),

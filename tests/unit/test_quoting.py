@@ -65,7 +65,7 @@ any_word = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="a real shell reads the words")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(any_word, min_size=1, max_size=15))
 def test_a_shell_reads_each_word_back_as_it_was(words: list[str]) -> None:
     line = " ".join(map(quoted, words))

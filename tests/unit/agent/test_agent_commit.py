@@ -335,7 +335,7 @@ def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeyp
         checkpoints.verify(place, commit.name, "")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=300), part=st.integers(0, 70))
 def test_all_who_read_parts_make_the_same_of_them(tmp_path_factory, data: bytes, part: int) -> None:
     path = tmp_path_factory.getbasetemp() / "digested"

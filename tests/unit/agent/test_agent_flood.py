@@ -260,7 +260,7 @@ def test_a_look_reads_no_more_than_its_bound_and_finds_the_newest_step(tmp_path,
     assert sum(sizes) <= output_module.LOOK_BYTES
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.lists(
         st.one_of(st.binary(max_size=3000), st.integers(0, 10**6).map(lambda n: b"\nstep %d\n" % n)),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.agent import listeners
@@ -171,7 +171,6 @@ def above(pid: int, living: dict[int, Process]) -> list[int]:
     return found
 
 
-@settings(deadline=None)
 @given(living=trees(), late=st.booleans())
 def test_while_one_listens_only_listeners_are_signalled_each_once(living, late):
     told: dict[int, float] = {}
@@ -191,7 +190,6 @@ def test_while_one_listens_only_listeners_are_signalled_each_once(living, late):
         told.update(dict.fromkeys(chosen, float(now)))
 
 
-@settings(deadline=None)
 @given(living=trees(), dies=st.sets(st.integers(2, 10)))
 def test_at_last_everybody_who_lives_was_signalled(living, dies):
     """Those who hear it end; of the rest some do and some do not."""

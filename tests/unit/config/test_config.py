@@ -17,9 +17,7 @@ from runctl import config
 from runctl.errors import ConfigError
 from runctl.trust import Trust
 
-same_folder = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+same_folder = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
 MONEY = st.decimals(min_value=0, max_value=10_000, places=2)
 VALUES: dict[str, st.SearchStrategy[Any]] = {

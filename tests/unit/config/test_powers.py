@@ -78,7 +78,7 @@ def test_a_setting_that_says_nothing_is_not_safe_from_anybody() -> None:
     assert not is_safe(reach, "b", "a")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(wanted=FILES, own=FILES)
 def test_an_untrusted_file_decides_nothing_that_spends_sends_or_weakens(
     wanted: dict[str, Any], own: dict[str, Any]

@@ -50,7 +50,7 @@ def grown_old(cache: LocalCache, number: int, size: int, seconds: float) -> None
     os.utime(path, (time.time() - seconds, time.time() - seconds))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["add", "read", "prune", "damage", "hold"]), st.integers(0, 9)), max_size=40

@@ -57,7 +57,7 @@ def terms(estimate: Estimate) -> Iterator[Term]:
 
 
 @given(asked=situations)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_shown_is_what_was_calculated(asked: Situation) -> None:
     """Each term is its formula over its factors, each sum the sum of its terms, to the last place."""
     for estimate in estimates(asked):
@@ -93,7 +93,7 @@ MORE = st.sampled_from(["runs", "epochs", "keep_days", "bytes", "files"])
 
 
 @given(asked=situations, what=MORE, more=st.integers(1, 10**9))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_more_of_anything_never_takes_less(asked: Situation, what: str, more: int) -> None:
     if what in {"bytes", "files"}:
         # Computing hides reading: of more bytes in as many files, it may hide more.
@@ -111,7 +111,7 @@ def test_more_of_anything_never_takes_less(asked: Situation, what: str, more: in
 
 
 @given(asked=situations)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_chosen_one_is_possible_and_no_other_possible_one_is_cheaper(asked: Situation) -> None:
     try:
         choice = choose(asked)

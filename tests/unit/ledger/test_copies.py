@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from damages import contents, fill
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.errors import LedgerDamaged
@@ -182,7 +182,6 @@ def copy_of(day: date, size: int = 1) -> Copy:
     return Copy(path=Path(f"ledger-{day}.sqlite3"), day=day, bytes=size)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(st.integers(0, 400), max_size=60), st.integers(1, 1 << 29))
 def test_a_week_of_days_and_a_month_of_weeks_stay_within_their_space(ages: set[int], size: int) -> None:
     all_of = [copy_of(TODAY - timedelta(days=age), size) for age in sorted(ages)]

@@ -81,7 +81,7 @@ def test_last_is_the_job_that_was_added_last(ledger: Ledger, job: BuildJob) -> N
     assert ledger.jobs.get("last").id == "new"
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(days=st.lists(st.integers(-20_000, 20_000), min_size=1, max_size=8))
 def test_the_order_of_jobs_is_the_ledgers_own_whatever_a_clock_says(
     days: list[int], job: BuildJob, noon: datetime

@@ -173,7 +173,7 @@ def test_a_closed_interval_is_never_altered(
         max_size=30,
     )
 )
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_observed_the_intervals_tile_the_time(
     ledger: Ledger,
     resource: BuildResource,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from damages import fill
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.errors import LedgerDamaged
@@ -22,7 +22,6 @@ def named(row: list[object]) -> list[str]:
     return [f"c{number}" for number in range(len(row))]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, st.data())
 def test_a_value_that_changed_changes_the_sum(row: list[object], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(row) - 1))
@@ -33,7 +32,6 @@ def test_a_value_that_changed_changes_the_sum(row: list[object], data: st.DataOb
     assert sums.of(named(row), row) != sums.of(named(row), changed)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS)
 def test_a_column_that_is_added_empty_changes_no_sum(row: list[object]) -> None:
     assert sums.of(named(row), row) == sums.of([*named(row), "later"], [*row, None])

@@ -207,7 +207,7 @@ def by_the_second(
 
 
 @given(history=histories, points=point_lists, interrupted=st.booleans(), open_end=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_meter_agrees_with_a_bill_by_the_second(
     history: History,
     points: list[tuple[int, str]],
@@ -229,7 +229,7 @@ def test_the_meter_agrees_with_a_bill_by_the_second(
 
 
 @given(history=histories, points=point_lists, cut=st.integers(1, 20_000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_looking_earlier_never_shows_more(history: History, points: list[tuple[int, str]], cut: int) -> None:
     intervals = intervals_of(history, open_end=True)
     known = tuple(point(moment, usd) for moment, usd in sorted(points))
@@ -242,7 +242,7 @@ def test_looking_earlier_never_shows_more(history: History, points: list[tuple[i
 
 
 @given(history=histories, points=point_lists, cut=st.integers(1, 3999), interrupted=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_where_the_ledger_cuts_an_interval_does_not_change_the_bill(
     history: History, points: list[tuple[int, str]], cut: int, interrupted: bool
 ) -> None:

@@ -66,7 +66,7 @@ def test_only_what_falls_between_counts() -> None:
     ),
     cut=st.integers(0, 1000),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_two_neighbouring_spans_are_the_whole_bill(bill: list[Stretch], cut: int) -> None:
     parts = between(bill, 0, cut) + between(bill, cut, 1000)
     assert parts.unknown_seconds == total(bill).unknown_seconds

@@ -27,7 +27,7 @@ STORY: list[Event] = [
 ]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(st.binary(max_size=30), max_size=5))
 def test_the_scripts_bytes_reach_stdout_unchanged(capsysbinary: Capture, pieces: list[bytes]) -> None:
     follow = TextFollower()

@@ -105,7 +105,7 @@ def test_a_table_fits_its_terminal() -> None:
 ascii_words = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12).map(str.strip)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(ascii_words, ascii_words, ascii_words), max_size=4))
 def test_a_simple_table_is_drawn_without_rich_as_rich_draws_it(rows: list[tuple[str, str, str]]) -> None:
     columns, right = ["job", "kept at", "cost"], ["cost"]

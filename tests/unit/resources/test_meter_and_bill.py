@@ -43,7 +43,7 @@ STALE = timedelta(days=7, seconds=1)
 MOST_REPRICES = 4
 """Each takes a week, and spot prices are kept for ninety days."""
 
-Usages = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+Usages = settings(max_examples=50, suppress_health_check=list(HealthCheck))
 ManyUsages = settings(Usages, max_examples=500)
 
 

@@ -245,7 +245,7 @@ def test_what_is_being_rolled_back_is_not_resumed(ledger: Ledger) -> None:
 STEPS = st.lists(st.sampled_from("mmmd"), min_size=1, max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shape=STEPS, at=st.integers(1, 6), before=st.booleans(), undo=st.booleans(), full=st.booleans())
 def test_cut_short_anywhere_it_is_finished_or_undone(
     tmp_path_factory: pytest.TempPathFactory, shape: list[str], at: int, before: bool, undo: bool, full: bool

@@ -285,7 +285,7 @@ def accidents(draw: st.DrawFn) -> tuple[list[Planned], int | None, int | None]:
 
 
 @given(accident=accidents())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whenever_it_dies_nothing_leaks_and_nothing_older_is_gone(
     ledger: Ledger, accident: tuple[list[Planned], int | None, int | None]
 ) -> None:

@@ -104,7 +104,7 @@ def test_links_modes_and_times_are_kept(disks: Disks) -> None:
 names = st.sampled_from(["a", "b", "c"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["write", "snapshot", "restore"]), names, st.text("xyz", max_size=3)),

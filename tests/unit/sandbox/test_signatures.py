@@ -193,7 +193,7 @@ def normal(headers: list[tuple[str, str]]) -> dict[str, str]:
     return {name.strip().lower(): " ".join(value.split()) for name, value in headers}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(["method", "target", "body", *SIGNED_HEADERS]),
     st.integers(0, 10_000),
@@ -216,7 +216,7 @@ def test_no_byte_of_what_is_signed_could_have_been_another(part: str, place: int
     assert is_refused(Received(method, target, headers), body.encode(), now=now)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20))
 def test_a_key_of_any_letters_is_accepted_as_it_was_signed(key: str) -> None:
     from urllib.parse import quote

@@ -304,7 +304,7 @@ trees = st.dictionaries(tree_paths, st.binary(max_size=20), min_size=1, max_size
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(files=trees, programs=st.sets(st.integers(0, 11)))
 def test_the_same_code_is_the_same_archive(files: dict[str, bytes], programs: set[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -324,7 +324,7 @@ def test_the_same_code_is_the_same_archive(files: dict[str, bytes], programs: se
         assert digests[0] == digests[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(files=trees, change=st.sampled_from(["content", "name", "mode", "link", "removed"]))
 def test_other_code_has_another_digest(files: dict[str, bytes], change: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -378,7 +378,7 @@ def _left_in_by_git(root: Path) -> set[str]:
     return others
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     files=trees, rules=st.dictionaries(st.sampled_from(["", "a/", "data/", "a/b/"]), ignore_files, max_size=3)
 )
@@ -400,7 +400,7 @@ def test_git_would_leave_out_the_same(files: dict[str, bytes], rules: dict[str, 
         assert set(paths(root)) == _left_in_by_git(root)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     files=trees,
     git_rules=st.dictionaries(st.sampled_from(["", "a/", "data/"]), ignore_files, max_size=2),
@@ -438,7 +438,7 @@ secret_trees = st.dictionaries(
 ).map(lambda files: {p: c for p, c in files.items() if not any(o.startswith(p + "/") for o in files)})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     files=secret_trees,
     own=st.lists(

@@ -200,7 +200,7 @@ def test_a_key_that_is_no_path_is_refused(store: Store, key: str) -> None:
             ask()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=key_texts, data=st.binary(max_size=200))
 def test_any_key_keeps_its_name_and_bytes(store: Store, key: str, data: bytes) -> None:
     whole = f"{next(_folders)}/{key}"
