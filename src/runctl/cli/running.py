@@ -356,11 +356,13 @@ def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
 
 def refreshed(context: Context, ledger: Ledger, job: JobRecord) -> JobRecord:
     """A job as it stands now, where a look costs nothing: here, and in a sandbox that is up."""
+    near = job.cloud == "local" or job.cloud.startswith("sandbox")
+    if job.state.final or not near:
+        return job  # before anything is loaded: most jobs of a list are over
     from runctl.errors import ConfigError
     from runctl.jobs.supervise import Supervisor, is_supervised
 
-    near = job.cloud == "local" or job.cloud.startswith("sandbox")
-    if job.state.final or not near or is_supervised(ledger, job.id):
+    if is_supervised(ledger, job.id):
         return job
     with contextlib.suppress(ConfigError):  # its sandbox ended just now: the next command closes it
         place = place_of_job(context, context.settings(), job)
@@ -370,11 +372,14 @@ def refreshed(context: Context, ledger: Ledger, job: JobRecord) -> JobRecord:
 
 def mention_neglected(ledger: Ledger, jobs: Sequence[JobRecord]) -> None:
     """The command that goes on with each job that nobody takes care of."""
+    at_work = [job for job in jobs if not job.state.final]
+    if not at_work:
+        return
     from runctl.jobs.supervise import is_supervised
     from runctl.render import figures, output
 
-    for job in jobs:
-        if not job.state.final and not is_supervised(ledger, job.id):
+    for job in at_work:
+        if not is_supervised(ledger, job.id):
             known = f"{job.id} was {job.state} at {figures.moment(job.updated)} UTC"
             output.talk(f"{known}, and nobody waits for it; next: runctl jobs wait {quoted(job.id)}")
 
