@@ -26,6 +26,8 @@ LOOKING = 0.05
 LONGEST_POLL = 60.0
 QUICK_SCAN = 0.02
 """Seconds of CPU; a folder that takes longer is not looked through only to know what is in it."""
+TOO_HIGH = 10**8
+"""No job commits as often; names have room for nine times as many above it."""
 _MOST_TOLD = 20
 
 
@@ -219,7 +221,9 @@ class Committer:
         if self._claimed is not None and self._claimed[0] == checkpoint.name:
             return self._claimed[1]  # an upload that was broken off goes on under its name
         if self._sequence is None:
-            self._sequence = max((sequence_of(name) for name in commit_names(self._store)), default=0)
+            found = (sequence_of(name) for name in commit_names(self._store))
+            # Others can write there: a number from which none could be counted on is not counted on from.
+            self._sequence = max((number for number in found if number < TOO_HIGH), default=0)
         while True:
             self._sequence += 1
             name = "%06d-%s" % (self._sequence, checkpoint.name)

@@ -31,5 +31,8 @@ def of(key: str, value: Dict[str, Any]) -> str:
 
 
 def holds(key: str, value: Dict[str, Any]) -> bool:
-    """Whether an object carries the seal that it should."""
-    return hmac.compare_digest(str(value.get("seal", "")).encode(), of(key, value).encode())
+    """Whether an object carries the seal that it should; one that cannot be sealed at all does not."""
+    try:
+        return hmac.compare_digest(str(value.get("seal", "")).encode(), of(key, value).encode())
+    except (ValueError, RecursionError):  # half a character, or too deep
+        return False

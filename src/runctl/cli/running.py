@@ -290,8 +290,9 @@ def show_resumption(context: Context, place: Place, job: JobRecord, spec: JobSpe
     from runctl.render import output
 
     plan = make_plan(job.id, spec, place, emit=follower(context))
-    known = checkpoints.commits(place)
-    start = spec.resume_from or (known[-1] if known else None)
+    newest = checkpoints.newest(place, job.seal) if spec.resume_from is None else None
+    accepted = spec.accepted.name if spec.accepted else None
+    start = spec.resume_from or (newest.name if newest and (newest.ours or newest.name == accepted) else None)
     if context.json:
         output.write_json({"plan": plan, "resume_from": start})
     else:

@@ -47,8 +47,8 @@ def require_mine(job: JobRecord, *, user: str, of_user: str | None, verb: str) -
     raise Protected(
         f"Job {job.id} is not {verb}",
         reasons=(THEIRS,),
-        why=f"it was adopted, and is said to be {job.user!r}'s; you are {user!r}",
-        next=f"where it is yours to act on, name its user: --of-user {job.user!r}",
+        why=f"it was adopted, and is said to be {claims.spelled(job.user)}'s; you are {claims.spelled(user)}",
+        next=f"where it is yours to act on, name its user: --of-user {quoted(job.user)}",
     )
 
 

@@ -75,7 +75,8 @@ class Jobs:
                 "SELECT * FROM jobs WHERE adopted_at IS NULL ORDER BY number DESC LIMIT 1"
             )
             if not newest:
-                raise NotFound("There is no job yet", next="runctl train SCRIPT")
+                why = "jobs that were adopted are named by their id" if self.list() else ""
+                raise NotFound("There is no job yet", why=why, next="runctl train SCRIPT")
             return read_job(newest[0])
         if not reference:
             # An unset variable in a shell, never "the only job".

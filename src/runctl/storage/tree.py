@@ -28,12 +28,19 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 def download_prefix(
-    store: Store, prefix: str, folder: Path, *, task: str = "download", emit: Emit = ignore
+    store: Store,
+    prefix: str,
+    folder: Path,
+    *,
+    task: str = "download",
+    emit: Emit = ignore,
+    fetch: Callable[[str, Path], None] | None = None,
 ) -> Transferred:
     """Fetch every object under `prefix` into `folder`, and tell how far `task` is.
 
-    A key that cannot be a file of the folder, or that a link would lead out of it, is named in a warning and
-    stays where it is. Raises as `Store.download`.
+    `fetch` brings one object to its path, for whoever does not replace what lies there. A key that cannot be
+    a file of the folder, or that a link would lead out of it, is named in a warning and stays where it is.
+    Raises as `Store.download`.
     """
     inner = checked_prefix(prefix)
     fit: dict[str, ObjectInfo] = {}
@@ -57,7 +64,7 @@ def download_prefix(
         else:
             sizes.append(item.size)
     folder.mkdir(parents=True, exist_ok=True)
-    size = _each(lambda pair: store.download(*pair), targets, sizes, task=task, emit=emit)
+    size = _each(lambda pair: (fetch or store.download)(*pair), targets, sizes, task=task, emit=emit)
     return Transferred(files=len(targets), size=size)
 
 

@@ -244,7 +244,13 @@ def one_field_differs(manifest, other):
     manifest["step"] = 999
 
 
-@pytest.mark.parametrize("damage", [no_seal, seal_of_another_commit, seal_is_no_text, one_field_differs])
+def seal_is_half_a_character(manifest, other):
+    manifest["seal"] = "\ud800"
+
+
+@pytest.mark.parametrize(
+    "damage", [no_seal, seal_of_another_commit, seal_is_no_text, seal_is_half_a_character, one_field_differs]
+)
 def test_a_commit_that_somebody_else_wrote_is_not_resumed_from(folder, store, tmp_path, damage):
     """A checkpoint is code for whoever unpickles it, and the bucket is not only ours to write to."""
     save(folder, 1)
@@ -258,6 +264,18 @@ def test_a_commit_that_somebody_else_wrote_is_not_resumed_from(folder, store, tm
     with pytest.raises(CorruptCheckpoint, match="no machine of this job committed it"):
         restore(store, mine.name, str(tmp_path / "back"), KEY)
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("number", ["999999999", "999999998", "500000000"])
+def test_a_number_that_somebody_else_chose_leaves_room_for_ours(store, folder, number):
+    store.keeps = 0  # as in a bucket
+    store.put(store.checkpoints + number + "-x/manifest.json", b"{}")
+    names: list[str] = []
+    for step in (1, 2):
+        save(folder, step)
+        names.append(sealed(store, folder).name)
+    assert names == ["000001-step-1.pt", "000002-step-2.pt"]
+    assert set(names) < set(commit_names(store))
 
 
 def test_a_commit_of_another_job_is_not_resumed_from(folder, store, tmp_path):

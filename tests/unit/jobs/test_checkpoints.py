@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from runctl.agent import seal as seals
 from runctl.agent.digest import file_digest
 from runctl.errors import NotFound, ValidationError
 from runctl.jobs import checkpoints
@@ -56,3 +58,49 @@ def test_a_commit_that_lost_a_file_or_bytes_is_corrupt(tmp_path: Path) -> None:
     assert "is missing" in refused.value.why
     with pytest.raises(NotFound):
         checkpoints.verify(local_place(tmp_path), "000002", "")
+
+
+KEY = "5e" * 32
+
+
+def plant(folder: Path, name: str, seal: object = None, **more: object) -> str:
+    """A manifest under a name; with a key as `seal` it is sealed, else it carries what is given."""
+    told: dict[str, object] = {"name": name, "source": name.partition("-")[2], "step": 1, "files": [], **more}
+    told["seal"] = seals.of(KEY, told) if seal == KEY else seal
+    place = folder / "committed" / name
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps(told))
+    return name
+
+
+def test_the_newest_is_one_of_our_machines_whatever_number_others_chose(tmp_path: Path) -> None:
+    plant(tmp_path, "000001-a.pt")
+    ours = plant(tmp_path, "000002-b.pt", KEY)
+    plant(tmp_path, "999999999-c.pt")
+    found = checkpoints.newest(local_place(tmp_path), KEY)
+    assert found is not None
+    assert (found.name, found.ours) == (ours, True)
+
+
+def test_without_one_of_ours_it_is_the_newest_of_all(tmp_path: Path) -> None:
+    plant(tmp_path, "000001-a.pt")
+    other = plant(tmp_path, "000002-b.pt", "00")
+    found = checkpoints.newest(local_place(tmp_path), KEY)
+    assert found is not None
+    assert (found.name, found.ours) == (other, False)
+
+
+@pytest.mark.parametrize("seal", ["\ud800", "\x00", "é", [], {"deep": [[]]}, 10**400, True])
+def test_a_seal_that_is_none_is_nobodys(tmp_path: Path, seal: object) -> None:
+    plant(tmp_path, "000001-a.pt", seal)
+    found = checkpoints.newest(local_place(tmp_path), KEY)
+    assert found is None or not found.ours
+
+
+@pytest.mark.parametrize("odd", ["1" + "0" * 5000, "[" * 900 + "]" * 900, "[" * 100_000, "NaN", '"\\ud800"'])
+def test_a_field_that_no_manifest_has_breaks_nothing(tmp_path: Path, odd: str) -> None:
+    name = plant(tmp_path, "000001-a.pt")
+    path = tmp_path / "committed" / name / "manifest.json"
+    path.write_text(path.read_text()[:-1] + f', "odd": {odd}}}')
+    found = checkpoints.newest(local_place(tmp_path), KEY)
+    assert found is None or not found.ours

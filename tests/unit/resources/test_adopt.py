@@ -23,7 +23,15 @@ from runctl.render.adopted import show_adopted
 from runctl.resources import costs
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-SCRIPT = "import time\nfor step in range(90):\n    print('step', step, flush=True)\n    time.sleep(0.5)\n"
+SCRIPT = """\
+import os
+import sys
+import time
+
+print("step 1", flush=True)
+while not os.path.exists(sys.argv[1]):  # the machine works until it was adopted, however slow the host
+    time.sleep(0.1)
+"""
 
 
 class Laptop:
@@ -212,12 +220,14 @@ def test_a_job_goes_on_from_a_laptop_that_never_saw_it(sandbox_cloud: Any, tmp_p
     user = sandbox_cloud.name("user")
     lost, new = (Laptop(sandbox_cloud, tmp_path / name, user) for name in ("lost", "new"))
     where = ["--on", "sandbox", "--spot", "--instance-type", "g5.xlarge", "--detach"]
-    job = lost.run("train", "train.py", *where).strip()
+    go = f"/tmp/{sandbox_cloud.name('adopted')}"
+    job = lost.run("train", "train.py", *where, "--", go).strip()
     found = new.json("resources", "adopt", "--on", "sandbox")
     assert job in found["new"]
     mine = [one for one in found["spot_requests"] if one["job"] == job]
     assert len(mine) == 1
     assert mine[0]["instance"] in found["instances"]
+    assert sandbox_cloud.command(mine[0]["instance"], f"touch {go}")["Status"] == "Success"
     new.run("jobs", "wait", job)
     report = new.json("jobs", "show", job)["report"]
     assert report["state"] == "succeeded"
