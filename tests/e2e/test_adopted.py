@@ -37,6 +37,7 @@ sys.exit(code)
 def at_home(sandbox: Any, tmp_path: Path) -> Iterator[Callable[[str, str], Lab]]:
     """Makes homes of users of one cloud, each with the project's folder of its own."""
     labs: list[Lab] = []
+    bucket = sandbox.name("bucket")  # with no other test's job in it
 
     def make(name: str, user: str) -> Lab:
         home, project = tmp_path / name / "home", tmp_path / name / "project"
@@ -46,6 +47,7 @@ def at_home(sandbox: Any, tmp_path: Path) -> Iterator[Callable[[str, str], Lab]]
         shutil.copy(HERE / "walk.py", project)
         (project / "learn.py").write_text(SCRIPT)
         labs.append(Lab(home, project, sandbox, {"RUNCTL_USER": user, "RUNCTL_CLOUD": "sandbox"}))
+        labs[-1].environment["RUNCTL_AWS_BUCKET"] = bucket
         return labs[-1]
 
     yield make
