@@ -75,7 +75,7 @@ class OpenStaging:
                 raise
             raise NoStaging(
                 f"There is no bucket to go through: {bucket}",
-                why=f"{error}; files reach an instance through a bucket of yours",
+                why=f"{error.why or error}; files reach an instance through a bucket of yours",
                 next="name one that you may use: runctl config set aws.bucket NAME",
             ) from error
         if made:
