@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from runctl.jobs.script import environment_digest
 from runctl.jobs.spec import Code, JobSpec
 from runctl.storage import claims
 from runctl.storage.claims import MiB, claim
@@ -96,6 +97,10 @@ def as_adopted(said: ClaimedSpec, *, on: str) -> JobSpec:
 
     Its code, its outputs' and its local data's place are what `jobs resume` has the user name.
     """
+    python = said.python
+    needs_any = bool(python.requirements) or python.requires_python is not None
+    # An environment is called by its digest and shared by jobs: one with other packages never gets that name.
+    digest = environment_digest(python.requirements, python.requires_python) if needs_any else ""
     data = said.data if said.data and said.data.startswith("s3://") else None
     changes = {
         "on": said.on if said.on.startswith("i-") else on,
@@ -107,6 +112,7 @@ def as_adopted(said: ClaimedSpec, *, on: str) -> JobSpec:
         "data_volumes": msgspec.to_builtins(said.data_volumes) if data else (),
         "resume_from": None,
         "stop_asked": False,
+        "python": {**msgspec.to_builtins(python), "digest": digest},
     }
     return msgspec.convert({**msgspec.to_builtins(said), **changes}, JobSpec)
 

@@ -225,10 +225,14 @@ def _needs(
     requirements = tuple(packages)
     if not requirements and python is None:
         return PythonNeeds()
+    return PythonNeeds(kind, requirements, python, environment_digest(requirements, python))
+
+
+def environment_digest(requirements: Sequence[str], python: str | None) -> str:
+    """What an environment is called on a machine: jobs with the same needs share it."""
     import hashlib
 
-    digest = hashlib.sha256(json.dumps([requirements, python]).encode()).hexdigest()
-    return PythonNeeds(kind, requirements, python, digest)
+    return hashlib.sha256(json.dumps([list(requirements), python]).encode()).hexdigest()
 
 
 def _up_to(folder: Path, root: Path) -> Iterator[Path]:

@@ -32,6 +32,7 @@ from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Sighting, judge
 from runctl.jobs.place import Place, local_place
 from runctl.jobs.report import report
+from runctl.jobs.script import environment_digest
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState
 from runctl.render.adopted import show_claims
@@ -136,6 +137,7 @@ def takes_a_job_in(world: World, data: bytes) -> None:
         assert Path(os.path.normpath(Path("/job/code", inner))).is_relative_to("/job/code")
     assert not any(need.startswith("-") for need in spec.python.requirements)
     assert set(spec.python.digest) <= set("0123456789abcdef")
+    assert spec.python.digest or not spec.python.requirements
     show_claims(world.record, spec)
     record = msgspec.structs.replace(world.record, spec=specs.encode(spec))
     with pytest.raises(ValidationError, match="name the code that it runs"):
@@ -341,6 +343,14 @@ def test_outputs_whose_key_would_leave_their_folder_stay_and_are_named(world: Wo
     download_prefix(store, "outputs/", world.folder / "results", emit=emit)
     assert [text for text in told if repr(key)[1:-1] in text]
     assert world.outside() == {**before, str(world.folder / "results/fine.txt"): b"x"}
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 64])
+def test_an_environment_is_called_by_what_is_in_it_and_not_as_somebody_says(digest: str) -> None:
+    told = hostile.example(ClaimedSpec)
+    told["python"] = {"kind": "requirements", "requirements": ["numpy", "evil"], "digest": digest}
+    spec = as_adopted(claims.converted(told, ClaimedSpec, "spec.json"), on="sandbox")
+    assert spec.python.digest == environment_digest(["numpy", "evil"], None)
 
 
 # Nothing else decodes what lies in a bucket.
