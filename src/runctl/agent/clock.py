@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 SHORTEST_WAIT = 0.05
 """Real seconds: however fast a clock runs, a poll never spins."""
@@ -53,6 +53,21 @@ def real(seconds: float) -> float:
 def of_cloud(seconds: float) -> float:
     """How much of the cloud's time passes in `seconds` of ours."""
     return seconds * _anchor()[2]
+
+
+def wait(is_so: Callable[[], object], seconds: float, every: float = SHORTEST_WAIT) -> bool:
+    """Whether it becomes so within `seconds`, looked at `every` few of them; both are real ones.
+
+    It only sleeps. A lock or an event that is waited for with a limit waits for a moment of the system's
+    clock, and for ever where that clock is another one in this process (faketime, checkpoint and restore).
+    """
+    until = time.monotonic() + seconds
+    while not is_so():
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(every, left))
+    return True
 
 
 def sleep(seconds: float) -> None:

@@ -28,6 +28,8 @@ QUICK_SCAN = 0.02
 """Seconds of CPU; a folder that takes longer is not looked through only to know what is in it."""
 TOO_HIGH = 10**8
 """No job commits as often; names have room for nine times as many above it."""
+_HURRY = 0.2
+"""Real seconds until the watch hears that it should look at once."""
 _MOST_TOLD = 20
 
 
@@ -152,7 +154,8 @@ class Committer:
         wait = 1.0
         while not self._stop.is_set():
             pause = max(SHORTEST_POLL, clock.real(POLL_SECONDS))
-            self._wake.wait(max(pause, min(self._scan_took / LOOKING, LONGEST_POLL)))
+            longest = max(pause, min(self._scan_took / LOOKING, LONGEST_POLL))
+            clock.wait(self._wake.is_set, longest, every=_HURRY)
             self._wake.clear()
             if self._stop.is_set():
                 return
@@ -161,11 +164,11 @@ class Committer:
                 wait = 1.0
             except StoreRefused as error:
                 self._note("the store refuses a checkpoint: %s" % error)
-                self._stop.wait(clock.real(30.0))
+                clock.wait(self._stop.is_set, clock.real(30.0), every=_HURRY)
             except Exception as error:  # the watch goes on whatever a script left in its folder
                 kind = "" if isinstance(error, (StoreAway, OSError)) else "%s: " % type(error).__name__
                 self._note("a checkpoint waits for the store: %s%s" % (kind, error))
-                self._stop.wait(clock.real(wait))
+                clock.wait(self._stop.is_set, clock.real(wait), every=_HURRY)
                 wait = min(wait * 2, 15.0)
 
     def _is_complete(self, checkpoint: Checkpoint, whole: bool) -> bool:

@@ -41,7 +41,7 @@ class Patience:
         worker.start()
         while worker.is_alive():
             self._turn()
-            worker.join(_TURN)
+            clock.wait(lambda: not worker.is_alive(), _TURN, every=0.02)
             if worker.is_alive() and self._is_out_of_time(begun, at_least):
                 self._note("given up: there is no time left for it")
                 return
@@ -92,7 +92,7 @@ def within(seconds: float, do: Callable[[], Any]) -> bool:
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
-    worker.join(seconds)
+    clock.wait(lambda: not worker.is_alive(), seconds)
     return bool(done)
 
 

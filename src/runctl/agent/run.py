@@ -136,7 +136,7 @@ class Run:
             if self._ending.cause is not None:
                 _end_preparation(worker)
                 return None
-            worker.join(tick())
+            clock.wait(lambda: not worker.is_alive(), tick())
         if errors:
             raise errors[0]
         return results[0]
@@ -147,7 +147,7 @@ class Run:
         self._mirror.hurry()
         self._committer.start()
         while script.exit_code() is None and self._ending.cause is None:
-            self._ending.came.wait(tick())
+            clock.wait(self._ending.came.is_set, tick())
             self._look(script)
         if self._ending.cause is not None and script.exit_code() is None:
             self._end(script)
@@ -345,5 +345,5 @@ def _end_preparation(worker: threading.Thread) -> None:
     until = time.monotonic() + PREPARATION_ENDS_WITHIN
     while worker.is_alive() and time.monotonic() < until:
         end_descendants()
-        worker.join(0.05)
+        time.sleep(0.05)
     end_descendants()

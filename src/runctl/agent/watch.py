@@ -53,7 +53,7 @@ class Watch:
                 self.ask()
             except Exception as error:
                 self._attempt.note("the watch: %r" % error)
-            work.join(tick())
+            clock.wait(lambda: not work.is_alive(), tick())
             if time.monotonic() - self._turned > STILL_SECONDS:
                 return False
         return True

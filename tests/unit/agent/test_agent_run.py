@@ -531,3 +531,25 @@ def test_writing_less_than_a_state_is_a_trouble_that_the_state_tells(machine, mo
     attempt.write()
     assert json.loads(Path(attempt.path("state.json")).read_text())["step"] == 3
     assert b"something" in attempt.events()
+
+
+FOR_EVER = """
+import runpy, sys, threading
+wait, join = threading.Condition.wait, threading.Thread.join
+threading.Condition.wait = lambda self, timeout=None: wait(self)
+threading.Thread.join = lambda self, timeout=None: join(self)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "cause"), [(1, "finished"), (600, "stop")])
+def test_where_the_clock_of_a_process_is_set_its_agent_hears_the_script_and_a_stop(machine, seconds, cause):
+    """Under faketime a lock that is waited for with a limit is waited for without one: so does FOR_EVER."""
+    attempt = machine.attempt(f"import time; print('up', flush=True); time.sleep({seconds})")
+    spec = str(attempt.folder / "spec.json")
+    attempt.process = machine.spawn([sys.executable, "-c", FOR_EVER, str(machine.agent), "run", spec])
+    attempt.prints("up")
+    if cause == "stop":
+        attempt.stop()
+    assert attempt.end()["cause"] == cause
