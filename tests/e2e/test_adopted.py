@@ -16,7 +16,7 @@ import pytest
 
 from conftest import HERE, Lab
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 6
 SCRIPT = """\
@@ -120,14 +120,15 @@ def test_another_home_takes_a_job_up_with_what_its_user_names_and_nothing_else(
     results.mkdir()
     (results / "result.txt").write_text("bob's own\n")
     (results / "thesis.txt").write_text("unpublished\n")
-    done = bob.run(*mine, "--accept-code", code, "--data", "mine", "--outputs", str(results), "--yes")
+    resuming = (*mine, "--accept-code", code, "--data", "mine", "--outputs", str(results), "--yes")
+    bob.finish(bob.start(*resuming), seconds=400)
     found = files(results)
     assert found.pop("result.txt") == bob.walked(STEPS)
     assert found.pop("seen/a.txt") == b"bob's data\n"
     assert found.pop("thesis.txt") == b"unpublished\n"
     [(kept, content)] = found.items()
     assert content == b"bob's own\n"
-    assert kept in done.stderr
+    assert kept in bob.said()
     assert files(bob.project) == {**before, "mine/a.txt": b"bob's data\n"}
 
 
@@ -139,7 +140,7 @@ def test_the_owner_goes_on_from_a_new_laptop_with_the_code_that_lies_there(
     new.run("resources", "adopt")
     new.run("jobs", "resume", job, "--root", ".", "--dry-run")
     before = files(new.project)
-    new.run("jobs", "resume", job, "--root", ".", "--yes")
+    new.finish(new.start("jobs", "resume", job, "--root", ".", "--yes"), seconds=400)
     shown = json.loads(new.run("jobs", "show", job, "--output", "json").stdout)["report"]
     assert shown["state"] == "succeeded"
     assert shown["attempts"][-1]["resumed_step"] >= 1

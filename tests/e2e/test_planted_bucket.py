@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 COMMIT = "000001-step.pt"
 INTERNAL = 70
-VALUES_A_FIELD = 5
+VALUES_A_FIELD = 3
 SPEC = {
     "name": "digits",
     "on": "sandbox",
@@ -181,7 +181,7 @@ def test_a_planted_bucket_writes_sends_and_runs_nothing_and_each_plant_is_named(
     for one in sorted(planted, key=lambda one: not one.is_refused):
         if one.job in taken:
             looked.setdefault((one.kind, one.path), one)
-    assert len(looked) > 60
+    assert {kind for kind, _ in looked} == set(OWN)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda one: look(laptop, one), looked.values()))
     assert laptop.outside() == before
