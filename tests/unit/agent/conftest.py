@@ -132,6 +132,10 @@ class _BucketHandler(BaseHTTPRequestHandler):
             self.answer(*fault)
             return
         self.verify(body)
+        if hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
+            # A file that a script writes over while it is sent: nothing of it is kept.
+            self.answer(400, b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
+            return
         self.server.bucket.delay(self.command, key)
         with self.server.bucket.lock:
             getattr(self, "on_" + self.command)(key, query, body)
@@ -167,8 +171,6 @@ class _BucketHandler(BaseHTTPRequestHandler):
         expected = signer.signature(signer.string_to_sign(request, canonical), request)
         if missing or not authorization.endswith("Signature=" + expected):
             self.server.bucket.problems.append(f"signature of {self.command} {self.path}; missing {missing}")
-        if hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
-            self.server.bucket.problems.append(f"payload hash of {self.command} {self.path}")
 
     def checksum_is_wrong(self, body: bytes) -> bool:
         sent = self.headers["x-amz-checksum-sha256"]

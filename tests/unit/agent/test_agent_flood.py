@@ -591,15 +591,15 @@ def test_a_gigabyte_in_seconds(machine, bucket, wait_until, shape):
     attempt = machine.attempt(script).start()
     heard = [time.time()]
     worst = 0.0
-    until = time.monotonic() + 120
-    while not (machine.root / "written").exists() and time.monotonic() < until:
+    while not (machine.root / "written").exists():
+        assert attempt.process.poll() is None
         heard.append(attempt.state.get("heartbeat") or heard[-1])
         worst = max(worst, time.time() - heard[-1])
+        assert worst < 60  # what the supervisor calls silent
         time.sleep(0.2)
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{attempt.process.pid}/status").read_text()).group(1))
     attempt.stop()
-    state = attempt.end(120)
+    state = attempt.end(600)
     assert (state["cause"], state["exit_code"]) == ("stop", 0)
-    assert worst < 60  # what the supervisor calls silent
     assert state["log_bytes"] >= 10**9
     assert peak * 1024 < 40 * MB

@@ -46,7 +46,7 @@ def log_of(bucket, number: int = 1) -> bytes:
     """The log put together from its pieces, which must join without gap or overlap."""
     prefix = f"{PREFIX}/attempt-{number}/log/"
     log = b""
-    for key in sorted(key for key in bucket.objects if key.startswith(prefix)):
+    for key in sorted(key for key in list(bucket.objects) if key.startswith(prefix)):
         assert int(key.removeprefix(prefix)) == len(log)
         log += bucket.objects[key]
     return log
@@ -56,7 +56,7 @@ def verify(bucket) -> list[dict]:
     """Every manifest names what lies in the bucket, byte for byte; answers them in order."""
     root = f"{PREFIX}/checkpoints/"
     manifests = []
-    for key in sorted(key for key in bucket.objects if key.endswith("/manifest.json")):
+    for key in sorted(key for key in list(bucket.objects) if key.endswith("/manifest.json")):
         manifest = bucket.json(key)
         for file in manifest["files"]:
             data = bucket.objects[f"{root}{manifest['name']}/{file['path']}"]
@@ -172,7 +172,7 @@ def test_a_notice_during_a_stop_shortens_the_grace(machine, bucket, metadata):
     attempt.stop()
     time.sleep(0.3)
     metadata.notice(machine.now() + 40)
-    state = attempt.end(8)
+    state = attempt.end()
     assert (state["cause"], state["exit_code"]) == ("stop", 137)
 
 
