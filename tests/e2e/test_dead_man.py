@@ -15,6 +15,9 @@ import pytest
 
 LEASE_MINUTES = "2"
 ITSELF = "Client.InstanceInitiatedShutdown"
+HELD = 45.0
+"""Seconds after which a held launch goes on by itself, before its caller asks again."""
+
 JOB_FAILED = 4
 INTERRUPTED = 130
 
@@ -87,11 +90,12 @@ def bundle_spoilt(_: Any, bucket: Bucket) -> None:
 @contextlib.contextmanager
 def launch_held(lab: Any) -> Iterator[None]:
     """All is in the bucket and the machine is asked for; it is not there yet within this block."""
-    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=3.0, count=1)
+    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=HELD, count=1)
     command = lab.train("--steps", "5", options=("--detach", "--max-attempts", "1"))
     lab.until(lambda: lab.control.status()["faults"][-1]["hits"], "the machine is asked for")
     yield
     assert lab.machines() == []
+    lab.control.clear_faults("latency")
     lab.finish(command)
 
 
@@ -157,10 +161,11 @@ def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(short_lease: Any) ->
     )
     name = manifest.removeprefix(root).removesuffix("/manifest.json")
     first = lab.machines()
-    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=3.0, count=1)
+    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=HELD, count=1)
     again = lab.start("jobs", "resume", "last", "--from", name, "--detach")
     lab.until(lambda: lab.control.status()["faults"][-1]["hits"], "the machine is asked for")
     bucket.spoil(f"{root}{name}/{name.partition('-')[2]}")
+    lab.control.clear_faults("latency")
     lab.finish(again)
     lab.until(lambda: len(lab.machines()) == len(first) + 1, "it is launched")
     machine = lab.machines()[-1]

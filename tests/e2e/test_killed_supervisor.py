@@ -35,7 +35,7 @@ def written(lab: Any, _: Command) -> None:
 
 def launching(lab: Any, _: Command) -> None:
     """RunInstances is on its way, and carried out after its caller's death."""
-    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=2.0, count=1)
+    lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=45.0, count=1)
     lab.until(lambda: lab.control.status()["faults"][0]["hits"], "the call has arrived")
     assert lab.machines() == []
 
@@ -113,6 +113,7 @@ def test_a_killed_command_leaves_a_job_that_the_next_one_finishes(lab: Any, mome
         waiting = lab.train("--steps", str(STEPS), "--interruptions", "1", kind=DEAR)
     else:
         waiting = lab.start("jobs", "wait", "last")
+    lab.control.clear_faults("latency")
     if moment not in {"noticed", "taken", "recovered"}:
         machine = lab.first_machine()
         if moment != "booting":  # that one has its notice before its script began

@@ -47,8 +47,9 @@ class Control:
     def add_fault(self, service: str, kind: str, **fields: Any) -> dict[str, Any]:
         return self._post("fault-add", service=service, kind=kind, **fields)
 
-    def clear_faults(self) -> None:
-        self._post("fault-clear")
+    def clear_faults(self, kind: str = "") -> None:
+        """Of one kind, or all."""
+        self._post("fault-clear", kind=kind)
 
     def bill(self) -> dict[str, Any]:
         return self._post("bill")

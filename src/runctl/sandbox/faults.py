@@ -31,7 +31,10 @@ THROTTLES = {
 
 @dataclass(slots=True)
 class Fault:
-    """A rule. `operation` may hold wildcards; `count` None means until cleared; latency in real seconds."""
+    """A rule. `operation` may hold wildcards; `count` None means until cleared.
+
+    `latency` in real seconds, which are over when the rule is cleared.
+    """
 
     service: str
     kind: str
@@ -58,6 +61,7 @@ class Faults:
         self._random = random.Random(seed)  # noqa: S311 (a seeded simulation)
         self._rules: list[Fault] = []
         self._lock = threading.Lock()
+        self._cleared = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
 
     def add(self, fields: dict[str, Any]) -> Fault:
@@ -80,9 +84,16 @@ class Faults:
             self._rules.append(fault)
         return fault
 
-    def clear(self) -> None:
-        with self._lock:
-            self._rules.clear()
+    def clear(self, kind: str = "") -> None:
+        """End the rules of one kind, or all."""
+        with self._cleared:
+            self._rules = [rule for rule in self._rules if kind and rule.kind != kind]
+            self._cleared.notify_all()
+
+    def delay(self, fault: Fault) -> None:
+        """Hold a call up for as long as its fault says, or until the faults are cleared."""
+        with self._cleared:
+            self._cleared.wait_for(lambda: fault not in self._rules, timeout=fault.latency)
 
     def list(self) -> list[dict[str, Any]]:
         with self._lock:

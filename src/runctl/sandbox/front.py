@@ -92,7 +92,7 @@ class Front:
         lost = False
         for fault in self._cloud.faults.meet(service, operation, CALL_KINDS, text):
             if fault.kind == "latency":
-                time.sleep(fault.latency)
+                self._cloud.faults.delay(fault)
             elif fault.kind in {"throttle", "error"}:
                 return self._fail(start, service, fault)
             elif fault.kind == "lost-response":

@@ -270,10 +270,12 @@ class Controls:
         wanted = {key: value for key, value in body.items() if value is not None}
         return {"id": self._cloud.faults.add(wanted).id}
 
-    def _clear_faults(self, _: dict[str, Any]) -> dict[str, Any]:
-        self._cloud.faults.clear()
-        for machine in list(self._cloud.machines.values()):
-            machine.metadata_fault("none")
+    def _clear_faults(self, body: dict[str, Any]) -> dict[str, Any]:
+        kind = body.get("kind") or ""
+        self._cloud.faults.clear(kind)
+        if kind in {"", "away"}:
+            for machine in list(self._cloud.machines.values()):
+                machine.metadata_fault("none")
         return {}
 
     def _bill(self, _: dict[str, Any]) -> dict[str, Any]:

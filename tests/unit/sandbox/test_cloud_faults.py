@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,6 +89,21 @@ def test_latency_delays_and_changes_nothing(cloud: LiveSandbox) -> None:
     started = time.monotonic()
     cloud.client("ec2").describe_regions()
     assert time.monotonic() - started >= 0.4
+
+
+def test_who_waits_goes_on_when_its_fault_is_cleared_and_the_others_stay(cloud: LiveSandbox) -> None:
+    control, ec2 = cloud.control, cloud.client("ec2", read_timeout=600)
+    control.add_fault("ec2", "latency", operation="DescribeRegions", latency=600, count=1)
+    control.add_fault("s3", "error", operation="GetObject", status=503)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(ec2.describe_regions)
+        try:
+            cloud.until(lambda: control.status()["faults"][0]["hits"])
+            assert not waits.done()
+        finally:
+            control.clear_faults("latency")
+        assert waits.result(60)["Regions"]
+    assert [fault["service"] for fault in control.status()["faults"]] == ["s3"]
 
 
 def test_capacity_is_missing_where_it_was_taken_and_as_a_server_error(cloud: LiveSandbox) -> None:
