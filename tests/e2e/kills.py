@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -27,18 +28,22 @@ from runctl.ledger import Ledger
 
 PROPERTY = "random kills"
 SPEED = 40.0
-QUICK = 0.5
-"""Real seconds that a command takes to ask the sandbox one thing."""
 LONGEST = 150.0
 """Real seconds after which a command that was left alone is said to hang."""
 MACHINE = "m7i.large"
 ZONE = "us-east-1a"
 BUCKET = "kills-data"
-NEXT = re.compile(r"(?:next: (?:begin anew: )?|: )(?P<command>(?:cd \S+ && )?runctl [^\n;]*)")
+NEXT = re.compile(r"(?:next: (?:begin anew: )?|: )(?P<command>(?:cd \S+ && )?runctl (?:(?!, then )[^\n;])*)")
 WALK = Path(__file__).with_name("walk.py")
 GONE = ("Traceback", "internal error")
 FINISHED, UNDONE, NEVER, CLOSED, LATE = "finished", "rolled back", "never begun", "closed", "ended before"
-OUTCOMES = (FINISHED, UNDONE, NEVER, CLOSED)
+OUTCOMES = (FINISHED, UNDONE, CLOSED, NEVER)
+MARKS = """
+SELECT (SELECT COUNT(*) + COUNT(outcome) FROM transactions WHERE pid = :pid)
+ + (SELECT COUNT(*) + COUNT(steps.outcome) FROM steps JOIN transactions ON id = tx WHERE pid = :pid)
+ + (SELECT COUNT(*) FROM job_events WHERE job LIKE :job || '%')
+"""
+"""Everything that a process has written down of its operations, and what became of its job."""
 
 
 @dataclass
@@ -56,6 +61,25 @@ class Told:
         return found[-1] if found else ""
 
 
+@dataclass(frozen=True)
+class Course:
+    """How a command goes that is not hit: seconds until its end, and until each mark in the ledger."""
+
+    seconds: float
+    marks: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """So long after the command wrote its so manieth mark; after its start with none."""
+
+    mark: int
+    delay: float
+
+    def __str__(self) -> str:
+        return f"{self.mark}+{self.delay:.2f}"
+
+
 @dataclass
 class Home:
     """One user's home with a sandbox, used by one strike after the other."""
@@ -67,10 +91,8 @@ class Home:
     instance: str = ""
     before: set[str] = field(default_factory=set[str])
     lives: int = 0
-    slowness: float = 1.0
-    """How much longer a command takes than on a host that has nothing else to do."""
-    takes: dict[str, float] = field(default_factory=dict[str, float])
-    """How long each command took that was not hit: the moments of the next ones are within that."""
+    courses: dict[str, Course] = field(default_factory=dict[str, Course])
+    """How each command went that was not hit: the moments of the next ones are spread over that."""
 
     def __post_init__(self) -> None:
         self.project.mkdir(parents=True)
@@ -103,10 +125,14 @@ class Home:
 
     # Commands
 
+    def folder_of(self, words: Sequence[str]) -> Path:
+        """Where a command is typed."""
+        return self.project if words[0] == "train" else self.work
+
     def start(self, words: Sequence[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "runctl", *words],
-            cwd=self.project if words[0] == "train" else self.work,
+            cwd=self.folder_of(words),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -135,12 +161,12 @@ class Home:
         assert told.code == 0, f"{words}: {told.err}"
         return told
 
-    def shell(self, command: str) -> Told:
-        """A command as the tool wrote it, pasted into a shell."""
+    def shell(self, command: str, folder: Path | None = None) -> Told:
+        """A command as the tool wrote it, pasted into a shell in the folder of the first one."""
         line = re.sub(r"\brunctl\b", f"{sys.executable} -m runctl", command)
         process = subprocess.Popen(
             ["bash", "-c", line],
-            cwd=self.work,
+            cwd=folder or self.work,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -159,9 +185,6 @@ class Home:
     def up(self) -> None:
         """A sandbox in its first or next life, with what every strike needs in it."""
         self.must("sandbox", "up", "--speed", str(SPEED))
-        begun = time.monotonic()
-        self.must("sandbox", "status")
-        self.slowness = max(1.0, (time.monotonic() - begun) / QUICK)
         self.furnish()
 
     def furnish(self) -> None:
@@ -226,6 +249,16 @@ class Home:
 
     # What is left here
 
+    def marks(self, pid: int, job: str) -> int:
+        """How much a process has written down by now; nothing while it cannot be read."""
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{self.home}/ledger.sqlite3?mode=ro", uri=True, timeout=1)
+            ) as ledger:
+                return ledger.execute(MARKS, {"pid": pid, "job": job}).fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
     def partial(self) -> list[str]:
         """Files that are half there, beside their place."""
         inside = self.home / "sandbox"
@@ -270,6 +303,9 @@ def _descends(pid: int, ancestor: int) -> bool:
 
 # The commands that are struck
 
+_PLANNED = ("command", "command", "command", "command", "undoing", "undoing", "sandbox")
+"""Of what can be undone: `undoing` is Ctrl-C, and the kill while that is undone."""
+
 
 @dataclass
 class Command:
@@ -282,8 +318,6 @@ class Command:
     is_done: Callable[[Home], bool]
     sweep: Callable[[Home], None] = lambda _: None
     victims: tuple[str, ...] = ("command", "command", "command", "sandbox")
-    seconds: float = 3.0
-    """About how long it takes, over which moments are spread."""
     repeats: bool = False
     """The command itself is the one that goes on."""
 
@@ -325,7 +359,7 @@ def ebs_create(home: Home, name: str) -> Command:
         lambda home: home.run(*words),
         lambda home: len(_named(home, name)) == 1 and len(home.made()) == 1,
         _sweep_volumes,
-        seconds=2.0,
+        victims=_PLANNED,
     )
 
 
@@ -339,10 +373,11 @@ def ebs_attach(home: Home, name: str) -> Command:
         return [one["State"] for one in row["Attachments"]] == ["attached"] and home.made() == {volume}
 
     def sweep(home: Home) -> None:
-        home.must("aws", "ebs", "detach", volume)
+        told = home.run("aws", "ebs", "detach", volume)
+        assert told.code == 0 or "is not attached" in told.err, told.err
         _sweep_volumes(home)
 
-    return Command("ebs attach", words, lambda home: home.run(*words), is_attached, sweep, seconds=4.0)
+    return Command("ebs attach", words, lambda home: home.run(*words), is_attached, sweep, victims=_PLANNED)
 
 
 def ebs_delete(home: Home, name: str) -> Command:
@@ -355,7 +390,6 @@ def ebs_delete(home: Home, name: str) -> Command:
         lambda home: home.run(*words),
         lambda home: not home.made(),
         _sweep_volumes,
-        seconds=2.5,
     )
 
 
@@ -369,7 +403,7 @@ def ebs_snapshot(home: Home, name: str) -> Command:
         lambda home: home.run(*words),
         lambda home: len(home.made()) == 2,
         _sweep_volumes,
-        seconds=2.5,
+        victims=_PLANNED,
     )
 
 
@@ -381,7 +415,7 @@ def aws_create(home: Home, name: str) -> Command:
         lambda home: home.run(*words),
         lambda home: len([one for one in home.made() if one.startswith("i-")]) == 1 and len(home.made()) == 3,
         _sweep_volumes,
-        seconds=4.0,
+        victims=_PLANNED,
     )
 
 
@@ -393,16 +427,18 @@ def data_stage(home: Home, name: str) -> Command:
         lambda home: home.run(*words),
         lambda home: len(_named(home, name)) == 1 and len(home.made()) == 1,
         _sweep_volumes,
-        seconds=12.0,
+        victims=_PLANNED,
     )
 
 
-def _train(home: Home, name: str, on: Sequence[str], victims: tuple[str, ...], seconds: float) -> Command:
+def _train(home: Home, name: str, on: Sequence[str], victims: tuple[str, ...]) -> Command:
     words = ["train", "walk.py", "--name", name, *on, "--", "--steps", "12", "--seconds", "0.1"]
 
     def is_done(home: Home) -> bool:
         found = [job for job in _jobs(home) if job[0].startswith(name)]
-        return [state for _, state in found] == ["succeeded"] and not home.made()
+        return (
+            Counter(state for _, state in found if state != "failed") == {"succeeded": 1} and not home.made()
+        )
 
     return Command(
         f"train {on[1]}",
@@ -411,22 +447,21 @@ def _train(home: Home, name: str, on: Sequence[str], victims: tuple[str, ...], s
         is_done,
         _sweep_volumes,
         victims,
-        seconds=seconds,
     )
 
 
 def train_sandbox(home: Home, name: str) -> Command:
     on = ["--on", "sandbox", "--instance-type", MACHINE]
-    return _train(home, name, on, ("command", "command", "sandbox", "sandbox", "agent"), 12.0)
+    return _train(home, name, on, ("command", "command", "sandbox", "sandbox", "agent"))
 
 
 def train_spot(home: Home, name: str) -> Command:
     on = ["--on", "sandbox", "--instance-type", MACHINE, "--spot"]
-    return _train(home, name, on, ("command", "command", "sandbox", "agent"), 12.0)
+    return _train(home, name, on, ("command", "command", "sandbox", "agent"))
 
 
 def train_local(home: Home, name: str) -> Command:
-    return _train(home, name, ["--on", "local"], ("command", "command", "command", "agent"), 3.0)
+    return _train(home, name, ["--on", "local"], ("command", "command", "command", "agent"))
 
 
 def _transfer(home: Home, kind: str, words: list[str], is_done: Callable[[Home], bool]) -> Command:
@@ -435,9 +470,7 @@ def _transfer(home: Home, kind: str, words: list[str], is_done: Callable[[Home],
             if folder.name not in {"set", "big"}:
                 shutil.rmtree(folder)
 
-    return Command(
-        f"transfer {kind}", words, lambda home: home.run(*words), is_done, sweep, seconds=4.0, repeats=True
-    )
+    return Command(f"transfer {kind}", words, lambda home: home.run(*words), is_done, sweep, repeats=True)
 
 
 def _same(folder: Path, other: Path) -> bool:
@@ -502,16 +535,21 @@ class Strike:
 
     command: str
     victim: str
-    at: float
+    at: str
     outcome: str
     way_on: str
     leaked: Sequence[str]
 
     def line(self) -> str:
         left = f"  LEAKED {'; '.join(self.leaked)}" if self.leaked else ""
-        return (
-            f"{self.command:<16}{self.victim:<9}{self.at:6.2f} s  {self.outcome:<13}{self.way_on[:70]}{left}"
-        )
+        return f"{self.command:<16}{self.victim:<9}{self.at:>9}  {self.outcome:<13}{self.way_on[:70]}{left}"
+
+    @property
+    def went_on_by(self) -> str:
+        """The way on in short, without ids and options."""
+        words = re.findall(r"runctl (train|\w+ \w+)", self.way_on)
+        again = ["the same"] if "the same command" in self.way_on else []
+        return " + ".join([*words, *again]) or self.way_on
 
 
 def strike(
@@ -520,70 +558,120 @@ def strike(
     number: int,
     *,
     victim: str | None = None,
-    at: float | None = None,
+    at: Moment | None = None,
 ) -> Strike:
     """Kill at a random moment, go on with the one command that is named, and look what is left."""
     name = f"k{number:03}x{home.chance.randrange(16**4):04x}"
     command = kind(home, name)
     victim = victim or home.chance.choice(command.victims)
-    at = at or home.chance.uniform(0.05, home.takes.get(command.name, command.seconds * home.slowness))
+    at = at or _moment(home, command.name)
     lives = home.lives
     try:
         process, begun = home.start(command.words), time.monotonic()
         was_killed = _kill(home, process, victim, name, at)
         told = home.told(process)
         if not was_killed:
-            home.takes[command.name] = min(at, time.monotonic() - begun)
-        if not was_killed:
+            course = home.courses.get(command.name, Course(0.0, ()))
+            seconds = time.monotonic() - begun
+            home.courses[command.name] = Course(seconds, [one for one in course.marks if one < seconds])
             outcome, way_on = LATE, ""
-            assert told.code == 0, told.err
+            assert told.code == 0 or victim == "undoing", told.err
         elif victim == "sandbox":
-            outcome, way_on = _after_sandbox(home, command, told)
+            outcome, way_on = _after_sandbox(
+                home, lambda: kind(home, name), told, home.folder_of(command.words)
+            )
         else:
             outcome, way_on = _go_on(home, command, told)
-        leaked = _leaks(home, command, outcome)
+        leaked = () if outcome == LATE and told.code else _leaks(home, command, outcome)
     except AssertionError as error:
         outcome, way_on, leaked = "FAILED", "", (str(error).strip()[-3000:],)
     if not home.is_up():
         home.up()
     elif home.lives == lives:
         command.sweep(home)
-    return Strike(command.name, victim, at, outcome, way_on, leaked)
+    return Strike(command.name, victim, str(at), outcome, way_on, leaked)
+
+
+def measure(home: Home, kind: Callable[[Home, str], Command]) -> None:
+    """Let a command come to its end on this machine, and note when it wrote down what."""
+    name = f"k000x{home.chance.randrange(16**4):04x}"
+    command = kind(home, name)
+    process, begun = home.start(command.words), time.monotonic()
+    marks: list[float] = []
+    while process.poll() is None:
+        seconds = time.monotonic() - begun
+        marks += [seconds] * (home.marks(process.pid, name) - len(marks))
+        assert seconds < LONGEST, f"it hangs: {command.words}"
+        time.sleep(0.01)
+    told = home.told(process)
+    assert told.code == 0, told.err
+    home.courses[command.name] = Course(time.monotonic() - begun, marks)
+    command.sweep(home)
+
+
+def _moment(home: Home, name: str) -> Moment:
+    """Two of three in the time after one of its marks, the others anywhere in its work."""
+    course = home.courses[name]
+    if course.marks and home.chance.random() < 2 / 3:
+        mark = home.chance.randrange(len(course.marks))
+        until = [*course.marks, course.seconds][mark + 1]
+        return Moment(mark + 1, home.chance.uniform(0, until - course.marks[mark]))
+    begins = course.marks[0] if course.marks else course.seconds / 4
+    return Moment(0, home.chance.uniform(begins / 2, course.seconds))
 
 
 def strikes(home: Home, kills: int) -> Iterator[Strike]:
     """So many kills, by turns of the commands; a command that was faster than its kill is struck again."""
     number = 0
+    order = home.chance.sample(COMMANDS, len(COMMANDS))
     for turn in range(kills):
+        kind = order[turn % len(order)]
+        if turn < len(order):
+            measure(home, kind)
         while True:
             number += 1
-            one = strike(home, COMMANDS[turn % len(COMMANDS)], number)
+            one = strike(home, kind, number)
             yield one
-            if one.outcome is not LATE:
+            if one.outcome != LATE:
                 break
 
 
-def _kill(home: Home, process: subprocess.Popen[str], victim: str, name: str, at: float) -> bool:
+def _kill(home: Home, process: subprocess.Popen[str], victim: str, name: str, at: Moment) -> bool:
     """Whether there was something to be killed at that moment."""
-    end = time.monotonic() + at
-    while time.monotonic() < end and process.poll() is None:
-        time.sleep(0.01)
     if victim == "agent":
         # There is none before its machine runs: its moments are counted from then on.
         agent = _until(lambda: process.poll() is not None or _agents(home, name))
-        time.sleep(at / 8)
+        time.sleep(at.delay / 8)
         agents = _agents(home, name)
         for pid in agents:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return bool(agent and agents)
+    while at.mark and process.poll() is None and home.marks(process.pid, name) < at.mark:
+        time.sleep(0.005)
+    end = time.monotonic() + at.delay
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.005)
     if process.poll() is not None:
         return False
     if victim == "sandbox":
         os.kill(home.record["pid"], signal.SIGKILL)
-    else:
-        process.kill()
+        return True
+    if victim == "undoing":
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None and not _is_undoing(home, process.pid):
+            time.sleep(0.005)
+        time.sleep(home.chance.uniform(0, 0.3))
+    if process.poll() is not None:
+        return False
+    process.kill()
     return True
+
+
+def _is_undoing(home: Home, pid: int) -> bool:
+    with Ledger.open(home.home) as ledger:
+        found = [one for one in ledger.journal.unfinished() if one.owner.pid == pid]
+    return any(step.outcome in {"undoing", "undone"} for one in found for step in one.steps)
 
 
 def _agents(home: Home, name: str) -> list[int]:
@@ -602,17 +690,27 @@ def _go_on(home: Home, command: Command, killed: Told) -> tuple[str, str]:
     """What the next command says and does, and the one command that it names."""
     if killed.code == 0:
         return FINISHED, "itself"  # its agent or its machine was struck, and it went on
+    if killed.out.strip() and not command.name.startswith("train"):
+        return FINISHED, "nothing, it had said so"  # nobody types it again who has its answer
     looked = command.look(home)
     if command.name.startswith("train"):
         return _go_on_with_job(home, command, looked)
     if looked.code == 0:
         return FINISHED, "the same command"
     if "is finished" in looked.err and command.is_done(home):
-        return FINISHED, "nothing: it was done"
+        return FINISHED, "nothing, it was done"
     assert looked.next, f"it names no command that goes on: {looked.err}"
-    went_on = home.shell(looked.next)
-    assert went_on.code == 0, f"{looked.next}: {went_on.err}"
-    return (UNDONE if " rollback " in looked.next else FINISHED), looked.next
+    wanted = looked.next
+    if " tx resume " in wanted and "is done already" not in looked.err and home.chance.random() < 1 / 4:
+        # The user changes his mind.
+        undone = home.shell(f"{wanted.replace(' resume ', ' rollback ')} --yes")
+        if undone.code == 0:
+            return UNDONE, "runctl tx rollback (instead)"
+        assert " tx resume " in undone.next, f"it can be neither undone nor finished: {undone.err}"
+        wanted = undone.next
+    went_on = home.shell(f"{wanted} --yes" if " rollback " in wanted else wanted)
+    assert went_on.code == 0, f"{wanted}: {went_on.err}"
+    return (UNDONE if " rollback " in wanted else FINISHED), wanted
 
 
 def _go_on_with_job(home: Home, command: Command, looked: Told) -> tuple[str, str]:
@@ -636,26 +734,36 @@ def _go_on_with_job(home: Home, command: Command, looked: Told) -> tuple[str, st
     return FINISHED, wanted
 
 
-def _after_sandbox(home: Home, command: Command, told: Told) -> tuple[str, str]:
-    """The command ended by itself and named what to do; all that was in the sandbox is closed."""
+def _after_sandbox(home: Home, begin: Callable[[], Command], told: Told, folder: Path) -> tuple[str, str]:
+    """The command ended by itself; what it names brings things up, and then the same command works."""
     if told.code == 0:
-        way_on = "itself"
+        way_on = "runctl sandbox up"  # it had its answer before the sandbox went
     else:
         assert told.code in {2, 3}, (told.code, told.err)
-        assert "runctl sandbox up" in told.err, f"it does not say what to do: {told.err}"
-        way_on = "runctl sandbox up"
-    up = home.shell(f"runctl sandbox up --speed {SPEED:g}")
-    assert up.code == 0, up.err
+        way_on = told.next
+        assert "runctl sandbox up" in way_on, f"it does not say what to do: {told.err}"
+    # The speed is this suite's own.
+    up = home.shell(way_on.replace("runctl sandbox up", f"runctl sandbox up --speed {SPEED:g}"), folder)
+    assert up.code == 0, f"{way_on}: {up.err}"
     home.must("jobs", "list")
     with Ledger.open(home.home) as ledger:
-        left = [one.id for one in ledger.resources.list(live_only=True) if one.cloud != _key(home)]
-        assert not left, f"the ledger holds {left} of a sandbox that is gone"
+        left = [
+            one.id
+            for one in ledger.resources.list(live_only=True)
+            if one.cloud.startswith("sandbox:") and one.cloud != _key(home)
+        ]
+        open_ = [f"{one.operation} {one.id}" for one in ledger.journal.unfinished()]
+    assert not left, f"the ledger holds {left} of a sandbox that is gone"
+    assert not open_, f"the journal holds {open_} of a sandbox that is gone"
     home.furnish()
-    if not command.repeats or home.instance in " ".join(command.words) or "i-" in command.words[-1]:
+    if told.code == 0:
         return CLOSED, way_on
-    # Its source is there again: what was half there goes on.
-    home.must(*command.words)
-    return FINISHED, f"{way_on}, then the same command"
+    again = begin()  # what it is about is there again, under other ids
+    if "train" not in way_on:
+        home.must(*again.words)
+    assert _settles(lambda: again.is_done(home)), f"given again, it is not done: {sorted(home.made())}"
+    again.sweep(home)
+    return CLOSED, f"{way_on}, the same command"
 
 
 def _key(home: Home) -> str:
@@ -718,16 +826,23 @@ def of_rows(rows: Sequence[dict[str, Any]]) -> list[Strike]:
 
 
 def table(strikes: Sequence[Strike]) -> list[str]:
-    """By command: how often it was killed, and what became of it."""
-    heads = ("kills", *OUTCOMES, "failed", "leaked")
-    lines = [f"{'command':<18}" + "".join(f"{head:>13}" for head in heads)]
+    """By command: how often it was killed, what became of it, and by which command it went on."""
+    heads = ("kills", *OUTCOMES, "failed", "leaked", "stuck")
+    lines = [f"{'command':<15}" + "".join(f"{head:>12}" for head in heads) + "  went on by"]
     by_command: dict[str, Counter[str]] = {}
+    ways: dict[str, Counter[str]] = {}
     for one in strikes:
-        row = by_command.setdefault(one.command, Counter())
-        row["kills"] += one.outcome != LATE
-        row[one.outcome.lower()] += 1
-        row["leaked"] += bool(one.leaked)
-    whole: Counter[str] = sum(by_command.values(), Counter())
-    for name, row in [*sorted(by_command.items()), ("in all", whole)]:
-        lines.append(f"{name:<18}" + "".join(f"{row[head]:>13}" for head in heads))
+        if one.outcome == LATE and not one.leaked:
+            continue
+        for name in (one.command, "in all"):
+            row = by_command.setdefault(name, Counter())
+            row["kills"] += 1
+            row[one.outcome.lower()] += 1
+            row["leaked"] += bool(one.leaked) and one.outcome != "FAILED"
+            row["stuck"] += any(left.startswith("stuck") for left in one.leaked)
+            ways.setdefault(name, Counter())[one.went_on_by or "-"] += 1
+    for name in sorted(by_command, key=lambda name: (name == "in all", name)):
+        went = ", ".join(f"{way} {count}" for way, count in ways[name].most_common())
+        row = by_command[name]
+        lines.append(f"{name:<15}" + "".join(f"{row[head]:>12}" for head in heads) + f"  {went}")
     return lines

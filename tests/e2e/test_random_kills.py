@@ -37,8 +37,8 @@ def _require_clean(strikes: list[Strike]) -> None:
 def test_a_kill_in_the_middle_leaves_one_command_that_goes_on(home: Home) -> None:
     """Two of them: of a command, and of the sandbox under one; `make test-kills` tells the others."""
     made = [
-        kills.strike(home, kills.ebs_create, 1, victim="command", at=1.2),
-        kills.strike(home, kills.ebs_create, 2, victim="sandbox", at=1.2),
+        kills.strike(home, kills.ebs_create, 1, victim="command", at=kills.Moment(2, 0.0)),
+        kills.strike(home, kills.ebs_create, 2, victim="sandbox", at=kills.Moment(1, 0.0)),
     ]
     _require_clean(made)
 

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from decimal import Decimal
+from pathlib import PurePath
 
 import msgspec
 
@@ -15,6 +16,7 @@ from runctl.quoting import quoted
 from runctl.storage.location import InstancePath, LocalPath, parse
 
 _NAME = re.compile(r"[^a-z0-9]+")
+_MOST_ATTEMPTS = 10
 _LOCAL = "local"
 _INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
 
@@ -79,7 +81,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     resume_from: str | None = None
     resume_since: int = 0
     """The attempt that began from `resume_from`. Later ones go on from what was committed since then."""
-    max_attempts: int = 10
+    max_attempts: int = _MOST_ATTEMPTS
     budget: Decimal | None = None
     max_hours: float | None = None
     keep: bool = False
@@ -158,16 +160,23 @@ def again(spec: JobSpec) -> str:
         "resume-arg": spec.resume_arg,
         "budget": spec.budget,
         "max-hours": spec.max_hours,
+        "max-attempts": None if spec.max_attempts == _MOST_ATTEMPTS else spec.max_attempts,
     }
     script, arguments = (), spec.command
     if len(arguments) > 1 and arguments[0] == "python3" and arguments[1].endswith(".py"):
         script, arguments = arguments[1:2], arguments[2:]
+    if spec.name != PurePath((*script, *arguments)[0]).stem:
+        options = {"name": spec.name, **options}
     words = ["runctl", "train", *script]
     for name, value in options.items():
         if value is not None:
             one_word = str(value).startswith("-")
             words += [f"--{name}={value}"] if one_word else [f"--{name}", str(value)]
-    words += ["--spot"] * spec.spot + ["--no-fallback"] * (spec.spot and not spec.fallback)
+    words += (
+        ["--keep"] * spec.keep
+        + ["--spot"] * spec.spot
+        + ["--no-fallback"] * (spec.spot and not spec.fallback)
+    )
     return shlex.join([*words, "--", *arguments] if arguments else words)
 
 
