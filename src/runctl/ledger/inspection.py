@@ -13,6 +13,7 @@ from runctl.errors import ConfigError, LedgerDamaged, NotFound
 from runctl.ledger import copies, failures, health, merging
 from runctl.ledger.copies import Copy
 from runctl.ledger.migrations import MIGRATIONS
+from runctl.quoting import quoted
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +34,16 @@ class CopyState(msgspec.Struct, frozen=True, kw_only=True):
 
 def state(ledger: Path) -> State:
     """Raises NotFound if there is no file, ConfigError if a newer runctl wrote it, Conflict if it is busy."""
-    if not ledger.exists():
-        raise NotFound(f"There is no ledger {ledger}", next="runctl ledger restore, where there are copies")
+    if ledger.is_dir():
+        raise folder(ledger)
+    try:
+        ledger.stat()
+    except OSError as error:
+        if ledger.is_symlink():
+            raise leads_nowhere(ledger, error) from error
+        raise NotFound(
+            f"There is no ledger {ledger}", next="runctl ledger restore, where there are copies"
+        ) from error
     size = ledger.stat().st_size
     if size == 0:
         return State(path=ledger, bytes=0, damage=("it is empty",), rows={})
@@ -66,6 +75,25 @@ def newer(ledger: Path, version: int, *, seems_ours: bool) -> ConfigError:
         f"The ledger {ledger} was written by a newer runctl",
         why=f"it has version {version}, this runctl knows {len(MIGRATIONS)}{doubt if seems_ours else ''}",
         next="upgrade runctl; where no newer one ever ran, runctl ledger restore --copy DAY",
+    )
+
+
+def folder(ledger: Path) -> ConfigError:
+    """Something else lies where the ledger should."""
+    return ConfigError(
+        f"The ledger {ledger} is a folder",
+        next=f"mv {quoted(ledger)} {quoted(ledger)}-folder, then runctl ledger restore, if there are copies, "
+        "or runctl resources adopt",
+    )
+
+
+def leads_nowhere(ledger: Path, error: OSError) -> ConfigError:
+    """It was put elsewhere, and that place is gone: perhaps for a while, so nothing new is begun there."""
+    return ConfigError(
+        f"The ledger {ledger} is a link to a file that is not there",
+        why=error.strerror or str(error),
+        next=f"bring back what it leads to: ls -l {quoted(ledger)}; or rm {quoted(ledger)}, then "
+        "runctl ledger restore, if there are copies, or runctl resources adopt",
     )
 
 

@@ -77,10 +77,12 @@ def damage(connection: sqlite3.Connection) -> str:
 def _look_from_outside(path: Path, today: date) -> bool:
     """Whether there is something in the file. Raises ConfigError and LedgerDamaged."""
     if path.is_dir():
-        raise ConfigError(f"The ledger {path} is a folder", next=f"mv {quoted(path)} {quoted(path)}-folder")
+        raise inspection.folder(path)
     try:
         size = path.stat().st_size
-    except OSError:  # there is none yet, or SQLite will tell
+    except OSError as error:  # there is none yet, or SQLite will tell
+        if path.is_symlink():
+            raise inspection.leads_nowhere(path, error) from error
         return False
     # SQLite takes an empty file for a new database; a power failure leaves one where a ledger was.
     if size == 0 and (known := copies.of(path, today)):

@@ -101,7 +101,8 @@ class Ledger:
     def is_missing(folder: Path) -> bool:
         """Whether there is none any more: its copies are there."""
         path = folder / FILE_NAME
-        return not path.exists() and bool(copies.of(path, SystemClock().now().date()))
+        is_there = path.exists() or path.is_symlink()  # one to a place that is gone is told of by `open`
+        return not is_there and bool(copies.of(path, SystemClock().now().date()))
 
     @classmethod
     def open(cls, folder: Path, *, clock: Clock | None = None) -> Self:

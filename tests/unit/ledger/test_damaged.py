@@ -187,3 +187,23 @@ def test_the_damaged_file_is_kept(home: Home) -> None:
     assert kept.read_bytes() == damaged
     private = [home.ledger, kept.parent, kept.parent.parent]
     assert [path.stat().st_mode & 0o077 for path in private] == [0] * len(private)
+
+
+@pytest.mark.parametrize("what", ["a folder", "a link to nothing", "a link to itself"])
+def test_something_else_in_the_ledgers_place_is_named_with_the_way_out(home: Home, what: str) -> None:
+    home.renew()
+    path = home.ledger
+    path.unlink()
+    if what == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if what == "a link to itself" else home.path / "unmounted" / FILE_NAME)
+    for command in (*COMMANDS, ("ledger", "check")):
+        called = call(*command)
+        assert called.code == 3
+        assert "a new one begins" not in called.err
+        assert "runctl ledger restore" in called.err or "runctl ledger restore" in called.out
+        assert (
+            "is a folder" in called.err + called.out
+            or "is a link to a file that is not there" in called.err + called.out
+        )
