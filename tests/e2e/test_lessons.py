@@ -273,7 +273,7 @@ def test_an_operation_that_was_left_is_mentioned_and_finished(own_cloud: Any, tm
         STORIES["delete-volume"].prepare(world)
         assert carried_out(world, "delete-volume", 4, before=False)[0]
         said = account.ok("aws", "ebs", "list", form="text")
-        assert "left unfinished: tx-" in said.err
+        assert "left unfinished: delete-volume of vol-" in said.err
         (left,) = account.ok("tx", "list").data
         assert (left["operation"], left["state"]) == ("delete-volume", "left unfinished")
         shown = account.ok("tx", "show", left["id"], form="text")

@@ -43,7 +43,7 @@ class Bucket:
             for key, (data, at) in sorted(self.objects.items())
         ]
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, largest: int = 0) -> bytes:
         if key not in self.objects:
             raise NotFound(key)
         return self.objects[key][0]

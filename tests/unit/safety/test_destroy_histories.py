@@ -318,13 +318,13 @@ class MemoryCloud:
             "StandardErrorContent": "",
         }
 
-    def get_object(self, Bucket: str, Key: str) -> Any:
+    def get_object(self, Bucket: str, Key: str, ExpectedBucketOwner: str = "") -> Any:
         if Key not in self.objects:
             raise NotFound(Key)
         now = self.clock.now().timestamp()
         return {"Body": io.BytesIO(json.dumps({"phase": "running", "heartbeat": now - 10}).encode())}
 
-    def head_object(self, Bucket: str, Key: str) -> None:
+    def head_object(self, Bucket: str, Key: str, ExpectedBucketOwner: str = "") -> None:
         if Key not in self.objects:
             raise NotFound(Key)
 

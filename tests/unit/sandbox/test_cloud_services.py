@@ -39,10 +39,9 @@ def test_a_command_is_unseen_then_in_progress_then_over(each_sandbox_cloud: Live
         return None if found["Status"] in {"Pending", "InProgress"} else found
 
     done = cloud.until(over)
-    assert list(dict.fromkeys(seen)) in (
-        ["unseen", "Pending", "InProgress", "Failed"],
-        ["unseen", "InProgress", "Failed"],
-    )
+    told = list(dict.fromkeys(seen))  # a slow machine asks too late to see the first ones
+    assert told == [state for state in ("unseen", "Pending", "InProgress", "Failed") if state in told]
+    assert told[-1] == "Failed"
     assert (done["ResponseCode"], done["StandardOutputContent"]) == (3, "out\n")
     assert "exit status 3" in done["StandardErrorContent"]
     listed = ssm.list_command_invocations(CommandId=sent["CommandId"], Details=True)["CommandInvocations"]
