@@ -243,9 +243,10 @@ class Home:
 
     def is_up(self) -> bool:
         try:
-            return Path(f"/proc/{self.record['pid']}/environ").exists()
-        except FileNotFoundError:
+            state = Path(f"/proc/{self.record['pid']}/stat").read_bytes()
+        except OSError:
             return False
+        return state.rpartition(b")")[2].split()[0] not in {b"Z", b"X"}  # killed, and not yet buried
 
     # What is left here
 
@@ -585,10 +586,13 @@ def strike(
         leaked = () if outcome == LATE and told.code else _leaks(home, command, outcome)
     except AssertionError as error:
         outcome, way_on, leaked = "FAILED", "", (str(error).strip()[-3000:],)
-    if not home.is_up():
-        home.up()
-    elif home.lives == lives:
-        command.sweep(home)
+    try:
+        if not home.is_up():
+            home.up()
+        elif home.lives == lives:
+            command.sweep(home)
+    except AssertionError as error:
+        outcome, leaked = "FAILED", (*leaked, f"the sweep: {error}")
     return Strike(command.name, victim, str(at), outcome, way_on, leaked)
 
 
