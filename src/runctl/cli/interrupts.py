@@ -16,7 +16,7 @@ import sys
 
 EXIT_CODE = 130
 _FIRST = "interrupted"
-_SECOND = "interrupted again, and left at once; see runctl jobs list and runctl tx list"
+_SECOND = "interrupted again, and left at once; a job may go on: runctl jobs list, runctl tx list"
 _BACK_TO_NORMAL = b"\x1b[0m\x1b[?25h"  # style, and the cursor that a progress bar hides
 _LATER_SECONDS = 0.05
 _leaving = _thread.allocate_lock()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 RUNCTL = str(Path(sys.executable).parent / "runctl")
-SECOND = "error: interrupted again, and left at once; see runctl jobs list and runctl tx list"
+SECOND = "error: interrupted again, and left at once; a job may go on: runctl jobs list, runctl tx list"
 FIRST = "error: interrupted"
 DEADLINE = 60
 
