@@ -47,8 +47,8 @@ def road(sandbox: Any, machine: str, s3_server: S3Server, proxy: FaultProxy, tmp
     cloud = msgspec.structs.replace(
         sandbox.cloud(),
         s3_endpoint=proxy.endpoint,
-        access_key=s3_server.access_key,
-        secret_key=s3_server.secret_key,
+        s3_access_key=s3_server.access_key,
+        s3_secret_key=s3_server.secret_key,
     )
     bucket, s3 = s3_server.new_bucket(), s3_server.client()
     return Road(sandbox, tmp_path, machine, machine, bucket, cloud=cloud, s3=s3, through=bucket)
@@ -187,8 +187,8 @@ def test_no_part_is_sent_twice_but_what_was_in_flight(
     record = msgspec.structs.replace(
         road.live.record,
         s3_endpoint=proxy.endpoint,
-        access_key=road.cloud.access_key,
-        secret_key=road.cloud.secret_key,
+        s3_access_key=road.cloud.s3_access_key,
+        s3_secret_key=road.cloud.s3_secret_key,
     )
     (home / "sandbox/cloud.json").write_bytes(msgspec.json.encode(record))
     (home / "user.toml").write_text(f'[aws]\nbucket = "{road.bucket}"\n')

@@ -64,7 +64,7 @@ def status(port: int, head: str) -> int:
     return int(answer.split()[1]) if answer else 0
 
 
-@pytest.mark.parametrize("host", sorted(OWN) + [name.upper() for name in OWN])
+@pytest.mark.parametrize("host", sorted(OWN | {name.upper() for name in OWN}))
 def test_our_own_clients_are_served(host: str) -> None:
     headers = [("Host", host), ("Content-Length", "3"), ("Authorization", "AWS4-HMAC-SHA256 ...")]
     assert refusal("/bucket/a%20b?list-type=2", headers, OWN) is None
