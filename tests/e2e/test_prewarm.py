@@ -102,7 +102,7 @@ class Warmth:
         environment = {**os.environ, "RUNCTL_HOME": str(self.home)}
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stdout.split()[-1]
+        return done.stdout.split()[2].rstrip(":")  # "tx-... is finished: what it made"
 
     def unfinished(self) -> list[str]:
         connection = sqlite3.connect(f"file:{self.home / 'ledger.sqlite3'}?mode=ro", uri=True)
