@@ -57,7 +57,7 @@ def fetch_spec(store: Any, order: Order, folder: str) -> None:
             if missing == MISSING_TRIES:
                 break
         sys.stderr.write("agent: no spec yet: %s\n" % why)
-        time.sleep(min(0.5 * 2**tried, 10.0))
+        clock.sleep(min(0.5 * 2**tried, 10.0))
     raise Refused("spec: it could not be fetched: %s" % why)
 
 
