@@ -76,6 +76,8 @@ def unseal(data: bytes, planned: List[Slice], key: str, name: str) -> Opened:
         raise TornParcel("this is no parcel")
     end = start + int.from_bytes(data[begin:start], "big")
     told = data[start:end]
+    if end > len(data):
+        raise TornParcel("its header is cut short")
     if not mac.holds(key, "parcel/" + name, told, data[len(_MAGIC) : begin]):
         raise TornParcel("the parcel's seal is wrong")
     try:

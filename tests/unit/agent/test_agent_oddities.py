@@ -114,7 +114,7 @@ def test_very_many_checkpoints_cost_a_twentieth_of_a_core_at_most(tmp_path, monk
     committer = commit.Committer(FolderStore(str(tmp_path / "store")), str(tmp_path), 1, print, print)
     monkeypatch.setattr(commit, "QUICK_SCAN", 0.0)
     committer._scan_took = 2.0
-    monkeypatch.setattr(committer._wake, "wait", lambda wait: (waits.append(wait), committer.stop()))
+    monkeypatch.setattr(commit.clock, "wait", lambda _, wait, **__: (waits.append(wait), committer.stop()))
     committer._watch()
     assert waits == [40.0]
     looked: list[str] = []
