@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from runctl import clouds
-from runctl.cli import acting, running
+from runctl.cli import acting, known_jobs, running
 from runctl.cli.options import Context, common, job_argument, of_user
 from runctl.model import JobState
 from runctl.quoting import quoted
@@ -33,11 +33,11 @@ def list_(context: Context, limit: int) -> None:
     """
     with context.ledger() as ledger:
         found = [
-            running.refreshed(context, ledger, job) if job.cloud == "local" else job
+            known_jobs.refreshed(context, ledger, job) if job.cloud == "local" else job
             for job in ledger.jobs.list(limit=limit)
         ]
         if not context.json and not context.quiet:
-            running.mention_neglected(ledger, found)
+            known_jobs.mention_neglected(ledger, found)
     if context.json:
         output.write_json([running.summary(job) for job in found])
     elif context.quiet:
@@ -67,14 +67,14 @@ def show(context: Context, job: str) -> None:
     from runctl.render.job import show_events, show_report
 
     with context.ledger() as ledger:
-        record = running.refreshed(context, ledger, ledger.jobs.get(job))
+        record = known_jobs.refreshed(context, ledger, ledger.jobs.get(job))
         now = SystemClock().now()
         if not record.state.final and record.cloud.startswith("sandbox"):
-            now = running.place_of_job(context, context.settings(), record).clock.now()
+            now = known_jobs.place_of_job(context, context.settings(), record).clock.now()
         found = report(ledger, record, now)
         events = ledger.jobs.events(record.id)
         if not context.json:
-            running.mention_neglected(ledger, [record])
+            known_jobs.mention_neglected(ledger, [record])
     if context.json:
         output.write_json({"report": found, "events": events})
         return
@@ -101,7 +101,7 @@ def logs(context: Context, job: str, follow: bool, attempt: int | None) -> None:
     show = JsonFollower() if context.json else TextFollower()
     with context.ledger() as ledger:
         record = ledger.jobs.get(job)
-        place = running.place_of_job(context, context.settings(), record)
+        place = known_jobs.place_of_job(context, context.settings(), record)
         for piece in kept.read(ledger, place, record.id, attempt=attempt, follow=follow):
             show(piece)
     output.end_log()
@@ -120,10 +120,10 @@ def wait(context: Context, job: str, of_user: str | None) -> int:
       runctl jobs wait digits-7f3a2c --output json
     """
     with context.ledger() as ledger:
-        record = running.mine(context, ledger, job, of_user, "waited for")
+        record = known_jobs.mine(context, ledger, job, of_user, "waited for")
         if record.state.final and record.state is not JobState.SUCCEEDED and clouds.ended(record.cloud):
             return running.show_end(context, ledger, record, record.updated)
-        place = running.place_of_job(context, context.settings(), record)
+        place = known_jobs.place_of_job(context, context.settings(), record)
         emit = running.follower(context)
         return running.follow(context, ledger, place, record, emit, log_from_start=False)
 
@@ -145,12 +145,12 @@ def stop(context: Context, job: str, of_user: str | None, dry_run: bool) -> None
     from runctl.jobs.supervise import Supervisor
 
     with context.ledger() as ledger:
-        record = running.mine(context, ledger, job, of_user, "stopped")
+        record = known_jobs.mine(context, ledger, job, of_user, "stopped")
         control.require_unfinished(record)
         if dry_run:
             running.show_stop_plan(context, control.plan_stop(ledger, record.id))
             return
-        place = running.place_of_job(context, context.settings(), record)
+        place = known_jobs.place_of_job(context, context.settings(), record)
         emit = running.follower(context)
         control.stop(ledger, place, record.id, emit=emit)
         final = Supervisor(ledger, place, record.id, emit, log_from_start=False).run()
@@ -209,8 +209,8 @@ def resume(
 
     amount: Decimal | None = running.money(budget) if budget else None
     with context.ledger() as ledger:
-        record = running.mine(context, ledger, job, of_user, "resumed")
-        place = running.place_of_job(context, context.settings(), record)
+        record = known_jobs.mine(context, ledger, job, of_user, "resumed")
+        place = known_jobs.place_of_job(context, context.settings(), record)
         found = checkpoints.verify(place, checkpoint, record.seal) if checkpoint is not None else None
         now = place.clock.now()
         spec = start.resumed(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from runctl.cli import known_jobs
 from runctl.cli.options import Context
 from runctl.config import Settings
 from runctl.errors import BudgetExceeded, CloudError, Interrupted, JobFailed, TrainctlError, ValidationError
@@ -273,16 +273,6 @@ def show_plan(context: Context, plan: Plan, settings: Settings, *, as_data: bool
         trusting.show_origins(settings)
 
 
-def mine(context: Context, ledger: Ledger, job: str, of_user: str | None, verb: str) -> JobRecord:
-    """A job that may be acted on. Raises Protected for one of somebody else that was not named as theirs."""
-    from runctl.cli.options import user_name
-    from runctl.jobs import adopted
-
-    record = ledger.jobs.get(job)
-    adopted.require_mine(record, user=user_name(context.settings()), of_user=of_user, verb=verb)
-    return record
-
-
 def show_resumption(context: Context, place: Place, job: JobRecord, spec: JobSpec) -> int:
     """From where and on what a job would go on; the exit code."""
     from runctl.jobs import checkpoints
@@ -329,76 +319,6 @@ def aws_settings(settings: Settings) -> AwsSettings:
         warn_instances=settings.values.protection.warn_instances,
         refuse_instances=settings.values.protection.refuse_instances,
     )
-
-
-def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
-    """The place of a job that exists. Raises ConfigError where its sandbox is gone."""
-    from runctl import clouds
-    from runctl.errors import ConfigError
-    from runctl.jobs.place import cloud_place, local_place
-    from runctl.jobs.spec import decode
-    from runctl.storage.location import S3Location, parse
-
-    if job.folder is not None:
-        return local_place(Path(job.folder))
-    store = parse(job.store)
-    assert isinstance(store, S3Location)  # noqa: S101 (remote jobs live in buckets)
-    if why := clouds.ended(job.cloud):
-        raise ConfigError(
-            f"The sandbox of job {job.id} is gone, with its machines, log and checkpoints",
-            why=why,
-            next=f"begin anew: {anew(job)}",
-        )
-    cloud = context.cloud("sandbox" if job.cloud.startswith("sandbox") else "aws", settings)
-    return cloud_place(
-        cloud, job.id, decode(job.spec), aws_settings(settings), bucket=store.bucket, emit=follower(context)
-    )
-
-
-def refreshed(context: Context, ledger: Ledger, job: JobRecord) -> JobRecord:
-    """A job as it stands now, where a look costs nothing: here, and in a sandbox that is up."""
-    near = job.cloud == "local" or job.cloud.startswith("sandbox")
-    if job.state.final or not near:
-        return job  # before anything is loaded: most jobs of a list are over
-    from runctl.errors import ConfigError
-    from runctl.jobs.supervise import Supervisor, is_supervised
-
-    if is_supervised(ledger, job.id):
-        return job
-    with contextlib.suppress(ConfigError):  # its sandbox ended just now: the next command closes it
-        place = place_of_job(context, context.settings(), job)
-        return Supervisor(ledger, place, job.id, ignore, log_from_start=False).look_once()
-    return job
-
-
-def mention_neglected(ledger: Ledger, jobs: Sequence[JobRecord]) -> None:
-    """The command that goes on with each job that nobody takes care of."""
-    at_work = [job for job in jobs if not job.state.final]
-    if not at_work:
-        return
-    from runctl.jobs.supervise import is_supervised
-    from runctl.render import figures, output
-
-    for job in at_work:
-        if not is_supervised(ledger, job.id):
-            known = f"{job.id} was {job.state} at {figures.moment(job.updated)} UTC"
-            output.talk(f"{known}, and nobody waits for it; next: runctl jobs wait {quoted(job.id)}")
-
-
-def anew(job: JobRecord) -> str:
-    """The commands that begin a job again whose sandbox is gone."""
-    from runctl.clouds import read_sandbox_record
-    from runctl.errors import ConfigError
-    from runctl.jobs.spec import again, decode
-
-    spec = decode(job.spec)
-    folder = Path(os.path.normpath(Path(spec.root, spec.workdir)))
-    steps = [] if folder == Path.cwd() else [shlex.join(["cd", str(folder)])]
-    try:
-        read_sandbox_record()
-    except ConfigError:
-        steps.append("runctl sandbox up")
-    return " && ".join([*steps, again(spec)])
 
 
 def absolute(location: str | None, cwd: Path) -> str | None:
@@ -453,7 +373,7 @@ def _failure(ledger: Ledger, job: JobRecord, cause: str, now: datetime) -> Train
             operation="train",
             code=clouds.SANDBOX_ENDED,
             why=cause,
-            next=f"begin anew: {anew(job)}",
+            next=f"begin anew: {known_jobs.anew(job)}",
         )
     attempts = ledger.jobs.attempts(job.id)
     code = attempts[-1].exit_code if attempts else None
