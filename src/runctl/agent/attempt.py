@@ -34,6 +34,7 @@ class Attempt:
         self.number = int(spec["attempt"])
         self.seal = seal.read(self.folder)
         self.ran_before = os.path.exists(self.path("state.json"))
+        before = read_json(self.path("state.json")) or {}
         self._lock = threading.RLock()
         self._placing = threading.Lock()
         self._writing_events = threading.Lock()
@@ -64,8 +65,8 @@ class Attempt:
             "steps_per_second": None,
             "log_bytes": 0,
             "log_mirrored": 0,
-            "log_hole": (read_json(self.path("state.json")) or {}).get("log_hole"),
-            "log_left_out": int((read_json(self.path("state.json")) or {}).get("log_left_out") or 0),
+            "log_hole": before.get("log_hole"),
+            "log_left_out": int(before.get("log_left_out") or 0),
             "looked": clock.now(),
             "heartbeat": None,
             "resumed_from": None,
