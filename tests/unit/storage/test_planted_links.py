@@ -74,7 +74,7 @@ def test_a_link_within_the_folder_is_not_gone_through_either(
 def test_files_of_a_machine_do_not_go_through_a_link_of_the_clone(clone: Path) -> None:
     spec = {"role": "receive", "root": str(clone / "data"), "files": [("inner/a/b.txt", 1, 1, False)]}
     with pytest.raises(ValidationError, match=r"Nothing is written through .*data/inner"):
-        LocalSide(clone / "data").work(spec, "")
+        LocalSide(clone / "data", "00" * 32).work(spec, "")
 
 
 @pytest.mark.parametrize("end", ["data", "parts"])
