@@ -57,6 +57,8 @@ class Request(msgspec.Struct, frozen=True):
     cwd: Path
     data_strategy: str = "auto"
     data_volume: str | None = None
+    checkpoint_pattern: str | None = None
+    keep_written: int | None = None
 
 
 def money(text: str) -> Decimal:
@@ -139,7 +141,7 @@ def cloud_of(context: Context, settings: Settings, spec: JobSpec) -> Cloud:
 def to_spec(request: Request) -> tuple[JobSpec, Script]:
     """The job's spec and its script. Raises ValidationError for what cannot be run."""
     from runctl.jobs.script import inspect
-    from runctl.jobs.spec import JobSpec, PythonSpec, check
+    from runctl.jobs.spec import KEEP_WRITTEN, JobSpec, PythonSpec, check
 
     script = inspect(request.script, request.arguments, cwd=request.cwd)
     checkpoints = request.checkpoints
@@ -164,6 +166,8 @@ def to_spec(request: Request) -> tuple[JobSpec, Script]:
         data_volumes=_volume(request),
         output=absolute(request.output, request.cwd),
         checkpoints=checkpoints,
+        checkpoint_pattern=request.checkpoint_pattern,
+        keep_written=KEEP_WRITTEN if request.keep_written is None else request.keep_written,
         resume_arg=request.resume_arg,
         max_attempts=request.max_attempts,
         budget=request.budget,

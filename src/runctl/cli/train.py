@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from runctl.cli import running
+from runctl.cli.data_cache import Size
 from runctl.cli.options import Context, user_name, without_format
 from runctl.cli.root import FORMATS
 from runctl.config import Settings
@@ -41,6 +42,15 @@ _OF_NEW_MACHINES = {
     "--output", "-o", "outputs", multiple=True, help="Where outputs go, or text|json for this command's own."
 )
 @click.option("--checkpoints", help="The script's checkpoint folder, if it is not RUNCTL_CHECKPOINT_DIR.")
+@click.option(
+    "--checkpoint-pattern", metavar="GLOB", help="What counts as a checkpoint, if it is not found by itself."
+)
+@click.option(
+    "--keep-written",
+    type=Size(),
+    help="How much is kept of what the script writes in its own folder on a machine; 0 for none."
+    "  [default: 50GiB]",
+)
 @click.option("--resume-arg", help="A flag that is given the checkpoint's path on resumed attempts.")
 @click.option("--max-attempts", type=int, help="How many machines a job may use.  [default: 10]")
 @click.option("--budget", type=str, help="USD after which the job is saved and ended.")
@@ -99,11 +109,19 @@ def request(settings: Settings, options: dict[str, Any]) -> running.Request:
         cwd=Path.cwd(),
         data_strategy=options.get("data_strategy") or "auto",
         data_volume=options.get("data_volume"),
+        checkpoint_pattern=options.get("checkpoint_pattern"),
+        keep_written=options.get("keep_written"),
     )
 
 
 def _refuse_unused(place: str, options: dict[str, Any]) -> None:
     """Flags that say which machine to get, where there is one; settings may say so for other places."""
+    if place == "local" and options["keep_written"] is not None:
+        raise ValidationError(
+            "--keep-written: of no use on this machine",
+            why="what a script writes in its folder here stays there",
+            next="leave it out, or add --on aws or --on sandbox",
+        )
     if place in {"aws", "sandbox"}:
         return
     given = [flag for flag, name in _OF_NEW_MACHINES.items() if options[name]]

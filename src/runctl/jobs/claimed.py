@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from runctl.jobs.script import environment_digest
-from runctl.jobs.spec import Code, JobSpec
+from runctl.jobs.spec import KEEP_WRITTEN, Code, JobSpec
 from runctl.storage import claims
 from runctl.storage.claims import MiB, claim
 
@@ -64,6 +64,8 @@ class ClaimedSpec(msgspec.Struct, frozen=True, kw_only=True):
     data_fallback: bool = False
     output: _Path | None = None
     checkpoints: claims.RelativePath | None = None
+    checkpoint_pattern: claims.RelativePath | None = None
+    keep_written: claims.Bytes = KEEP_WRITTEN
     resume_arg: Annotated[str, msgspec.Meta(pattern=r"\A--?[A-Za-z0-9][A-Za-z0-9_.-]{0,63}=?\Z")] | None = (
         None
     )

@@ -279,6 +279,8 @@ class Launcher:
             "bundle": msgspec.to_builtins(spec.code),
             "data": _data(spec, offer),
             "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
+            "checkpoint_pattern": spec.checkpoint_pattern,
+            "keep_written": spec.keep_written if remote else 0,
             "output_dir": spec.output if spec.output and not remote else "outputs",
             "store": (
                 {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,14 @@ class Plan(msgspec.Struct, frozen=True):
         return self.spec.budget / rate
 
 
+def _unbounded(spec: JobSpec) -> Iterator[str]:
+    """What a job on a machine may cost its user, in money or in work, by what was left out or asked for."""
+    if spec.budget is None and spec.max_hours is None:
+        yield "no --budget and no --max-hours: only the script's end stops the spending"
+    if not spec.keep_written:
+        yield "--keep-written 0: what the script writes in its own folder ends with the machine"
+
+
 def make_plan(
     job: JobId, spec: JobSpec, place: Place, *, code_files: int = 0, code_bytes: int = 0, emit: Emit = ignore
 ) -> Plan:
@@ -70,8 +79,7 @@ def make_plan(
         if not spec.instance:
             account.require_profile(place.session, place.settings.instance_profile)
             disk = root_disk(place, found[0].instance_type)
-        if spec.budget is None and spec.max_hours is None:
-            warnings.append("no --budget and no --max-hours: only the script's end stops the spending")
+        warnings.extend(_unbounded(spec))
     data = None
     if spec.data:
         from runctl.jobs.data import decide  # what a job without data does not need is not loaded

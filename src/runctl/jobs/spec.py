@@ -17,6 +17,8 @@ from runctl.storage.location import InstancePath, LocalPath, parse
 
 _NAME = re.compile(r"[^a-z0-9]+")
 _MOST_ATTEMPTS = 10
+KEEP_WRITTEN = 50 * 1024**3
+"""Bytes of what a script writes in its working folder that are kept, unless the user says otherwise."""
 _LOCAL = "local"
 _INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
 
@@ -59,6 +61,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     data from S3 itself. `stop_asked`: the user wants it to end, and no further attempt is made. `code`
     is None until it was sent, and stays so for a local job. An adopted job has neither `root` nor `code`
     until its user names one; `accepted` is what it may resume from although its machines did not make it.
+    `keep_written` is how many bytes are kept of what the script writes in its working folder on a machine,
+    `checkpoint_pattern` the glob of what counts as a checkpoint, where it is not found by itself.
     """
 
     name: str
@@ -77,6 +81,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     data_fallback: bool = False
     output: str | None = None
     checkpoints: str | None = None
+    checkpoint_pattern: str | None = None
+    keep_written: int = KEEP_WRITTEN
     resume_arg: str | None = None
     resume_from: str | None = None
     resume_since: int = 0
@@ -130,8 +136,21 @@ def check(spec: JobSpec) -> JobSpec:
             why=f"--on {spec.on} needs an instance type or a number of GPUs",
             next="--instance-type g5.xlarge or --gpus 1",
         )
+    _check_kept(spec)
     _check_locations(spec)
     return spec
+
+
+def _check_kept(spec: JobSpec) -> None:
+    if spec.keep_written < 0:
+        raise ValidationError(f"--keep-written must be at least 0, not {spec.keep_written}")
+    pattern = spec.checkpoint_pattern
+    if pattern is not None and (not pattern or pattern.startswith("/") or ".." in pattern.split("/")):
+        raise ValidationError(
+            f"{pattern!r} matches no checkpoint",
+            why="a pattern is that of a name, or of a path below the folder that the script saves in",
+            next="such as --checkpoint-pattern 'ckpt_*.pt'",
+        )
 
 
 def _check_locations(spec: JobSpec) -> None:
@@ -157,6 +176,8 @@ def again(spec: JobSpec) -> str:
         "data": spec.data,
         "output": spec.output,
         "checkpoints": spec.checkpoints,
+        "checkpoint-pattern": spec.checkpoint_pattern,
+        "keep-written": None if spec.keep_written == KEEP_WRITTEN else _size(spec.keep_written),
         "resume-arg": spec.resume_arg,
         "budget": spec.budget,
         "max-hours": spec.max_hours,
@@ -178,6 +199,11 @@ def again(spec: JobSpec) -> str:
         + ["--no-fallback"] * (spec.spot and not spec.fallback)
     )
     return shlex.join([*words, "--", *arguments] if arguments else words)
+
+
+def _size(count: int) -> str:
+    """As `--keep-written` understands it, to the byte."""
+    return f"{count // 1024**3}GiB" if count and count % 1024**3 == 0 else str(count)
 
 
 def new_job_id(name: str) -> JobId:

@@ -61,6 +61,7 @@ def show_claims(job: JobRecord, spec: JobSpec) -> None:
         ("packages", ", ".join(spec.python.requirements) or "none"),
         ("data", spec.data or "none"),
         ("outputs", spec.output or f"stay in {job.store}"),
+        ("keeps", _kept(spec)),
         ("limits", _limits(spec)),
     ]
     if spec.accepted is not None:
@@ -68,6 +69,11 @@ def show_claims(job: JobRecord, spec: JobSpec) -> None:
     for name, text in lines:
         output.talk(f"  {name:<9} {text}")
     output.talk("  note      this job was adopted: who can write to the bucket may have written its command")
+
+
+def _kept(spec: JobSpec) -> str:
+    pattern = f"; a checkpoint is what {spec.checkpoint_pattern} matches" if spec.checkpoint_pattern else ""
+    return f"up to {figures.size(spec.keep_written)} of what the script writes in its folder{pattern}"
 
 
 def _limits(spec: JobSpec) -> str:

@@ -39,11 +39,22 @@ def show_plan(plan: Plan) -> None:
             lines.append(
                 f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer"
             )
+    lines.append(f"  keeps     {_kept(plan)}")
     if plan.data:
         lines.append(f"  data      {spec.data}, {plan.data.strategy}: {plan.data.why}")
     lines.extend(f"  note      {warning}" for warning in plan.warnings)
     for line in lines:
         output.talk(line)
+
+
+def _kept(plan: Plan) -> str:
+    """What is kept of what the script writes, and up to which size."""
+    spec = plan.spec
+    named = spec.checkpoints or "RUNCTL_CHECKPOINT_DIR"
+    folders = f"what is in {named} and in RUNCTL_OUTPUT_DIR"
+    if spec.is_local or not spec.keep_written:
+        return folders
+    return f"{folders}, and up to {figures.size(spec.keep_written)} of what the script writes in its folder"
 
 
 def _offer_line(offer: Offer) -> str:

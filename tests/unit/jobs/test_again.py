@@ -26,8 +26,28 @@ def _spec(name: str, *command: str, **more: object) -> JobSpec:
             _spec("walk", "python3", "walk.py", max_attempts=3, keep=True),
             ["walk.py", "--on", "sandbox", "--max-attempts", "3", "--keep"],
         ),
+        (
+            _spec("walk", "python3", "walk.py", checkpoint_pattern="ckpt *.pt", keep_written=2**30),
+            ["walk.py", "--on", "sandbox", "--checkpoint-pattern", "ckpt *.pt", "--keep-written", "1GiB"],
+        ),
+        (
+            _spec("walk", "python3", "walk.py", keep_written=0),
+            ["walk.py", "--on", "sandbox", "--keep-written", "0"],
+        ),
+        (
+            _spec("walk", "python3", "walk.py", keep_written=1001),
+            ["walk.py", "--on", "sandbox", "--keep-written", "1001"],
+        ),
     ],
-    ids=["its-name", "named-by-its-script", "a-command", "attempts-and-keep"],
+    ids=[
+        "its-name",
+        "named-by-its-script",
+        "a-command",
+        "attempts-and-keep",
+        "what-is-kept",
+        "nothing-is-kept",
+        "bytes",
+    ],
 )
 def test_what_was_asked_for_is_asked_for_again(spec: JobSpec, wanted: list[str]) -> None:
     words = shlex.split(again(spec))
