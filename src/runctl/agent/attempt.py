@@ -72,6 +72,7 @@ class Attempt:
             "resumed_from": None,
             "resumed_step": None,
             "committed": None,
+            "kept": None,
             "checkpoints_skipped": [],
             "left_out": [],
             "left_out_count": 0,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import IO, List, Optional
 
 from .credentials import Credentials
-from .digest import Digest
 from .failures import PreconditionFailed
 from .imds import Metadata
+from .placed import Placed
 from .s3 import LARGEST, TRIES, Bucket
 from .store import Listing
 
@@ -18,6 +18,7 @@ class BucketStore:
     mirrors = True
     checkpoints = "checkpoints/"
     keeps = 0  # all
+    links = False
 
     def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata, owner: str = "") -> None:
         self._bucket = Bucket(bucket, region, Credentials(metadata), owner=owner)
@@ -35,9 +36,9 @@ class BucketStore:
         """Raises StoreRefused for an object of more than `limit` bytes."""
         return self._bucket.get(self._prefix + key, limit)
 
-    def put_file(self, key: str, path: str, size: int) -> Digest:
-        """Answers the digest of what was sent."""
-        return self._bucket.put_file(self._prefix + key, path, size)
+    def send_file(self, at: str, file: IO[bytes], size: int, base: Optional[Placed] = None) -> Placed:  # noqa: ARG002
+        """Send the first `size` bytes of an open file. Raises SourceChanged, StoreAway, StoreRefused."""
+        return self._bucket.send_file(self._prefix + self.checkpoints + at, file, size)._replace(at=at)
 
     def get_file(self, key: str, path: str) -> bool:
         return self._bucket.get_file(self._prefix + key, path)

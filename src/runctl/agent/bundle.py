@@ -11,6 +11,7 @@ from .attempt import Attempt
 from .digest import file_digest
 from .failures import StoreRefused
 from .files import write_atomically
+from .trees import note_bundle_files
 
 
 def unpack_bundle(attempt: Attempt, store: Any) -> None:
@@ -32,6 +33,7 @@ def unpack_bundle(attempt: Attempt, store: Any) -> None:
     except tarfile.TarError as error:
         raise StoreRefused("the code bundle cannot be unpacked: %s" % error) from error
     os.unlink(archive)
+    note_bundle_files(attempt.job_folder, code)
     write_atomically(mark, str(bundle["sha256"]).encode())
 
 

@@ -7,7 +7,11 @@ import json
 import os
 import stat
 import threading
-from typing import IO, Any, Callable, Dict, Optional
+from typing import IO, Any, Callable, Dict, Iterator, Optional
+
+from .failures import SourceChanged
+
+_CHUNK = 1024 * 1024
 
 
 def write_atomically(
@@ -66,6 +70,17 @@ def open_regular(path: str) -> IO[bytes]:
         os.close(file)
         raise OSError(errno.EINVAL, "it is no regular file", path)
     return os.fdopen(file, "rb")
+
+
+def chunks_of(file: int, start: int, length: int) -> Iterator[bytes]:
+    """A stretch of an open file, piece by piece. Raises SourceChanged if it ends early."""
+    while length > 0:
+        chunk = os.pread(file, min(_CHUNK, length), start)
+        if not chunk:
+            raise SourceChanged("the file ended %d bytes early" % length)
+        start += len(chunk)
+        length -= len(chunk)
+        yield chunk
 
 
 def read_json(path: str) -> Optional[Dict[str, Any]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import clock
 from .attempt import Attempt
 from .environment import EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
 from .private import as_the_user
-from .restoring import CorruptCheckpoint, commit_names, read_manifest, restore, sequence_of
+from .restoring import CorruptSnapshot, bring_back, read_manifest, snapshot_names
+from .snapshot import Entry, Manifest, sequence_of
+from .trees import Tree
 
 PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
 
@@ -27,9 +29,19 @@ class Prepared(NamedTuple):
     command: List[str]
     workdir: str
     environment: Dict[str, str]
+    manifest: Optional[Manifest]
+    lying: List[Entry]
 
 
-def prepare_attempt(attempt: Attempt, store: Any, home: str) -> Prepared:
+class _Resume(NamedTuple):
+    """The snapshot that was brought back, its files that lie here, and the path of its checkpoint."""
+
+    manifest: Optional[Manifest] = None
+    lying: Tuple[Entry, ...] = ()
+    path: Optional[str] = None
+
+
+def prepare_attempt(attempt: Attempt, store: Any, home: str, trees: List[Tree]) -> Prepared:
     """Run every step; each is named in the state before it begins. Raises PreparationFailed."""
     spec = attempt.spec
     if spec.get("bundle"):
@@ -50,11 +62,13 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str) -> Prepared:
         with as_the_user() if attempt.is_outside(path) else nullcontext():
             os.makedirs(path, exist_ok=True)
     with as_the_user():
-        resume = _step(attempt, "checkpoint", lambda: _restore(attempt, store, folder))
+        resume: _Resume = _step(attempt, "checkpoint", lambda: _restore(attempt, store, trees))
     return Prepared(
-        command=_command(spec, python, resume),
+        command=_command(spec, python, resume.path),
         workdir=attempt.in_job(spec["workdir"]),
-        environment=_environment(attempt, python, folder, output, data, resume),
+        environment=_environment(attempt, python, folder, output, data, resume.path),
+        manifest=resume.manifest,
+        lying=list(resume.lying),
     )
 
 
@@ -73,48 +87,48 @@ def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:
         except (
             StoreRefused,
             EnvironmentFailed,
-            CorruptCheckpoint,
+            CorruptSnapshot,
             OSError,
             ValueError,
         ) as error:
             raise PreparationFailed("%s: %s" % (name, error)) from error
 
 
-def _restore(attempt: Attempt, store: Any, folder: str) -> Optional[str]:
-    """The newest commit that verifies; one that was asked for must, unless later ones of its line do."""
+def _restore(attempt: Attempt, store: Any, trees: List[Tree]) -> _Resume:
+    """The newest snapshot that verifies; one that was asked for must, unless later ones of its line do."""
     told = attempt.spec.get("resume") or {}
     wanted, trusted = str(told.get("from") or "newest"), told.get("trusted") or {}
     if wanted == "none":
-        return None
-    names = list(reversed(commit_names(store)))
+        return _Resume()
+    names = [name for name in reversed(snapshot_names(store)) if name not in (told.get("not_from") or ())]
     since = int(told.get("since") or attempt.number)
     if wanted != "newest":
         later = [name for name in names if sequence_of(name) > sequence_of(wanted)]
         names = [*(later if attempt.number > since else ()), wanted]
+    code = str((attempt.spec.get("bundle") or {}).get("sha256") or "")
     for name in names:
         try:
-            if wanted not in (name, "newest") and _was_left_behind(attempt, store, name, since):
-                continue
-            manifest = restore(store, name, folder, attempt.seal, trusted)
-        except CorruptCheckpoint as error:
+            manifest = read_manifest(store, name, attempt.seal, trusted)
+            if wanted not in (name, "newest") and manifest.attempt < since:
+                continue  # of an attempt before the user went back to an older one
+            restored = bring_back(store, manifest, trees, exact=name == wanted, code=code)
+        except CorruptSnapshot as error:
             if name == wanted:
-                raise CorruptCheckpoint("%s cannot be resumed from: %s" % (name, error)) from error
+                raise CorruptSnapshot("%s cannot be resumed from: %s" % (name, error)) from error
             skipped = [*attempt.state["checkpoints_skipped"], {"name": name, "reason": str(error)}]
             attempt.update(checkpoints_skipped=skipped)
             attempt.event("checkpoint-skipped", name=name, reason=str(error))
             continue
-        attempt.update(resumed_from=name, resumed_step=manifest.step)
+        for path, why in restored.left:
+            attempt.event("not-restored", path=path, reason=why)
         attempt.event("checkpoint-restored", name=name, step=manifest.step)
-        return os.path.join(folder, manifest.source)
-    return None
-
-
-def _was_left_behind(attempt: Attempt, store: Any, name: str, since: int) -> bool:
-    """Whether a commit is of an attempt before `since`, when the user went back to an older one.
-
-    Raises CorruptCheckpoint, StoreAway, StoreRefused.
-    """
-    return read_manifest(store, name, attempt.seal).attempt < since
+        if manifest.checkpoint is None:
+            return _Resume(manifest, tuple(restored.lying))
+        attempt.update(resumed_from=name, resumed_step=manifest.step)
+        root = next((tree.root for tree in trees if tree.name == manifest.checkpoint[0]), None)
+        path = None if root is None else os.path.join(root, manifest.checkpoint[1])
+        return _Resume(manifest, tuple(restored.lying), path)
+    return _Resume()
 
 
 def _command(spec: Dict[str, Any], python: Optional[str], resume: Optional[str]) -> List[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from typing import Optional, Pattern, Tuple
+from typing import List, Optional, Pattern, Tuple
 
 _THEN_A_NUMBER = rb"[\"' \t\f\v:=#\[(]{1,12}(\d{1,12})\b(?!\.\d)"
 _BEFORE = rb"(?<![a-z0-9_.-])"
@@ -14,7 +15,49 @@ _MOST_WORDS = 1000  # that name no number, in a row; whoever prints more of them
 _STEP_IN_NAME = re.compile(r"(?:step|iter)[-_=]?(\d{1,12})", re.IGNORECASE)
 _OTHER_IN_NAME = re.compile(r"(?:epoch|checkpoint|ckpt)[-_=]?(\d{1,12})", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![a-z0-9])(?<!\d\.)(\d{1,12})(?![a-z0-9])(?!\.\d)", re.IGNORECASE)
+_SNAPSHOT_ITERATION = re.compile(r"snapshot_iter_(\d{1,12})$")
+_NO_STEP = re.compile(
+    r"events\.out\.tfevents\.|mp_rank_\d|zero_pp_rank_\d|random_states_\d|rng_state_\d", re.IGNORECASE
+)
+_DATE = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d(?:[-_T]?[0-2]\d[-_:]?[0-5]\d(?:[-_:]?[0-5]\d)?)?")
+_MODEL = re.compile(
+    r"(?:gpt|bert|llama|qwen|vit|resnet|t5|opt|phi|mistral|gemma|clip|yolo|vgg|efficientnet|densenet|swin)[-_.]?",
+    re.IGNORECASE,
+)
+"""Beginnings of names in which a number is a model's version or size."""
 _LONGEST_LINE = 4096
+LATE_SECONDS = 0.6
+"""Real seconds by which the log is read later than it is written, at most: it is read four times a second."""
+
+
+class Steps:
+    """The steps that a log named, and when; times in seconds since 1970, as files have them."""
+
+    _MOST = 2000
+
+    def __init__(self) -> None:
+        self._times: List[float] = []
+        self._named: List[int] = []
+
+    def name(self, at: float, step: Optional[int]) -> None:
+        """The log's newest step is this one, seen at `at`."""
+        if step is None or (self._named and self._named[-1] == step):
+            return
+        self._times.append(at)
+        self._named.append(step)
+        if len(self._times) > self._MOST:  # every second one of the older half goes
+            half = self._MOST // 2
+            del self._times[:half:2], self._named[:half:2]
+
+    @property
+    def changed_at(self) -> Optional[float]:
+        """When another step was last named; None while none was."""
+        return self._times[-1] if self._times else None
+
+    def at(self, when: float) -> Optional[int]:
+        """The newest step at a time; the first one for a time shortly before it."""
+        place = bisect.bisect_right(self._times, when + LATE_SECONDS)
+        return self._named[place - 1] if place else None
 
 
 class StepReader:
@@ -75,9 +118,16 @@ def _place(text: bytes, pattern: Pattern[bytes], word: bytes, last: bool) -> Opt
 
 def step_of_name(name: str) -> Optional[int]:
     """`epoch-0007.npz` is 7, `checkpoint-500` is 500; None where the name says nothing."""
+    iteration = _SNAPSHOT_ITERATION.search(name)  # LightGBM's own: model.txt.snapshot_iter_10
+    if iteration:
+        return int(iteration.group(1))
+    if _NO_STEP.match(name):
+        return None
     stem = name.rsplit(".", 1)[0] if "." in name[1:] else name
-    for pattern in (_STEP_IN_NAME, _OTHER_IN_NAME, _NUMBER):
+    for pattern in (_STEP_IN_NAME, _OTHER_IN_NAME):
         found = pattern.findall(stem)
         if found:
             return int(found[-1])
-    return None
+    plain = _DATE.sub("", stem)
+    found = _NUMBER.findall(plain)
+    return int(found[-1]) if found and _MODEL.match(stem) is None else None

@@ -8,24 +8,29 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, FrozenSet, List, Optional, Tuple
 
 from . import clock
 from .attempt import Attempt
-from .commit import Commit, Committer
 from .ending import Ending, is_disposable
 from .failures import StoreAway, StoreRefused
 from .files import write_atomically
 from .imds import Metadata
+from .looking import Looking
 from .machine import NOTICE_POLL_SECONDS, DeadMan, NoticeWatch
 from .mirror import Mirror
 from .output import Output
 from .patience import LAST_WORDS_SECONDS, Patience, real_time, within
 from .preparation import PreparationFailed, Prepared, prepare_attempt
-from .results import Results
+from .progress import Steps
+from .restoring import CorruptSnapshot, lying_of, read_manifest, snapshot_names
 from .script import Script, become_subreaper, end_descendants, end_left_behind
+from .snapshot import Manifest
+from .snapshots import Commit, Snapshots
 from .store import open_store
+from .trees import trees_of
 from .watch import HEARTBEAT_SECONDS, STILL_SECONDS, Watch, tick
+from .writers import held_for_writing
 
 PREPARATION_ENDS_WITHIN = 5.0
 LEAST_RESERVE = 10.0
@@ -56,14 +61,23 @@ class Run:
         self._fault = ""
         self._speed_from = (0.0, 0)
         self._next_measure = 0.0
-        self._committer = Committer(
+        self._steps = Steps()
+        self._trees = trees_of(attempt, self._store.mirrors)
+        self._snapshots = Snapshots(
             self._store,
-            attempt.in_job(self._spec["checkpoint_dir"]),
+            Looking(
+                self._trees,
+                self._steps,
+                lambda: self._script.processes() if self._script is not None else (),
+                self._spec.get("checkpoint_pattern"),
+            ),
             attempt.number,
+            attempt.folder,
             self._committed,
             attempt.note,
             attempt.seal,
-            lambda path, reason: attempt.leave_out(os.path.join("checkpoints", path), reason),
+            attempt.leave_out,
+            str((self._spec.get("bundle") or {}).get("sha256") or ""),
         )
 
     def run(self) -> int:
@@ -102,7 +116,7 @@ class Run:
                 message = "%s, before the script began" % self._ending.message
                 return self._finish(str(self._ending.cause), message, None)
             self._attempt.update(step_name="script")
-            self._committer.forget_what_lies_there()
+            self._snapshots.begin_with(prepared.manifest, prepared.lying)
             self._attempt.state["script_started"] = clock.now()
             script = Script(prepared.command, prepared.workdir, prepared.environment, self._attempt.log)
         except Exception as error:  # whatever it is, a machine must not wait for its timer
@@ -125,7 +139,7 @@ class Run:
         def work() -> None:
             try:
                 self._keep_what_was_left()
-                results.append(prepare_attempt(self._attempt, self._store, self._home))
+                results.append(prepare_attempt(self._attempt, self._store, self._home, self._trees))
             except Exception as error:
                 errors.append(error)
 
@@ -145,19 +159,19 @@ class Run:
         self._attempt.update(phase="running", pid=script.pid)
         self._attempt.event("script-started", pid=script.pid)
         self._mirror.hurry()
-        self._committer.start()
+        self._snapshots.start()
         while script.exit_code() is None and self._ending.cause is None:
             clock.wait(self._ending.came.is_set, tick())
             self._look(script)
         if self._ending.cause is not None and script.exit_code() is None:
             self._end(script)
+        cut = self._held()
         alive = script.kill()
         self._look(script, end=True)
-        self._committer.stop()
+        self._snapshots.stop()
         code = script.exit_code()
         whole = code == 0 or not (script.was_cut_off or alive)
-        step = self._output.steps.step
-        self._patience.spend(lambda: self._committer.commit_newest(final=True, whole=whole, last_step=step))
+        self._patience.spend(lambda: self._snapshots.take(final=True, whole=whole, suspect=cut))
         # On its way down the system signals the script, too, and it may have ended before we looked.
         shut_down = code != 0 and self._watch.was_signalled and is_disposable(self._spec)
         if shut_down:
@@ -175,7 +189,7 @@ class Run:
         until = clock.now() + ending.seconds_for_script(0.0)
         self._attempt.event("ending", cause=ending.cause, deadline=until)
         self._mirror.hurry()
-        self._committer.hurry()
+        self._snapshots.hurry()
         while time.monotonic() - begun < 1.0 or ending.seconds_for_script(self._reserve()) > 0:
             is_late = clock.of_cloud(time.monotonic() - begun) > ending.seconds_for_script(self._reserve())
             if not script.go_on_ending(self._signal, late=is_late):
@@ -192,7 +206,7 @@ class Run:
         """Seconds before the machine is taken that belong to the upload; nobody takes a machine otherwise."""
         if self._ending.machine_goes_at is None:
             return 0.0
-        return max(LEAST_RESERVE, 1.5 * self._committer.upload_seconds())
+        return max(LEAST_RESERVE, 1.5 * self._snapshots.upload_seconds())
 
     def _look(self, script: Script, end: bool = False) -> None:
         """Read some of what is new in the log; now and then tidy up behind the script."""
@@ -204,6 +218,7 @@ class Run:
         except OSError as error:
             self._attempt.note("the log cannot be read: %s" % error)
         state["step"] = self._output.steps.step
+        self._steps.name(time.time(), self._output.steps.step)
         if end or time.monotonic() >= self._next_measure:
             self._next_measure = time.monotonic() + clock.real(HEARTBEAT_SECONDS)
             self._measure_speed(clock.now())
@@ -227,17 +242,27 @@ class Run:
             self._attempt.state["steps_per_second"] = (step - before) / (now - then)
         self._speed_from = (now, step)
 
+    def _held(self) -> FrozenSet[Tuple[int, int]]:
+        """What is being written by processes that are about to be killed."""
+        if self._script is None:
+            return frozenset()
+        held = held_for_writing(self._script.processes(), [tree.root for tree in self._trees])
+        return frozenset(held or ())
+
     def _committed(self, commit: Commit) -> None:
         notice = self._attempt.state["notice_at"]
+        checkpoint = "/".join(commit.checkpoint) if commit.checkpoint else None
         self._attempt.update(
+            kept={"files": commit.files, "bytes": commit.size},
             committed={
                 "name": commit.name,
+                "checkpoint": checkpoint and os.fsencode(checkpoint).decode("utf-8", "backslashreplace"),
                 "step": commit.step,
                 "at": commit.at,
                 "seconds_after_notice": None if notice is None else max(0.0, commit.at - notice),
-            }
+            },
         )
-        self._attempt.event("committed", name=commit.name, step=commit.step)
+        self._attempt.event("committed", name=commit.name, step=commit.step, files=commit.files)
         self._mirror.hurry()
 
     def _keep_what_was_left(self) -> None:
@@ -251,19 +276,25 @@ class Run:
         if self._store.mirrors:
             return
         try:
-            self._committer.forget_what_is_committed(since=self._attempt.job_began)
-            self._committer.commit_newest(final=True, whole=False)
+            manifest = self._newest_manifest()
+            lying = lying_of(manifest, self._trees) if manifest else ()
+            self._snapshots.begin_with(manifest, lying, since=self._attempt.job_began)
+            self._snapshots.take(final=True, whole=False)
         except (StoreAway, StoreRefused, OSError) as error:
-            self._attempt.note("what was left could not be committed: %s" % error)
+            self._attempt.note("what was left could not be kept: %s" % error)
+
+    def _newest_manifest(self) -> Optional[Manifest]:
+        for name in snapshot_names(self._store)[-1:]:
+            try:
+                return read_manifest(self._store, name, self._attempt.seal)
+            except CorruptSnapshot:
+                break
+        return None
 
     # The end
 
     def _finish(self, cause: str, message: str, code: Optional[int]) -> int:
         self._attempt.spend_reserve()
-        if self._store.mirrors and code is not None:
-            folder = self._attempt.in_job(self._spec["output_dir"])
-            results = Results(folder, self._store, self._attempt.leave_out)
-            self._patience.spend(results.send)
         self._mirror.end_log()
         until = time.monotonic() + self._seconds_for_log()
         self._patience.spend(lambda: self._mirror.send_rest(until), LAST_WORDS_SECONDS)
@@ -323,8 +354,8 @@ class Run:
                 self._attempt.heartbeat()
                 time.sleep(tick())
             within(KILL_SECONDS, script.kill)
-            self._committer.stop()
-            within(real_time(LOG_SECONDS), lambda: self._committer.commit_newest(final=True, whole=False))
+            self._snapshots.stop()
+            within(real_time(LOG_SECONDS), lambda: self._snapshots.take(final=True, whole=False))
         self._mirror.end_log()
         soon = time.monotonic() + LAST_WORDS_SECONDS
         within(2 * LAST_WORDS_SECONDS, lambda: self._mirror.send_rest(soon))

@@ -12,13 +12,13 @@ import os
 import random
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .answers import parsed
-from .digest import Digest
-from .failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
-from .files import open_regular
+from .failures import PreconditionFailed, StoreAway, StoreRefused
+from .files import chunks_of
 from .multipart import Multipart, Part, part_size
+from .placed import Placed
 
 MULTIPART_FROM = 64 * 1024 * 1024
 THREADS = 4
@@ -81,20 +81,18 @@ class Bucket:
         answer = self.ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest(), tries=tries)
         return answer[1].get("etag", "")
 
-    def put_file(self, key: str, path: str, size: int) -> Digest:
-        """Send a file of `size` bytes; answers the digest of what was sent.
+    def send_file(self, key: str, file: IO[bytes], size: int) -> Placed:
+        """Send the first `size` bytes of an open file; where they lie now is the key.
 
-        The file is opened once: a new version that is moved over its name meanwhile is not mixed in.
-        Raises SourceChanged where it turns out shorter.
+        Raises SourceChanged if it turns out shorter.
         """
-        with open_regular(path) as file:
-            if size >= MULTIPART_FROM:
-                return self._put_parts(key, file.fileno(), size)
-            whole = hashlib.sha256()
-            for chunk in _chunks(file.fileno(), 0, size):
-                whole.update(chunk)
-            self.put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
-            return Digest(whole.hexdigest())
+        if size >= MULTIPART_FROM:
+            return self._put_parts(key, file.fileno(), size)
+        whole = hashlib.sha256()
+        for chunk in chunks_of(file.fileno(), 0, size):
+            whole.update(chunk)
+        self.put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
+        return Placed(key, size, whole.hexdigest())
 
     def put_slice(
         self, key: str, query: Dict[str, str], file: int, start: int, size: int, digest: Any, tries: int
@@ -162,22 +160,22 @@ class Bucket:
             if not token:
                 return found
 
-    def _put_parts(self, key: str, file: int, size: int) -> Digest:
+    def _put_parts(self, key: str, file: int, size: int) -> Placed:
         """Parts go out while the rest is still being hashed."""
         from concurrent.futures import Future, ThreadPoolExecutor
 
         length = part_size(size)
         upload = Multipart.begin(self, key)
-        whole = hashlib.sha256()
+        digests = b""
         sent: List[Future[Part]] = []
         try:
             with ThreadPoolExecutor(THREADS) as pool:
                 try:
                     for number, start in enumerate(range(0, size, length), 1):
                         digest = hashlib.sha256()
-                        for chunk in _chunks(file, start, min(length, size - start)):
+                        for chunk in chunks_of(file, start, min(length, size - start)):
                             digest.update(chunk)
-                        whole.update(digest.digest())
+                        digests += digest.digest()
                         part = min(length, size - start)
                         sent.append(pool.submit(upload.put, number, file, start, part, digest))
                     parts = [part.result() for part in sent]
@@ -191,7 +189,7 @@ class Bucket:
             except (StoreAway, StoreRefused):
                 pass  # the bucket's own rule removes torn uploads
             raise
-        return Digest(whole.hexdigest(), length)
+        return Placed(key, size, hashlib.sha256(digests).hexdigest(), length, digests)
 
     def ask(
         self,
@@ -350,20 +348,10 @@ class _Slice:
     """A part of a file as a body that is read in pieces."""
 
     def __init__(self, file: int, start: int, length: int) -> None:
-        self._chunks = _chunks(file, start, length)
+        self._chunks = chunks_of(file, start, length)
 
     def read(self, _size: int = CHUNK) -> bytes:
         return next(self._chunks, b"")
-
-
-def _chunks(file: int, start: int, length: int) -> Iterator[bytes]:
-    while length > 0:
-        chunk = os.pread(file, min(CHUNK, length), start)
-        if not chunk:
-            raise SourceChanged("the file ended %d bytes early" % length)
-        start += len(chunk)
-        length -= len(chunk)
-        yield chunk
 
 
 def _save(answer: Any, path: str) -> None:

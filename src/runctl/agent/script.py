@@ -73,6 +73,10 @@ class Script:
         self._end_signal.go_on(living, late=late)
         return True
 
+    def processes(self) -> Set[int]:
+        """The living processes of the script."""
+        return _descendants(self._group)
+
     @property
     def was_cut_off(self) -> bool:
         """Whether a signal ended it that it did not catch: what it was writing then may be torn."""

@@ -50,7 +50,10 @@ class Entry(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A snapshot: `checkpoint` is the newest complete one in it, by its tree and path there."""
+    """A snapshot: `checkpoint` is the newest complete one in it, by its tree and path there.
+
+    `code` is the SHA-256 of the code bundle that ran, empty without one.
+    """
 
     name: str
     checkpoint: Optional[Tuple[str, str]]
@@ -59,6 +62,7 @@ class Manifest(NamedTuple):
     created: str
     final: bool
     entries: List[Entry]
+    code: str = ""
 
 
 def can_be_named(source: str) -> bool:
@@ -97,6 +101,7 @@ def to_dict(manifest: Manifest) -> Dict[str, Any]:
         "attempt": manifest.attempt,
         "created": manifest.created,
         "final": manifest.final,
+        "code": manifest.code,
         "entries": [_told(entry, manifest.name) for entry in manifest.entries],
     }
 
@@ -124,6 +129,7 @@ def parsed(told: Any) -> Manifest:
         created=_text(told["created"]),
         final=bool(told["final"]),
         entries=entries,
+        code=_text(told.get("code", "")),
     )
 
 

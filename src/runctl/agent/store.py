@@ -7,23 +7,24 @@ import os
 import shutil
 import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import IO, Any, Dict, List, Optional, Tuple
 
-from .digest import Digest, file_digest
-from .files import open_regular, write_atomically
+from .digest import file_digest
+from .files import chunks_of, write_atomically
 from .imds import Metadata
+from .placed import Placed
 
 _FICLONE = 0x40049409  # linux/fs.h
-_CHUNK = 1024 * 1024
 Listing = List[Tuple[str, int]]
 
 
 class FolderStore:
-    """A local job's folder. Commits are copies, for a script may write over its file in place."""
+    """A local job's folder. Snapshots are copies, for a script may write over its file in place."""
 
     mirrors = False
     checkpoints = "committed/"
     keeps = 2
+    links = True
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -44,32 +45,41 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
-    def put_file(self, key: str, path: str, size: int) -> Digest:  # noqa: ARG002 (the bucket needs it)
-        target = self._path(key)
+    def send_file(self, at: str, file: IO[bytes], size: int, base: Optional[Placed] = None) -> Placed:  # noqa: ARG002
+        """Copy the first `size` bytes of an open file into a snapshot's folder. Raises OSError."""
+        target = self._path(self.checkpoints + at)
         temporary = target + ".tmp"
         try:
-            self._copy(path, temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            digest = Digest(file_digest(temporary))
+            self._copy(file, temporary, size)
+            with open(temporary, "rb+") as copy:
+                os.fsync(copy.fileno())
+            digest = file_digest(temporary)
             os.replace(temporary, target)
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
-        return digest
+        return Placed(at, size, digest)
 
-    def _copy(self, source: str, target: str) -> None:
+    def _copy(self, source: IO[bytes], target: str, size: int) -> None:
         """A copy that shares its blocks where the file system can."""
-        with open_regular(source) as original, open(target, "wb") as copy:
+        with open(target, "wb") as copy:
             try:
                 if sys.platform == "linux":
-                    fcntl.ioctl(copy, _FICLONE, original.fileno())
+                    fcntl.ioctl(copy, _FICLONE, source.fileno())
+                    copy.truncate(size)
                     return
             except OSError:  # it cannot: the bytes are copied
                 pass
-            for chunk in iter(lambda: original.read(_CHUNK), b""):
+            for chunk in chunks_of(source.fileno(), 0, size):
                 copy.write(chunk)
                 self.moved = time.monotonic()
+
+    def link(self, at: str, new: str) -> None:
+        """The same file in another snapshot's folder: each has all of its files. Raises OSError."""
+        target = self._path(self.checkpoints + new)
+        if os.path.lexists(target):
+            os.unlink(target)
+        os.link(os.path.join(self._folder, self.checkpoints + at), target)
 
     def get_file(self, key: str, path: str) -> bool:
         try:

@@ -582,7 +582,8 @@ def test_a_gigabyte_in_seconds(machine, bucket, wait_until, shape):
     script = f"""
         import os, pathlib, signal, time
         signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"\\nheard\\n"), os._exit(0)))
-        block = ({block}) * (1 << 20 >> 6)
+        one = {block}
+        block = one * ((1 << 20) // len(one) + 1)
         for _ in range(1000):
             os.write(1, block)
         pathlib.Path("written").touch()

@@ -15,13 +15,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runctl.agent.checkpoints import completeness, scan, step_of
-from runctl.agent.progress import StepReader, step_of_name
+from runctl.agent.progress import StepReader, Steps, step_of_name
+from runctl.agent.sets import CheckpointSet, checkpoint_sets, resume_path, state_of
+from runctl.agent.walk import walk
+
+
+def scan(folder: Path, *, own: bool = True, pattern: str | None = None) -> list[CheckpointSet]:
+    return checkpoint_sets(walk(str(folder)), pattern, own)
 
 
 def verdict(folder: Path) -> bool | None:
-    (found,) = scan(str(folder))
-    return completeness(str(folder), found)
+    (one,) = scan(folder)
+    return state_of(str(folder), one, {found.path: found for found in walk(str(folder))})
+
+
+def resumes(folder: Path, *, own: bool = True, pattern: str | None = None) -> str | None:
+    """What a resume would be given if all sets were whole."""
+    sets = scan(folder, own=own, pattern=pattern)
+    return resume_path(sets[-1], {found.path: found for found in walk(str(folder))}) if sets else None
+
+
+def lay(folder: Path, *names: str) -> Path:
+    """Files with these names, each a second younger than the one before."""
+    for second, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * (100 if path.suffix not in {".json", ".txt"} else 2))
+        os.utime(path, (1000 + second, 1000 + second))
+    return folder
 
 
 def write_torch(path: Path) -> None:
@@ -94,8 +115,9 @@ def test_an_archive_cut_right_behind_an_inner_archive_is_not_complete(tmp_path):
     assert verdict(tmp_path) is False
 
 
-def test_a_legacy_pickle_must_stand_still(tmp_path):
-    (tmp_path / "a.pt").write_bytes(pickle.dumps(list(range(100))))
+def test_torchs_old_format_cannot_tell(tmp_path):
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+    (tmp_path / "a.pt").write_bytes(magic + pickle.dumps({"w": 1}) + b"tensor")
     assert verdict(tmp_path) is None
 
 
@@ -106,7 +128,7 @@ def test_a_legacy_pickle_must_stand_still(tmp_path):
 )  # fmt: skip
 def test_names_of_unfinished_things_are_not_looked_at(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    assert scan(str(tmp_path)) == []
+    assert scan(tmp_path) == []
 
 
 @pytest.fixture
@@ -122,8 +144,7 @@ def hugging_face(tmp_path) -> Path:
 
 def test_a_trainer_checkpoint_is_complete_with_its_state(tmp_path, hugging_face):
     assert verdict(tmp_path) is True
-    (found,) = scan(str(tmp_path))
-    assert step_of(str(tmp_path), found) == 500
+    assert scan(tmp_path)[0].step == 500
 
 
 def test_a_trainer_checkpoint_without_its_state_is_not(tmp_path, hugging_face):
@@ -170,22 +191,152 @@ def test_a_trainer_checkpoint_of_shards_needs_both(tmp_path, hugging_face):
 
 
 def test_a_folder_of_unknown_kind_must_stand_still(tmp_path):
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7" / "_CHECKPOINT_METADATA").write_text("{}")
+    lay(tmp_path, "step-7/weights")
     assert verdict(tmp_path) is None
+
+
+def test_a_folder_of_orbax_has_its_name_when_it_is_whole(tmp_path):
+    lay(tmp_path, "7/_CHECKPOINT_METADATA", "7/default/manifest.ocdbt")
+    assert verdict(tmp_path) is True
+    lay(tmp_path, "7/default.orbax-checkpoint-tmp/manifest.ocdbt")
+    assert verdict(tmp_path) is False
+
+
+def test_a_distributed_checkpoint_that_is_written_over_is_not_whole(tmp_path):
+    """torch leaves the metadata of the save before until the end: it vouches for nothing that is younger."""
+    lay(tmp_path, "latest/__0_0.distcp", "latest/__1_0.distcp")
+    (tmp_path / "latest/.metadata").write_bytes(b"..__0_0.distcp..__1_0.distcp")
+    os.utime(tmp_path / "latest/.metadata", (2000, 2000))
+    assert verdict(tmp_path) is True
+    os.utime(tmp_path / "latest/__1_0.distcp", (2001, 2001))
+    assert verdict(tmp_path) is False
+    os.utime(tmp_path / "latest/.metadata", (2002, 2002))
+    assert verdict(tmp_path) is True
+    (tmp_path / "latest/__1_0.distcp").unlink()
+    assert verdict(tmp_path) is False
+
+
+def test_a_trainers_state_vouches_for_nothing_that_was_saved_after_it(tmp_path, hugging_face):
+    later = (hugging_face / "trainer_state.json").stat().st_mtime + 5
+    os.utime(hugging_face / "model.safetensors", (later, later))
+    assert verdict(tmp_path) is False
+
+
+def test_an_accelerate_folder_is_not_a_trainers(tmp_path):
+    lay(tmp_path, "checkpoint-50/scheduler.bin")
+    write_safetensors(tmp_path / "checkpoint-50/model.safetensors")
+    write_torch(tmp_path / "checkpoint-50/optimizer.bin")
+    (tmp_path / "checkpoint-50/scheduler.bin").unlink()
+    assert verdict(tmp_path) is None
+
+
+def test_deepspeeds_tag_vouches_for_its_folder(tmp_path):
+    folder = tmp_path / "global_step20"
+    folder.mkdir()
+    write_torch(folder / "mp_rank_00_model_states.pt")
+    lay(tmp_path, "zero_to_fp32.py")
+    assert verdict(tmp_path) is None
+    (tmp_path / "latest").write_text("global_step10")
+    os.utime(tmp_path / "latest", (1000, 1000))
+    assert verdict(tmp_path) is False
+    (tmp_path / "latest").write_text("global_step20")
+    assert verdict(tmp_path) is True
+
+
+@pytest.mark.parametrize(
+    ("names", "resumed"),
+    [
+        (["G_10.pth", "D_10.pth", "G_20.pth", "D_20.pth"], "G_20.pth"),
+        (["step_50.model.npz", "step_50.optim.npz"], "step_50.model.npz"),
+        (["ckpt-10.index", "ckpt-10.data-00000-of-00001", "checkpoint"], "ckpt-10"),
+        (["latest.weights.h5", "training_metadata.json"], "latest.weights.h5"),
+        (["step_10.pt", "metrics.csv"], "step_10.pt"),
+        (["checkpoint-50/model.safetensors", "runs/Dec01/events.out.tfevents.17.host"], "checkpoint-50"),
+        (["checkpoint-50/model.safetensors", "model.safetensors", "training_args.bin"], "checkpoint-50"),
+        (["step_10.pt", "best.pt"], "step_10.pt"),
+        (["best.pt"], "best.pt"),
+        (["epoch_10.pt", "last.pt"], "last.pt"),
+        (["last.pt", "epoch_10.pt"], "epoch_10.pt"),
+        (["checkpoint_3/model.safetensors", "checkpoint_0/model.safetensors"], "checkpoint_0"),
+        (["global_step9/mp_rank_00_model_states.pt", "latest", "zero_to_fp32.py"], "global_step9"),
+        (["iter_0000010/mp_rank_00/model_optim_rng.pt", "latest_checkpointed_iteration.txt"], "iter_0000010"),
+        (["model_200.json", "model_210.json"], "model_210.json"),
+        (["model_200.json", "step_5.pt", "model_210.json"], "step_5.pt"),
+        (["metrics.csv", "train.log", "config.json", "README.md", "hparams.yaml"], None),
+        (["trainer_state.json", "checkpoint-7/model.safetensors"], "checkpoint-7"),
+        (["model.txt.snapshot_iter_10", "model.txt.snapshot_iter_20"], "model.txt.snapshot_iter_20"),
+    ],
+)
+def test_what_a_resume_is_given_of_the_folder_for_checkpoints(tmp_path, names, resumed):
+    assert resumes(lay(tmp_path, *names)) == resumed
+
+
+@pytest.mark.parametrize(
+    ("names", "resumed"),
+    [
+        (["checkpoints/ckpt_30.pt", "checkpoints/ckpt_40.pt", "notes_1.txt"], "checkpoints/ckpt_40.pt"),
+        (["lightning_logs/version_0/checkpoints/epoch=5-step=60.ckpt", "lightning_logs/metrics.csv"],
+         "lightning_logs/version_0/checkpoints/epoch=5-step=60.ckpt"),
+        (["runs/train/exp-3/weights/last.pt", "runs/train/exp-3/weights/best.pt"],
+         "runs/train/exp-3/weights/last.pt"),
+        (["out/checkpoint-500/optimizer.pt", "out/trainer_state.json"], "out/checkpoint-500"),
+        (["model.pt"], "model.pt"),
+        (["outputs/2026-12-01/12-00-00/model_3.pt"], "outputs/2026-12-01/12-00-00/model_3.pt"),
+        (["data/mnist.npz", "wandb/run-1/model.pt", "out_1.txt", "result.json"], None),
+    ],
+)  # fmt: skip
+def test_what_a_resume_is_given_of_a_scripts_own_folder(tmp_path, names, resumed):
+    assert resumes(lay(tmp_path, *names), own=False) == resumed
+
+
+def test_files_of_one_step_are_one_checkpoint_and_best_is_one_of_its_own(tmp_path):
+    lay(tmp_path, "G_10.pth", "D_10.pth", "best_10.pth", "G_20.pth")
+    assert [one.paths for one in scan(tmp_path)] == [
+        ("best_10.pth",),
+        ("D_10.pth", "G_10.pth"),
+        ("G_20.pth",),
+    ]
+
+
+def test_a_pattern_says_what_counts(tmp_path):
+    lay(tmp_path, "ckpt_1.pt", "other_2.pt", "deep/state.xyz", "save-3/a", "save-3/b")
+    assert resumes(tmp_path, pattern="ckpt_*.pt") == "ckpt_1.pt"
+    assert resumes(tmp_path, pattern="deep/*.xyz") == "deep/state.xyz"
+    assert [one.paths for one in scan(tmp_path, pattern="save-*")] == [("save-3/a", "save-3/b")]
+
+
+def test_sharded_weights_need_all_their_shards(tmp_path):
+    for number in (1, 2):
+        write_safetensors(tmp_path / f"model-0000{number}-of-00002.safetensors")
+    assert verdict(tmp_path) is None
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    assert verdict(tmp_path) is False
+
+
+def test_a_log_knows_which_step_it_was_at_when_a_file_was_written():
+    steps = Steps()
+    assert (steps.at(5.0), steps.changed_at) == (None, None)
+    for at, step in ((10.0, 1), (20.0, 2), (20.5, 2), (30.0, 3)):
+        steps.name(at, step)
+    assert [steps.at(when) for when in (1.0, 10.0, 19.0, 25.0, 99.0)] == [None, 1, 1, 2, 3]
+    assert steps.changed_at == 30.0
+    for at in range(10_000):
+        steps.name(100.0 + at, at)
+    assert steps.at(10_099.0) == 9_999
+    assert abs((steps.at(5_100.0) or 0) - 5_000) < 500
 
 
 def test_a_second_name_of_a_checkpoint_is_not_another_one(tmp_path):
     write_torch(tmp_path / "step-5.pt")
     (tmp_path / "last.pt").symlink_to("step-5.pt")
-    assert [found.name for found in scan(str(tmp_path))] == ["step-5.pt"]
+    assert [found.name for found in scan(tmp_path)] == ["step-5.pt"]
 
 
 def test_of_two_saved_in_one_moment_the_higher_step_is_the_newer(tmp_path):
     for name in ("epoch-9.pt", "epoch-10.pt"):
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (100, 100))
-    assert scan(str(tmp_path))[-1].name == "epoch-10.pt"
+    assert scan(tmp_path)[-1].name == "epoch-10.pt"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +345,9 @@ def test_of_two_saved_in_one_moment_the_higher_step_is_the_newer(tmp_path):
         ("epoch-0007.npz", 7), ("step_120.pt", 120), ("checkpoint-500", 500), ("iter_0000500", 500),
         ("epoch=3-step=1500.ckpt", 1500), ("step=1500-epoch=3.ckpt", 1500), ("global_step100", 100),
         ("100", 100), ("model_12.pt", 12), ("weights.10-0.52.h5", 10), ("last.ckpt", None),
-        ("llama-7b.pt", None), ("best-f1.pt", None), ("ckpt-3.index", 3),
+        ("llama-7b.pt", None), ("best-f1.pt", None), ("ckpt-3.index", 3), ("gpt-2.pt", None),
+        ("bert-base-128.pt", None), ("mp_rank_00_model_states.pt", None), ("model.txt.snapshot_iter_10", 10),
+        ("events.out.tfevents.1764500000.123.0", None), ("run_2026-12-01_10-30.pt", None),
     ],
 )  # fmt: skip
 def test_the_step_in_a_name(name, step):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import textwrap
 
 import pytest
 
-from runctl.agent.checkpoints import scan
+from runctl.agent import snapshots
 from runctl.agent.digest import file_digest
-from runctl.agent.failures import SourceChanged, StoreAway, StoreRefused
 from runctl.agent.files import open_regular, read_json
-from runctl.agent.results import Results
+from runctl.agent.formats import verdict
+from runctl.agent.looking import Looking
 from runctl.agent.store import FolderStore
+from runctl.agent.trees import Tree
+from runctl.agent.walk import walk
 
 PREFIX = "runctl/jobs/job"
 STORE = {"kind": "s3", "bucket": "bucket", "prefix": PREFIX, "region": "us-east-1"}
@@ -31,14 +35,28 @@ ODDITIES = """
         socket.socket(socket.AF_UNIX).bind(os.path.relpath(folder + "/socket"))
 """
 KINDS = {
-    "caf\\udce9.txt": "a file whose name is no UTF-8",
-    "dangling": "a link that leads nowhere",
     "endless": "a pipe, a socket or a device",
-    "linked": "a link to a folder",
+    "linked": "a link to a folder outside",
     "loop": "a link that leads nowhere",
     "pipe": "a pipe, a socket or a device",
     "socket": "a pipe, a socket or a device",
 }
+
+
+def snapshot(bucket, state) -> dict:
+    return bucket.json(f"{PREFIX}/checkpoints/{state['committed']['name']}/manifest.json")
+
+
+def files_of(bucket, manifest: dict) -> list[tuple[dict, bytes]]:
+    """The files of a snapshot with their bytes; those whose names are no text lie under a digest of these."""
+    found = []
+    for file in manifest["entries"]:
+        if "sha256" in file:
+            raw = base64.b64decode(file["raw"]) if "raw" in file else b""
+            path = f".raw/{hashlib.sha256(raw).hexdigest()[:32]}" if raw else file["path"]
+            at = file.get("at") or f"{manifest['name']}/{file['tree']}/{path}"
+            found.append((file, bucket.objects[f"{PREFIX}/checkpoints/{at}"]))
+    return found
 
 
 def script(lines: str) -> str:
@@ -60,8 +78,11 @@ def test_results_come_beside_what_is_no_file_and_what_did_not_come_is_told(machi
         store=STORE,
     ).run()
     assert state["cause"] == "finished"
-    sent = {key.partition("/outputs/")[2]: data for key, data in bucket.objects.items() if "/outputs/" in key}
-    assert sent == {"a/b/metrics.txt": b"0.9", "z.txt": b"last", "same.txt": b"last"}
+    manifest = snapshot(bucket, state)
+    sent = {file["path"]: data for file, data in files_of(bucket, manifest) if file["tree"] == "outputs"}
+    assert sent == {"a/b/metrics.txt": b"0.9", "a/caf\\udce9.txt": b"x", "z.txt": b"last"}
+    links = {file["path"]: file["link"] for file in manifest["entries"] if "link" in file}
+    assert links == {"a/dangling": "../gone", "same.txt": "z.txt"}
     told = {each["path"]: each["reason"] for each in state["left_out"]}
     assert told == {f"outputs/a/{name}": kind for name, kind in KINDS.items()}
     assert bucket.json(f"{PREFIX}/attempt-1/state.json")["left_out_count"] == len(KINDS)
@@ -90,76 +111,70 @@ def test_a_checkpoint_is_committed_without_what_is_no_file(machine, request, in_
         if bucket
         else json.loads((machine.job / "committed" / name).read_text())
     )
-    assert [file["path"] for file in manifest["files"]] == ["step-3/weights"]
-    assert {each["path"] for each in state["left_out"]} == {f"checkpoints/step-3/{name}" for name in KINDS}
+    kept = [file["path"] for file in manifest["entries"] if "sha256" in file]
+    assert kept == ["step-3/caf\\udce9.txt", "step-3/weights"]
+    odd = {f"checkpoints/step-3/{name}" for name in KINDS} | {"checkpoints/step-4.pt"}
+    assert {each["path"] for each in state["left_out"]} == odd
 
 
 def test_a_pipe_in_the_place_of_any_file_that_is_read_is_no_wait(tmp_path):
-    pipe, store = str(tmp_path / "pipe.pt"), FolderStore(str(tmp_path))
+    pipe = str(tmp_path / "pipe.pt")
     os.mkfifo(pipe)
-    for read in (open_regular, file_digest, lambda path: store.put_file("key", path, 1)):
+    for read in (open_regular, file_digest, verdict):
         with pytest.raises(OSError, match="no regular file"):
             read(pipe)
     assert read_json(pipe) is None
-    assert scan(str(tmp_path)) == []
+    assert [one.kind for one in walk(str(tmp_path))] == ["other"]
 
 
 def test_very_many_checkpoints_cost_a_twentieth_of_a_core_at_most(tmp_path, monkeypatch):
-    """A look at a folder that takes long is followed by a long pause."""
-    from runctl.agent import commit
-
-    for number in range(2000):
-        (tmp_path / f"part-{number}.lock.bin").touch()
+    """A look at trees that takes long is followed by a long pause."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    looking = Looking([Tree("checkpoints", str(folder))])
+    watch = snapshots.Snapshots(FolderStore(str(tmp_path)), looking, 1, str(tmp_path), print, print)
+    looking.took = 2.0
     waits: list[float] = []
-    committer = commit.Committer(FolderStore(str(tmp_path / "store")), str(tmp_path), 1, print, print)
-    monkeypatch.setattr(commit, "QUICK_SCAN", 0.0)
-    committer._scan_took = 2.0
-    monkeypatch.setattr(commit.clock, "wait", lambda _, wait, **__: (waits.append(wait), committer.stop()))
-    committer._watch()
+    monkeypatch.setattr(snapshots.clock, "wait", lambda _, wait, **__: (waits.append(wait), watch.stop()))
+    watch._watch()
     assert waits == [40.0]
-    looked: list[str] = []
-    monkeypatch.setattr(commit, "scan", lambda folder: looked.append(folder) or [])
-    committer.upload_seconds()  # asked for twenty times a second while a script ends
-    assert looked == []
+    monkeypatch.setattr(looking, "look", None)
+    watch.upload_seconds()  # asked for twenty times a second while a script ends
 
 
-# Results, one failure at a time
-
-
-class Store:
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-        self.faults: dict[str, list[Exception]] = {}
-
-    def put_file(self, key: str, path: str, size: int) -> None:
-        if self.faults.get(key):
-            raise self.faults[key].pop(0)
-        self.sent.append(key)
-
-
-def test_a_result_that_is_refused_or_vanishes_holds_up_no_other_and_none_is_sent_twice(tmp_path):
-    for name in "abcde":
+def test_a_file_that_cannot_be_read_holds_up_no_other_and_is_told(tmp_path, monkeypatch):
+    """As root reads everything, the system's refusal is played."""
+    for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text(name)
-    store, told = Store(), {}
-    store.faults = {
-        "outputs/a": [StoreRefused("too long")],
-        "outputs/b": [SourceChanged("it was cut")],
-        "outputs/c": [StoreAway("away")],
-        "outputs/d": [FileNotFoundError("gone")],
-    }
-    results = Results(str(tmp_path), store, lambda path, reason: told.update({path: reason}))
-    with pytest.raises(StoreAway):
-        results.send()
-    results.send()
-    assert store.sent == ["outputs/c", "outputs/e"]
-    assert told == {"outputs/a": "too long", "outputs/b": "it was cut", "outputs/d": "gone"}
+    from runctl.agent import holding
+
+    def refuse(path: str) -> object:
+        if path.endswith("a.csv"):
+            raise PermissionError(13, "Permission denied")
+        return open_regular(path)
+
+    monkeypatch.setattr(holding, "open_regular", refuse)
+    told: dict[str, str] = {}
+    (tmp_path / "own").mkdir()
+    taken = snapshots.Snapshots(
+        FolderStore(str(tmp_path / "own")),
+        Looking([Tree("outputs", str(tmp_path), (str(tmp_path / "own"),))]),
+        1,
+        str(tmp_path / "own"),
+        lambda _: None,
+        print,
+        leave_out=lambda path, reason: told.update({path: reason}),
+    ).take(final=True)
+    assert taken is not None
+    assert (taken.name, taken.files) == ("000001-files", 1)
+    assert told == {"outputs/a.csv": "Permission denied"}
 
 
 def test_a_checkpoint_folder_on_a_dead_disk_holds_up_neither_beat_nor_end(machine, altered, wait_until):
     """The look at the folder never returns, as on a network disk that went away."""
-    look = "        entries = list(os.scandir(folder))\n"
-    hangs = "        while os.path.exists(folder + '/dead'):\n            __import__('time').sleep(1)\n"
-    altered("checkpoints", (look, hangs + look))
+    look = "    found: List[Found] = []\n"
+    hangs = "    while os.path.exists(root + '/dead'):\n        __import__('time').sleep(1)\n"
+    altered("walk", (look, hangs + look))
     altered("patience", ("max(60.0,", "max(1.0,"))
     machine.speed(600)
     attempt = machine.attempt(

@@ -127,6 +127,7 @@ def test_a_checkpoint_committed_after_the_end_is_final_and_takes_its_step_from_t
     ).run()
     assert state["committed"] == {
         "name": "000001-model.pkl",
+        "checkpoint": "checkpoints/model.pkl",
         "step": 42,
         "at": state["committed"]["at"],
         "seconds_after_notice": None,
@@ -200,7 +201,7 @@ def test_an_attempt_after_a_step_back_goes_on_from_what_was_committed_since(mach
     assert attempt(5, "more", **back) == ("000003-anew.txt", "000004-more.txt")
     newest = machine.job / "checkpoints" / "more.txt"
     newest.unlink()
-    for file in machine.job.rglob("000004-more.txt/more.txt"):
+    for file in machine.job.rglob("000004-more.txt/checkpoints/more.txt"):
         file.write_text("torn")
     assert attempt(6, "", **back)[0] == "000003-anew.txt", "one that does not verify is passed over"
 

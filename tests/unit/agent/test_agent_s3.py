@@ -79,8 +79,10 @@ def test_a_big_file_goes_in_parts_that_the_store_verifies(client, bucket, tmp_pa
     bucket.faults = [(503, b""), (500, b"")]
     data, part = path.read_bytes(), 64 * 1024
     parts = [hashlib.sha256(data[at : at + part]).digest() for at in range(0, len(data), part)]
-    sent = client.put_file("big", str(path), len(data))
-    assert sent == (hashlib.sha256(b"".join(parts)).hexdigest(), part)
+    with path.open("rb") as file:
+        sent = client.send_file("big", file, len(data))
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
+    assert sent == ("big", len(data), digest, part, b"".join(parts))
     assert file_digest(str(path), part) == sent.sha256
     assert bucket.objects["big"] == path.read_bytes()
     assert client.get_file("big", str(tmp_path / "back"))
@@ -98,8 +100,8 @@ def test_an_upload_in_parts_that_is_refused_is_aborted(client, bucket, tmp_path,
             bucket.faults = [(403, b"no")]
 
     bucket.delay = refuse
-    with pytest.raises(StoreRefused):
-        client.put_file("big", str(path), path.stat().st_size)
+    with path.open("rb") as file, pytest.raises(StoreRefused):
+        client.send_file("big", file, path.stat().st_size)
     assert "big" not in bucket.objects
     assert bucket.aborted == ["big"] or bucket.uploads  # the abort itself may meet the refusal
 
@@ -107,8 +109,8 @@ def test_an_upload_in_parts_that_is_refused_is_aborted(client, bucket, tmp_path,
 def test_a_file_that_shrinks_while_it_is_sent_is_told(client, bucket, tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x" * 100)
-    with pytest.raises(SourceChanged):
-        client.put_file("a", str(path), 200)
+    with path.open("rb") as file, pytest.raises(SourceChanged):
+        client.send_file("a", file, 200)
     assert bucket.objects == {}
 
 
@@ -122,7 +124,8 @@ def test_a_file_that_is_moved_over_while_it_is_sent_is_sent_as_it_was(client, bu
         (tmp_path / "b").rename(path)
 
     bucket.delay = swap
-    client.put_file("a", str(path), 3)
+    with path.open("rb") as file:
+        client.send_file("a", file, 3)
     assert bucket.objects["a"] == b"old"
 
 

@@ -52,14 +52,23 @@ def log_of(bucket, number: int = 1) -> bytes:
     return log
 
 
+def place(manifest: dict, file: dict) -> str:
+    """Where the bytes of a file lie, below the folder of snapshots."""
+    return file.get("at") or f"{manifest['name']}/{file['tree']}/{file['path']}"
+
+
+def source(manifest: dict) -> str:
+    return manifest["name"].partition("-")[2]
+
+
 def verify(bucket) -> list[dict]:
     """Every manifest names what lies in the bucket, byte for byte; answers them in order."""
     root = f"{PREFIX}/checkpoints/"
     manifests = []
     for key in sorted(key for key in list(bucket.objects) if key.endswith("/manifest.json")):
         manifest = bucket.json(key)
-        for file in manifest["files"]:
-            data = bucket.objects[f"{root}{manifest['name']}/{file['path']}"]
+        for file in manifest["entries"]:
+            data = bucket.objects[root + place(manifest, file)]
             assert len(data) == file["size"]
             assert hashlib.sha256(data).hexdigest() == file["sha256"]
         manifests.append(manifest)
@@ -82,9 +91,10 @@ def test_everything_that_matters_is_in_the_bucket_at_the_end(machine, bucket):
         json.loads(line)["kind"] for line in bucket.objects[f"{PREFIX}/attempt-1/events.jsonl"].splitlines()
     ]
     assert kinds[-1] == "ended"
-    assert bucket.objects[f"{PREFIX}/outputs/a"] == b"A"
     last = verify(bucket)[-1]
-    assert (last["step"], last["source"], last["kind"]) == (50, "step-0050.pt", "file")
+    assert (last["step"], last["checkpoint"]) == (50, {"tree": "checkpoints", "path": "step-0050.pt"})
+    [result] = [file for file in last["entries"] if file["tree"] == "outputs"]
+    assert bucket.objects[f"{PREFIX}/checkpoints/{place(last, result)}"] == b"A"
     latest = bucket.json(f"{PREFIX}/checkpoints/latest.json")
     manifest = bucket.objects[f"{PREFIX}/checkpoints/{last['name']}/manifest.json"]
     assert latest == {
@@ -100,9 +110,7 @@ def test_a_manifest_follows_its_files_and_latest_follows_the_manifest(machine, b
     root = f"{PREFIX}/checkpoints/"
     for manifest in verify(bucket):
         at = bucket.order.index(f"{root}{manifest['name']}/manifest.json")
-        assert all(
-            bucket.order.index(f"{root}{manifest['name']}/{f['path']}") < at for f in manifest["files"]
-        )
+        assert all(bucket.order.index(root + place(manifest, file)) < at for file in manifest["entries"])
         assert root + "latest.json" in bucket.order[at:]
 
 
@@ -286,11 +294,11 @@ def test_resume_skips_the_corrupt_and_tells_of_it(machine, bucket):
     assert len(commits) >= 3
     root = f"{PREFIX}/checkpoints/"
     newest, second, third = commits[-1], commits[-2], commits[-3]
-    key = f"{root}{newest['name']}/{newest['source']}"
+    key = f"{root}{newest['name']}/checkpoints/{source(newest)}"
     bucket.objects[key] = bucket.objects[key][:-1] + b"?"
-    del bucket.objects[f"{root}{second['name']}/{second['source']}"]
-    (machine.checkpoints / newest["source"]).unlink()
-    (machine.checkpoints / second["source"]).write_bytes(b"torn")
+    del bucket.objects[f"{root}{second['name']}/checkpoints/{source(second)}"]
+    (machine.checkpoints / source(newest)).unlink()
+    (machine.checkpoints / source(second)).write_bytes(b"torn")
     state = machine.attempt(trains(last=65), 2, store=STORE).run()
     assert [skipped["name"] for skipped in state["checkpoints_skipped"]] == [newest["name"], second["name"]]
     assert state["resumed_from"] == third["name"]
@@ -301,9 +309,8 @@ def test_a_named_checkpoint_that_is_corrupt_fails_with_its_name(machine, bucket)
     machine.speed(20)
     machine.attempt(trains(last=20), store=STORE).run()
     name = verify(bucket)[0]["name"]
-    source = name[7:]
-    bucket.objects[f"{PREFIX}/checkpoints/{name}/{source}"] = b"nothing"
-    (machine.checkpoints / source).unlink()
+    bucket.objects[f"{PREFIX}/checkpoints/{name}/checkpoints/{name[7:]}"] = b"nothing"
+    (machine.checkpoints / name[7:]).unlink()
     state = machine.attempt(trains(last=30), 2, store=STORE, resume={"from": name}).run()
     assert (state["cause"], state["step_name"]) == ("prepare-failed", "checkpoint")
     assert name in state["message"]
@@ -316,7 +323,7 @@ def test_a_named_checkpoint_and_none_are_obeyed_and_the_argument_is_given(machin
     show = "import sys, os; print(sys.argv[1:], os.environ.get('RUNCTL_RESUME_FROM'))"
     attempt = machine.attempt(show, 2, store=STORE, resume={"from": first["name"]}, resume_arg="--resume")
     state = attempt.run()
-    path = str(machine.checkpoints / first["source"])
+    path = str(machine.checkpoints / source(first))
     assert state["resumed_from"] == first["name"]
     assert attempt.log == f"['--resume', '{path}'] {path}\n"
     attempt = machine.attempt(show, 3, store=STORE, resume={"from": "none"}, resume_arg="--resume")
@@ -328,9 +335,12 @@ def test_an_agent_that_was_given_up_for_lost_cannot_mix_its_files_into_a_later_c
     """Two attempts that both believe in sequence 1 write under different names."""
     machine.speed(20)
     bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/.claim"] = b"1"
-    bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/step-0009.pt"] = b"still arriving"
+    bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/checkpoints/step-0009.pt"] = b"still arriving"
     machine.attempt(trains(last=9), 2, store=STORE).run()
-    assert bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/step-0009.pt"] == b"still arriving"
+    assert (
+        bucket.objects[f"{PREFIX}/checkpoints/000001-step-0009.pt/checkpoints/step-0009.pt"]
+        == b"still arriving"
+    )
     assert [manifest["name"] for manifest in verify(bucket)] == ["000002-step-0009.pt"]
 
 

@@ -1,0 +1,193 @@
+"""Files held open from the moment they are chosen for a snapshot: rotating them away takes nothing from us.
+
+What is written to a file meanwhile shows in its size and modification time; then it is given up for this
+snapshot. A plain file that grows, such as a log, is copied first: then it has the state of one moment.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+import time
+from typing import IO, Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+
+from .choosing import Known, ToSend
+from .failures import SourceChanged
+from .files import open_regular
+from .placed import Placed
+from .snapshot import Entry, key_of
+from .trees import Stamp, Tree
+
+MOST_HELD = 512
+"""Files that are held open at once; of more, the others are opened when it is their turn."""
+LARGEST_COPY = 16 * 1024**2
+"""Bytes of a plain file that is copied before it is sent."""
+_RACY_SECONDS = 0.02
+"""A file that was written to so lately may be written to again without its modification time telling it:
+the kernel's clock for files turns every 4 to 10 ms."""
+
+
+class Held:
+    """A chosen file; `why` tells what was wrong with it, None while nothing is."""
+
+    def __init__(self, tree: Tree, chosen: ToSend, plain: bool) -> None:
+        self.tree = tree
+        self.chosen = chosen
+        self.path = chosen.found.path
+        self.stamp = Stamp(0, 0, 0, 0)
+        self._plain = plain
+        self._file: Optional[IO[bytes]] = None
+        self._copy: Optional[IO[bytes]] = None
+        self.why: Optional[str] = None
+
+    @property
+    def size(self) -> int:
+        return self.stamp.size
+
+    def open(self, folder: str) -> IO[bytes]:
+        """The file as it was when it was chosen; copies lie in `folder`. Raises OSError, SourceChanged."""
+        if self._copy is not None:
+            return self._copy
+        if self._file is None:
+            self._open(folder)
+        assert self._copy is not None or self._file is not None  # noqa: S101 (it was opened just now)
+        return self._copy or self._file  # type: ignore[return-value]
+
+    def _open(self, folder: str) -> None:
+        found = self.chosen.found
+        path = os.path.join(self.tree.root, self.path)
+        age = time.time() - found.mtime_ns / 1e9
+        if 0 <= age < _RACY_SECONDS:
+            time.sleep(_RACY_SECONDS)
+        self._file = open_regular(path)
+        self.stamp = _stamp(self._file)
+        if self._plain and self.stamp.size <= LARGEST_COPY:
+            self._take_copy(folder)
+        elif (self.stamp.size, self.stamp.mtime_ns) != (found.size, found.mtime_ns):
+            raise SourceChanged("it was written to")
+
+    def _take_copy(self, folder: str) -> None:
+        assert self._file is not None  # noqa: S101 (opened by its only caller)
+        for _ in range(5):
+            self.stamp = _stamp(self._file)
+            copy = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (see close)
+            try:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, copy)
+                copy.flush()
+                now = _stamp(self._file)
+                if (
+                    (now.size, now.mtime_ns)
+                    == (self.stamp.size, self.stamp.mtime_ns)
+                    == (
+                        copy.tell(),
+                        now.mtime_ns,
+                    )
+                ):
+                    self._copy = copy
+                    return
+            except BaseException:
+                copy.close()
+                raise
+            copy.close()
+        raise SourceChanged("it is written to all the time")
+
+    def is_unchanged(self) -> bool:
+        """Whether what was sent is the state of the moment in which it was opened."""
+        if self._copy is not None or self._file is None:
+            return True
+        now = _stamp(self._file)
+        return (now.size, now.mtime_ns) == (self.stamp.size, self.stamp.mtime_ns)
+
+    def close(self) -> None:
+        for file in (self._file, self._copy):
+            if file is not None:
+                file.close()
+        self._file = self._copy = None
+
+
+class Sent(NamedTuple):
+    """What came of sending: states of files that the store has now, and what was given up, with why."""
+
+    known: Dict[Tuple[str, str], Known]
+    failed: Dict[Tuple[str, str], str]
+
+
+def hold(items: Sequence[Held], folder: str) -> None:
+    """Open as many as may be open at once; what cannot be opened is told by its `why`."""
+    for item in list(items)[: _most_held()]:
+        try:
+            item.open(folder)
+        except (OSError, SourceChanged) as error:
+            item.why = _reason(error)
+
+
+def send(store: Any, name: str, items: Sequence[Held], folder: str) -> Sent:
+    """Send what is held. One file's trouble is its own. Raises StoreAway, StoreRefused for the store's."""
+    good = [item for item in items if item.why is None]
+    known: Dict[Tuple[str, str], Known] = {}
+    failed = {(item.tree.name, item.path): str(item.why) for item in items if item.why is not None}
+
+    def done(item: Held, placed: Placed) -> None:
+        if not item.is_unchanged():
+            failed[item.tree.name, item.path] = "it was written to while it was sent"
+            return
+        found = item.chosen.found
+        entry = Entry(
+            item.tree.name,
+            item.path,
+            "file",
+            item.size,
+            found.mode,
+            max(0, item.stamp.mtime_ns),
+            placed.sha256,
+            placed.part,
+            placed.parts,
+            placed.at,
+        )
+        known[item.tree.name, item.path] = Known(item.stamp, entry)
+
+    _send_each(store, name, good, folder, done, failed)
+    return Sent(known, failed)
+
+
+def _send_each(
+    store: Any,
+    name: str,
+    items: Sequence[Held],
+    folder: str,
+    done: Callable[[Held, Placed], None],
+    failed: Dict[Tuple[str, str], str],
+) -> None:
+    for item in items:
+        try:
+            file = item.open(folder)
+            at = key_of(name, item.tree.name, item.path)
+            placed = store.send_file(at, file, item.size, _base(item.chosen.base))
+            done(item, placed)
+        except (OSError, SourceChanged) as error:
+            failed[item.tree.name, item.path] = _reason(error)
+        finally:
+            item.close()
+
+
+def _base(entry: Optional[Entry]) -> Optional[Placed]:
+    if entry is None:
+        return None
+    return Placed(entry.at, entry.size, entry.sha256, entry.part, entry.parts)
+
+
+def _stamp(file: IO[bytes]) -> Stamp:
+    about = os.fstat(file.fileno())
+    return Stamp(about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+
+
+def _most_held() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_HELD if soft == resource.RLIM_INFINITY else max(0, min(MOST_HELD, (soft - 256) // 2))
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
