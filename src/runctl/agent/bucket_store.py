@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import IO, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
 from .credentials import Credentials
 from .failures import PreconditionFailed
 from .imds import Metadata
-from .placed import Placed
+from .incoming import Incoming
+from .outgoing import Outgoing
+from .placed import Fault, Outcome, ToFetch, ToPut
 from .s3 import LARGEST, TRIES, Bucket
 from .store import Listing
 
@@ -19,6 +21,7 @@ class BucketStore:
     checkpoints = "checkpoints/"
     keeps = 0  # all
     links = False
+    """Whether `link` gives a file of a snapshot a place in a later one."""
 
     def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata, owner: str = "") -> None:
         self._bucket = Bucket(bucket, region, Credentials(metadata), owner=owner)
@@ -36,9 +39,21 @@ class BucketStore:
         """Raises StoreRefused for an object of more than `limit` bytes."""
         return self._bucket.get(self._prefix + key, limit)
 
-    def send_file(self, at: str, file: IO[bytes], size: int, base: Optional[Placed] = None) -> Placed:  # noqa: ARG002
-        """Send the first `size` bytes of an open file. Raises SourceChanged, StoreAway, StoreRefused."""
-        return self._bucket.send_file(self._prefix + self.checkpoints + at, file, size)._replace(at=at)
+    def send_files(self, items: Sequence[ToPut]) -> Iterator[Outcome]:
+        """Send files to places below `checkpoints`, many at once; what comes of each, as it comes.
+
+        What of a file lies in its base already is not sent; nothing at all when nothing has changed, and then
+        the file lies where its base does. One file's trouble (OSError, SourceChanged, StoreRefused) is its
+        own. Raises StoreAway.
+        """
+        return Outgoing(self._bucket, self._prefix + self.checkpoints, items).run()
+
+    def fetch_files(self, items: Sequence[ToFetch]) -> Optional[Fault]:
+        """Bring files from below `checkpoints`, many connections at once; each piece is proven as it comes.
+
+        None once all is there, else the first that is wrong. Raises StoreAway, StoreRefused, OSError.
+        """
+        return Incoming(self._bucket, self._prefix + self.checkpoints, items).run()
 
     def get_file(self, key: str, path: str) -> bool:
         return self._bucket.get_file(self._prefix + key, path)

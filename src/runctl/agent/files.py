@@ -11,7 +11,8 @@ from typing import IO, Any, Callable, Dict, Iterator, Optional
 
 from .failures import SourceChanged
 
-_CHUNK = 1024 * 1024
+PIECE = 256 * 1024
+"""Bytes that are held of a file at a time: there are many at once."""
 
 
 def write_atomically(
@@ -73,9 +74,12 @@ def open_regular(path: str) -> IO[bytes]:
 
 
 def chunks_of(file: int, start: int, length: int) -> Iterator[bytes]:
-    """A stretch of an open file, piece by piece. Raises SourceChanged if it ends early."""
+    """A stretch of an open file, piece by piece. Raises SourceChanged if it cannot be read to its end."""
     while length > 0:
-        chunk = os.pread(file, min(_CHUNK, length), start)
+        try:
+            chunk = os.pread(file, min(PIECE, length), start)
+        except OSError as error:  # it must not be taken for the store's
+            raise SourceChanged("it cannot be read: %s" % error.strerror) from error
         if not chunk:
             raise SourceChanged("the file ended %d bytes early" % length)
         start += len(chunk)

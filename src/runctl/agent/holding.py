@@ -11,12 +11,13 @@ import resource
 import shutil
 import tempfile
 import time
-from typing import IO, Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from functools import partial
+from typing import IO, Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from .choosing import Known, ToSend
 from .failures import SourceChanged
 from .files import open_regular
-from .placed import Placed
+from .placed import Placed, ToPut
 from .snapshot import Entry, key_of
 from .trees import Stamp, Tree
 
@@ -101,6 +102,17 @@ class Held:
         now = _stamp(self._file)
         return (now.size, now.mtime_ns) == (self.stamp.size, self.stamp.mtime_ns)
 
+    def begin(self, folder: str) -> Tuple[IO[bytes], int]:
+        """The file to be sent, and how many bytes it has. Raises OSError, SourceChanged."""
+        return self.open(folder), self.size
+
+    def end(self) -> None:
+        """All of it was read. Raises SourceChanged if that is the state of no one moment."""
+        unchanged = self.is_unchanged()
+        self.close()
+        if not unchanged:
+            raise SourceChanged("it was written to while it was sent")
+
     def close(self) -> None:
         for file in (self._file, self._copy):
             if file is not None:
@@ -125,15 +137,12 @@ def hold(items: Sequence[Held], folder: str) -> None:
 
 
 def send(store: Any, name: str, items: Sequence[Held], folder: str) -> Sent:
-    """Send what is held. One file's trouble is its own. Raises StoreAway, StoreRefused for the store's."""
+    """Send what is held. One file's trouble is its own. Raises StoreAway, OSError for the store's."""
     good = [item for item in items if item.why is None]
     known: Dict[Tuple[str, str], Known] = {}
     failed = {(item.tree.name, item.path): str(item.why) for item in items if item.why is not None}
 
     def done(item: Held, placed: Placed) -> None:
-        if not item.is_unchanged():
-            failed[item.tree.name, item.path] = "it was written to while it was sent"
-            return
         found = item.chosen.found
         entry = Entry(
             item.tree.name,
@@ -149,28 +158,23 @@ def send(store: Any, name: str, items: Sequence[Held], folder: str) -> Sent:
         )
         known[item.tree.name, item.path] = Known(item.stamp, entry)
 
-    _send_each(store, name, good, folder, done, failed)
+    to_put = [
+        ToPut(
+            key_of(name, item.tree.name, item.path),
+            partial(item.begin, folder),
+            item.end,
+            _base(item.chosen.base),
+        )
+        for item in good
+    ]
+    for number, outcome in store.send_files(to_put):
+        item = good[number]
+        item.close()
+        if isinstance(outcome, Placed):
+            done(item, outcome)
+        else:
+            failed[item.tree.name, item.path] = _reason(outcome)
     return Sent(known, failed)
-
-
-def _send_each(
-    store: Any,
-    name: str,
-    items: Sequence[Held],
-    folder: str,
-    done: Callable[[Held, Placed], None],
-    failed: Dict[Tuple[str, str], str],
-) -> None:
-    for item in items:
-        try:
-            file = item.open(folder)
-            at = key_of(name, item.tree.name, item.path)
-            placed = store.send_file(at, file, item.size, _base(item.chosen.base))
-            done(item, placed)
-        except (OSError, SourceChanged) as error:
-            failed[item.tree.name, item.path] = _reason(error)
-        finally:
-            item.close()
 
 
 def _base(entry: Optional[Entry]) -> Optional[Placed]:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 PART = 16 * 1024 * 1024
 MOST_PARTS = 10_000
+TRIES_OF_A_COPY = 4
 TRIES_OF_A_PART = 16  # about a minute: a long upload outlives a short outage
+
+_ETAG = re.compile(rb"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)")
+_CHECKSUM = re.compile(rb"<ChecksumSHA256>([A-Za-z0-9+/=]+)<")
 
 
 class Part(NamedTuple):
@@ -60,6 +64,22 @@ class Multipart:
         etag, checksum = self._bucket.put_slice(self.key, query, file, start, size, digest, TRIES_OF_A_PART)
         return Part(number, etag, checksum, size)
 
+    def copy(self, number: int, source: str, start: int, size: int) -> Part:
+        """Let S3 take a part from another object, of the key `source`, of its bytes from `start` on.
+
+        The checksum is the one that S3 made of what it took; empty from a store that makes none.
+        """
+        query = {"partNumber": str(number), "uploadId": self.upload}
+        headers = self._bucket.source_headers(source)
+        headers["x-amz-copy-source-range"] = "bytes=%d-%d" % (start, start + size - 1)
+        body = b""
+        for _ in range(TRIES_OF_A_COPY):
+            _, _, body = self._bucket.ask("PUT", self.key, query=query, headers=headers)
+            etag, checksum = _ETAG.search(body), _CHECKSUM.search(body)
+            if etag:  # S3 may begin with 200 and then fail
+                return Part(number, '"%s"' % etag[1].decode(), checksum[1].decode() if checksum else "", size)
+        raise StoreAway("copy to %s: %s" % (self.key, body.decode("utf-8", "replace")[:200]))
+
     def parts(self) -> List[Part]:
         """What S3 has of it by now."""
         found: List[Part] = []
@@ -97,9 +117,10 @@ class Multipart:
         )
         if b"<Error>" in body:  # S3 may answer 200 and then fail
             raise StoreAway(body.decode("utf-8", "replace")[:200])
-        match = re.search(r"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)", body.decode())
-        return match.group(1) if match else ""
+        etag = _ETAG.search(body)
+        return etag[1].decode() if etag else ""
 
-    def abort(self) -> None:
+    def abort(self, tries: int = 4) -> None:
         """Give it up with all its parts. Idempotent."""
-        self._bucket.ask("DELETE", self.key, query={"uploadId": self.upload}, missing_is_fine=True)
+        query = {"uploadId": self.upload}
+        self._bucket.ask("DELETE", self.key, query=query, missing_is_fine=True, tries=tries)

@@ -15,6 +15,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Set, Tupl
 
 from . import seal
 from .digest import file_digest
+from .placed import Placed, ToFetch
 from .sets import checkpoint_sets
 from .snapshot import CHECKPOINTS, WORK, Entry, Manifest, is_name, parsed, sequence_of
 from .trees import INCOMING, Tree
@@ -180,12 +181,17 @@ def _lies(tree: Tree, entry: Entry) -> bool:
 
 def _fetch(store: Any, files: Sequence[Entry], folder: str) -> None:
     """Each file under its number, proven."""
-    for number, entry in enumerate(files):
-        path = os.path.join(folder, str(number))
-        if not store.get_file(store.checkpoints + entry.at, path):
-            raise CorruptSnapshot("%s is missing" % entry.path)
-        if os.path.getsize(path) != entry.size or file_digest(path, entry.part) != entry.sha256:
-            raise CorruptSnapshot("%s is not what was committed" % entry.path)
+    fault = store.fetch_files(
+        [
+            ToFetch(
+                Placed(entry.at, entry.size, entry.sha256, entry.part, entry.parts),
+                os.path.join(folder, str(number)),
+            )
+            for number, entry in enumerate(files)
+        ]
+    )
+    if fault is not None:
+        raise CorruptSnapshot("%s %s" % (files[fault.number].path, fault.why))
 
 
 def _place(tree: Tree, folder: str, wanted: Sequence[Entry]) -> None:

@@ -12,16 +12,12 @@ import os
 import random
 import threading
 import time
-from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .answers import parsed
 from .failures import PreconditionFailed, StoreAway, StoreRefused
-from .files import chunks_of
-from .multipart import Multipart, Part, part_size
-from .placed import Placed
+from .files import PIECE, chunks_of
 
-MULTIPART_FROM = 64 * 1024 * 1024
-THREADS = 4
 CHUNK = 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 TIMEOUT = 30.0
@@ -81,19 +77,6 @@ class Bucket:
         answer = self.ask("PUT", key, headers=headers, body=data, digest=digest.hexdigest(), tries=tries)
         return answer[1].get("etag", "")
 
-    def send_file(self, key: str, file: IO[bytes], size: int) -> Placed:
-        """Send the first `size` bytes of an open file; where they lie now is the key.
-
-        Raises SourceChanged if it turns out shorter.
-        """
-        if size >= MULTIPART_FROM:
-            return self._put_parts(key, file.fileno(), size)
-        whole = hashlib.sha256()
-        for chunk in chunks_of(file.fileno(), 0, size):
-            whole.update(chunk)
-        self.put_slice(key, {}, file.fileno(), 0, size, whole, TRIES)
-        return Placed(key, size, whole.hexdigest())
-
     def put_slice(
         self, key: str, query: Dict[str, str], file: int, start: int, size: int, digest: Any, tries: int
     ) -> Tuple[str, str]:
@@ -139,6 +122,31 @@ class Bucket:
         status, _, _ = self.ask("GET", key, missing_is_fine=True, into=lambda answer: _save(answer, path))
         return status != 404
 
+    def get_range(
+        self,
+        key: str,
+        start: int,
+        size: int,
+        into: Callable[[Iterator[memoryview]], None],
+        tries: int = TRIES,
+    ) -> bool:
+        """Give the pieces of `size` bytes from `start` on to `into`; False where there is no such object.
+
+        A piece is good until the next one is asked for. `into` is called anew for each try, and what comes
+        may be more or less than was asked for. Raises StoreRefused for an object that ends before `start`.
+        """
+        headers = {"Range": "bytes=%d-%d" % (start, start + size - 1)}
+        status, _, _ = self.ask(
+            "GET",
+            key,
+            headers=headers,
+            missing_is_fine=True,
+            into=lambda answer: into(_pieces(answer)),
+            tries=tries,
+        )
+        self.moved = time.monotonic()
+        return status != 404
+
     def list(self, prefix: str) -> List[Object]:
         """Every object under a prefix, in order of key. Keys come URL-encoded: none can break the XML."""
         from urllib.parse import unquote_plus
@@ -159,37 +167,6 @@ class Bucket:
             token = root.findtext(space + "NextContinuationToken") or ""
             if not token:
                 return found
-
-    def _put_parts(self, key: str, file: int, size: int) -> Placed:
-        """Parts go out while the rest is still being hashed."""
-        from concurrent.futures import Future, ThreadPoolExecutor
-
-        length = part_size(size)
-        upload = Multipart.begin(self, key)
-        digests = b""
-        sent: List[Future[Part]] = []
-        try:
-            with ThreadPoolExecutor(THREADS) as pool:
-                try:
-                    for number, start in enumerate(range(0, size, length), 1):
-                        digest = hashlib.sha256()
-                        for chunk in chunks_of(file, start, min(length, size - start)):
-                            digest.update(chunk)
-                        digests += digest.digest()
-                        part = min(length, size - start)
-                        sent.append(pool.submit(upload.put, number, file, start, part, digest))
-                    parts = [part.result() for part in sent]
-                finally:
-                    for future in sent:
-                        future.cancel()
-            upload.complete(parts)
-        except BaseException:
-            try:
-                upload.abort()
-            except (StoreAway, StoreRefused):
-                pass  # the bucket's own rule removes torn uploads
-            raise
-        return Placed(key, size, hashlib.sha256(digests).hexdigest(), length, digests)
 
     def ask(
         self,
@@ -259,20 +236,28 @@ class Bucket:
             except BaseException:
                 _close(connection)
                 raise
-        self._give_back(connection)
+            if answer.length == 0:
+                answer.read()  # then it is known to be at its end
+        if answer.isclosed():
+            self._give_back(connection)
+        else:
+            _close(connection)
         if answer.status in (200, 204, 206) or (answer.status == 404 and missing_is_fine):
             return answer.status, got, data
-        text = "%s %s: HTTP %d %s" % (method, key, answer.status, data[:200].decode("utf-8", "replace"))
-        if answer.status == 412 or (
-            answer.status == 409 and ("If-Match" in extra or "If-None-Match" in extra)
-        ):
-            raise PreconditionFailed(text)
-        if answer.status >= 500 or answer.status in (408, 409, 429) or b"RequestTimeout" in data:
-            raise StoreAway(text)
-        if answer.status in (400, 401, 403) and (b"Expired" in data or b"InvalidToken" in data):
+        raise self._fault(answer.status, extra, data, "%s %s" % (method, key))
+
+    def _fault(self, status: int, asked: Dict[str, str], data: bytes, what: str) -> Exception:
+        text = "%s: HTTP %d %s" % (what, status, data[:200].decode("utf-8", "replace"))
+        if status == 412 or (status == 409 and ("If-Match" in asked or "If-None-Match" in asked)):
+            return PreconditionFailed(text)
+        if status == 501:  # it will never know this
+            return StoreRefused(text)
+        if status >= 500 or status in (408, 409, 429) or b"RequestTimeout" in data:
+            return StoreAway(text)
+        if status in (400, 401, 403) and (b"Expired" in data or b"InvalidToken" in data):
             self._credentials.forget()
-            raise StoreAway(text)
-        raise StoreRefused(text)
+            return StoreAway(text)
+        return StoreRefused(text)
 
     def _signed(
         self, method: str, key: str, query: Dict[str, str], headers: Dict[str, str], payload: str
@@ -313,21 +298,35 @@ class Bucket:
         )
         return path + ("?" + text if text else ""), headers
 
-    def close(self) -> None:
-        """Close the connections that wait."""
+    def source_headers(self, key: str) -> Dict[str, str]:
+        """What names an object of this bucket as the source of a copy."""
+        from urllib.parse import quote
+
+        headers = {"x-amz-copy-source": quote("/%s/%s" % (self.name, key), safe="/-_.~")}
+        if self._owner:
+            headers["x-amz-source-expected-bucket-owner"] = self._owner
+        return headers
+
+    def close(self, but: int = 0) -> None:
+        """Close the connections that wait, all `but` so many."""
         with self._lock:
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
+            left, self._idle = self._idle[but:], self._idle[:but]
+        for connection in left:
+            connection.close()
 
     def _take(self) -> Any:
         import http.client
 
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                break
+            if _is_open(connection):
+                return connection
+            connection.close()
         kind: Callable[..., Any] = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=CONNECT_TIMEOUT, blocksize=CHUNK)
+        connection = kind(self._host, self._port, timeout=CONNECT_TIMEOUT, blocksize=PIECE)
         connection.connect()
         connection.sock.settimeout(TIMEOUT)
         return connection
@@ -337,6 +336,16 @@ class Bucket:
         if connection.sock is not None:
             with self._lock:
                 self._idle.append(connection)
+
+
+def _is_open(connection: Any) -> bool:
+    """Whether a connection that waited can be used: of one that the server has ended there is something to
+    read. After a while that may be so of all that wait, and each would cost one of the tries."""
+    import select
+
+    waiting = select.poll()
+    waiting.register(connection.sock, select.POLLIN)
+    return not waiting.poll(0)
 
 
 def _close(connection: Any) -> None:
@@ -350,7 +359,7 @@ class _Slice:
     def __init__(self, file: int, start: int, length: int) -> None:
         self._chunks = chunks_of(file, start, length)
 
-    def read(self, _size: int = CHUNK) -> bytes:
+    def read(self, _size: int = PIECE) -> bytes:
         return next(self._chunks, b"")
 
 
@@ -358,6 +367,23 @@ def _save(answer: Any, path: str) -> None:
     with open(path, "wb") as file:
         for chunk in _body(answer):
             file.write(chunk)
+
+
+def _pieces(answer: Any) -> Iterator[memoryview]:
+    """Raises StoreAway for what is torn."""
+    import http.client
+
+    buffer = memoryview(bytearray(PIECE))
+    left = int(answer.getheader("content-length") or 0)
+    while left > 0:
+        try:
+            count = answer.readinto(buffer[: min(PIECE, left)])
+        except (OSError, http.client.HTTPException) as error:
+            raise StoreAway("torn download: %s" % error) from error
+        if not count:
+            raise StoreAway("torn download: %d bytes are missing" % left)
+        left -= count
+        yield buffer[:count]
 
 
 def _body(answer: Any) -> Iterator[bytes]:

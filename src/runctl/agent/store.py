@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import sys
 import time
-from typing import IO, Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
-from .digest import file_digest
-from .files import chunks_of, write_atomically
+from .copies import at_once, copy, unlink
+from .failures import SourceChanged
+from .files import open_regular, write_atomically
 from .imds import Metadata
-from .placed import Placed
+from .placed import CHANGED, MISSING, Fault, Outcome, Placed, ToFetch, ToPut
 
-_FICLONE = 0x40049409  # linux/fs.h
+_SENDING = ".sending-"
 Listing = List[Tuple[str, int]]
 
 
@@ -25,6 +24,7 @@ class FolderStore:
     checkpoints = "committed/"
     keeps = 2
     links = True
+    """Whether `link` gives a file of a snapshot a place in a later one."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -45,41 +45,79 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
-    def send_file(self, at: str, file: IO[bytes], size: int, base: Optional[Placed] = None) -> Placed:  # noqa: ARG002
-        """Copy the first `size` bytes of an open file into a snapshot's folder. Raises OSError."""
-        target = self._path(self.checkpoints + at)
-        temporary = target + ".tmp"
-        try:
-            self._copy(file, temporary, size)
-            with open(temporary, "rb+") as copy:
-                os.fsync(copy.fileno())
-            digest = file_digest(temporary)
-            os.replace(temporary, target)
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-        return Placed(at, size, digest)
+    def send_files(self, items: Sequence[ToPut]) -> Iterator[Outcome]:
+        """Copy files to places below `checkpoints`; what comes of each, in their order.
 
-    def _copy(self, source: IO[bytes], target: str, size: int) -> None:
-        """A copy that shares its blocks where the file system can."""
-        with open(target, "wb") as copy:
+        What has not changed since its base becomes a link to it. The trouble of reading a file (OSError,
+        SourceChanged) is its own. Raises OSError where the copies cannot be written.
+        """
+        return at_once(self._send, items)
+
+    def _send(self, item: ToPut) -> Union[Placed, Exception]:
+        try:
+            file, size = item.open()
+        except (OSError, SourceChanged) as error:
+            return error
+        key = self.checkpoints + item.at
+        came, target = self._beside(key), self._path(key)
+        try:
             try:
-                if sys.platform == "linux":
-                    fcntl.ioctl(copy, _FICLONE, source.fileno())
-                    copy.truncate(size)
-                    return
-            except OSError:  # it cannot: the bytes are copied
-                pass
-            for chunk in chunks_of(source.fileno(), 0, size):
-                copy.write(chunk)
-                self.moved = time.monotonic()
+                digest = copy(file.fileno(), size, came, self._note, durable=True)
+                item.done()
+            except SourceChanged as error:
+                return error
+            base = item.base
+            if base is not None and (base.size, base.sha256) == (size, digest) and base.at != item.at:
+                self._link(base.at, target)
+            else:
+                os.replace(came, target)
+        finally:
+            unlink(came)
+        return Placed(item.at, size, digest)
+
+    def fetch_files(self, items: Sequence[ToFetch]) -> Optional[Fault]:
+        """Copy files from below `checkpoints`; None once all is there and proven, else what is wrong.
+
+        Raises OSError.
+        """
+        came = at_once(self._fetch, items)
+        return next((Fault(number, why) for number, why in came if why), None)
+
+    def _fetch(self, item: ToFetch) -> str:
+        placed = item.placed
+        try:
+            with open_regular(os.path.join(self._folder, self.checkpoints, placed.at)) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != placed.size:
+                    return CHANGED
+                digest = copy(file.fileno(), size, item.path, self._note, durable=False)
+        except FileNotFoundError:
+            return MISSING
+        return "" if digest == placed.sha256 else CHANGED
 
     def link(self, at: str, new: str) -> None:
         """The same file in another snapshot's folder: each has all of its files. Raises OSError."""
-        target = self._path(self.checkpoints + new)
-        if os.path.lexists(target):
-            os.unlink(target)
-        os.link(os.path.join(self._folder, self.checkpoints + at), target)
+        self._link(at, self._path(self.checkpoints + new))
+
+    def _link(self, at: str, target: str) -> None:
+        """Where the file system has no links, or no more of this file, it is a copy."""
+        lies, came = os.path.join(self._folder, self.checkpoints, at), self._beside(target)
+        try:
+            try:
+                os.link(lies, came)
+            except OSError:
+                with open_regular(lies) as file:
+                    copy(file.fileno(), os.fstat(file.fileno()).st_size, came, self._note, durable=True)
+            os.replace(came, target)
+        finally:
+            unlink(came)
+
+    def _beside(self, key: str) -> str:
+        """A path in the folder of a key that nothing else has; what is left there goes with the snapshot."""
+        return os.path.join(os.path.dirname(self._path(key)), _SENDING + os.urandom(8).hex())
+
+    def _note(self) -> None:
+        self.moved = time.monotonic()
 
     def get_file(self, key: str, path: str) -> bool:
         try:
@@ -96,7 +134,7 @@ class FolderStore:
         for parent, _, leaves in os.walk(os.path.join(self._folder, prefix)):
             for leaf in leaves:
                 path = os.path.join(parent, leaf)
-                if not leaf.endswith(".tmp"):
+                if not leaf.endswith(".tmp") and not leaf.startswith(_SENDING):
                     found.append((os.path.relpath(path, self._folder), os.path.getsize(path)))
         return sorted(found)
 

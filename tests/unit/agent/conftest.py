@@ -54,6 +54,12 @@ class FakeBucket:
         self.faults: list[tuple[int, bytes]] = []  # answers for the next requests
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.aborted: list[str] = []
+        self.copies = "sha256"  # what a copied part is answered with: sha256, md5, or no copies at all: none
+        self.copied: list[tuple[str, str]] = []  # source, range
+        self.asked: list[tuple[str, str, int]] = []  # method, key, bytes of its body
+        self.refused: Callable[[str], bool] = lambda key: False
+        self.bends: dict[int, Callable[[bytes], bytes]] = {}  # by number of the range that is sent wrongly
+        self.ranges = 0
         self.owners: set[str | None] = set()  # whom requests expect the bucket to belong to
         self.problems: list[str] = []
         self.delay: Callable[[str, str], None] = lambda method, key: None
@@ -127,6 +133,7 @@ class _BucketHandler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         with self.server.bucket.lock:
+            self.server.bucket.asked.append((self.command, key, length))
             fault = self.server.bucket.faults.pop(0) if self.server.bucket.faults else None
         if fault:
             self.answer(*fault)
@@ -137,6 +144,9 @@ class _BucketHandler(BaseHTTPRequestHandler):
             self.answer(400, b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
             return
         self.server.bucket.delay(self.command, key)
+        if self.server.bucket.refused(key):
+            self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+            return
         with self.server.bucket.lock:
             getattr(self, "on_" + self.command)(key, query, body)
 
@@ -179,6 +189,9 @@ class _BucketHandler(BaseHTTPRequestHandler):
         return sent != base64.b64encode(hashlib.sha256(body).digest()).decode()
 
     def on_PUT(self, key: str, query: dict[str, str], body: bytes) -> None:
+        if self.headers["x-amz-copy-source"]:
+            self.copy_part(query)
+            return
         if self.checksum_is_wrong(body):
             self.answer(400, b"<Error><Code>BadDigest</Code></Error>")
             return
@@ -197,6 +210,29 @@ class _BucketHandler(BaseHTTPRequestHandler):
         self.server.bucket.objects[key] = body
         self.server.bucket.order.append(key)
         self.answer(200, etag=etag(body))
+
+    def copy_part(self, query: dict[str, str]) -> None:
+        bucket = self.server.bucket
+        name, _, source = unquote(self.headers["x-amz-copy-source"]).removeprefix("/").partition("/")
+        assert name == "bucket"
+        if bucket.copies == "none":
+            self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+            return
+        if source not in bucket.objects:
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return
+        span = self.headers["x-amz-copy-source-range"]
+        first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
+        data = bucket.objects[source][first : last + 1]
+        if len(data) != last + 1 - first:
+            self.answer(400, b"<Error><Code>InvalidArgument</Code></Error>")
+            return
+        bucket.copied.append((source, span))
+        bucket.uploads[query["uploadId"]][int(query["partNumber"])] = data
+        proof = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        checksum = f"<ChecksumSHA256>{proof}</ChecksumSHA256>" if bucket.copies == "sha256" else ""
+        tag = escape(etag(data), {'"': "&quot;"})
+        self.answer(200, f"<CopyPartResult><ETag>{tag}</ETag>{checksum}</CopyPartResult>".encode())
 
     def on_POST(self, key: str, query: dict[str, str], body: bytes) -> None:
         if "uploads" in query:
@@ -219,10 +255,27 @@ class _BucketHandler(BaseHTTPRequestHandler):
     def on_GET(self, key: str, query: dict[str, str], body: bytes) -> None:
         if "list-type" in query:
             self.list(query)
+        elif key in self.server.bucket.objects and self.headers["Range"]:
+            data = self.server.bucket.objects[key]
+            first, last = (int(n) for n in self.headers["Range"].removeprefix("bytes=").split("-"))
+            if first >= len(data):
+                self.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+            else:
+                self.answer_range(data[first : last + 1])
         elif key in self.server.bucket.objects:
             self.answer(200, self.server.bucket.objects[key], etag=etag(self.server.bucket.objects[key]))
         else:
             self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+    def answer_range(self, data: bytes) -> None:
+        bucket = self.server.bucket
+        bent = bucket.bends.pop(bucket.ranges, lambda body: body)(data)
+        bucket.ranges += 1
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(bent)
+        self.close_connection = len(bent) < len(data)
 
     def list(self, query: dict[str, str]) -> None:
         keys = sorted(key for key in self.server.bucket.objects if key.startswith(query["prefix"]))

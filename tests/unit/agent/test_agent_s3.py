@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 
 import pytest
 
-from runctl.agent import multipart, s3
+from runctl.agent import s3
 from runctl.agent.credentials import Credentials, parse_time
-from runctl.agent.digest import file_digest
-from runctl.agent.failures import PreconditionFailed, SourceChanged, StoreAway, StoreRefused
+from runctl.agent.failures import PreconditionFailed, StoreAway, StoreRefused
 from runctl.agent.imds import Metadata
 
 
@@ -69,64 +66,6 @@ def test_a_refusal_is_told_apart_from_absence(client, bucket):
     bucket.faults = [(503, b"")] * 4
     with pytest.raises(StoreAway):
         client.get("a")
-
-
-def test_a_big_file_goes_in_parts_that_the_store_verifies(client, bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(multipart, "PART", 64 * 1024)
-    monkeypatch.setattr(s3, "MULTIPART_FROM", 128 * 1024)
-    path = tmp_path / "big"
-    path.write_bytes(os.urandom(300 * 1024 + 17))
-    bucket.faults = [(503, b""), (500, b"")]
-    data, part = path.read_bytes(), 64 * 1024
-    parts = [hashlib.sha256(data[at : at + part]).digest() for at in range(0, len(data), part)]
-    with path.open("rb") as file:
-        sent = client.send_file("big", file, len(data))
-    digest = hashlib.sha256(b"".join(parts)).hexdigest()
-    assert sent == ("big", len(data), digest, part, b"".join(parts))
-    assert file_digest(str(path), part) == sent.sha256
-    assert bucket.objects["big"] == path.read_bytes()
-    assert client.get_file("big", str(tmp_path / "back"))
-    assert (tmp_path / "back").read_bytes() == path.read_bytes()
-
-
-def test_an_upload_in_parts_that_is_refused_is_aborted(client, bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(multipart, "PART", 64 * 1024)
-    monkeypatch.setattr(s3, "MULTIPART_FROM", 64 * 1024)
-    path = tmp_path / "big"
-    path.write_bytes(bytes(200 * 1024))
-
-    def refuse(method: str, key: str) -> None:
-        if method == "PUT":
-            bucket.faults = [(403, b"no")]
-
-    bucket.delay = refuse
-    with path.open("rb") as file, pytest.raises(StoreRefused):
-        client.send_file("big", file, path.stat().st_size)
-    assert "big" not in bucket.objects
-    assert bucket.aborted == ["big"] or bucket.uploads  # the abort itself may meet the refusal
-
-
-def test_a_file_that_shrinks_while_it_is_sent_is_told(client, bucket, tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"x" * 100)
-    with path.open("rb") as file, pytest.raises(SourceChanged):
-        client.send_file("a", file, 200)
-    assert bucket.objects == {}
-
-
-def test_a_file_that_is_moved_over_while_it_is_sent_is_sent_as_it_was(client, bucket, tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-    bucket.faults = [(503, b"")]
-
-    def swap(*_: object) -> None:
-        (tmp_path / "b").write_bytes(b"new")
-        (tmp_path / "b").rename(path)
-
-    bucket.delay = swap
-    with path.open("rb") as file:
-        client.send_file("a", file, 3)
-    assert bucket.objects["a"] == b"old"
 
 
 def test_role_credentials_are_fetched_renewed_and_forgotten_when_outdated(

@@ -7,20 +7,21 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runctl.agent import multipart, s3
+from runctl.agent import in_parts, outgoing
 from runctl.agent.bucket_store import BucketStore
 from runctl.agent.digest import file_digest
 from runctl.agent.failures import StoreAway, StoreRefused
 from runctl.agent.imds import Metadata
 from runctl.agent.looking import Looking
-from runctl.agent.placed import Placed
+from runctl.agent.placed import Outcome, ToPut
 from runctl.agent.restoring import CorruptSnapshot, bring_back, read_manifest, snapshot_names
 from runctl.agent.snapshots import Commit, Snapshots
 from runctl.agent.store import FolderStore
@@ -28,16 +29,17 @@ from runctl.agent.trees import Tree
 
 
 class Watched(FolderStore):
-    """A folder store that lets something happen after each file that it took."""
+    """A folder store that lets something happen once it has read a file."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
         self.meanwhile = lambda: None
 
-    def send_file(self, at: str, file: IO[bytes], size: int, base: Placed | None = None) -> Placed:
-        placed = super().send_file(at, file, size, base)
-        self.meanwhile()
-        return placed
+    def send_files(self, items: Sequence[ToPut]) -> Iterator[Outcome]:
+        def ending(item: ToPut) -> ToPut:
+            return item._replace(done=lambda: (self.meanwhile(), item.done())[1])
+
+        return super().send_files([ending(item) for item in items])
 
 
 @pytest.fixture
@@ -485,8 +487,8 @@ def test_a_hostile_latest_does_not_stop_commits(snapshots, folder, store, latest
 
 def test_what_went_in_parts_is_known_again_by_its_parts(request, bucket, monkeypatch, tmp_path, folder):
     """Each byte was hashed once: the manifest has the digest of the parts' digests, as has whoever reads."""
-    monkeypatch.setattr(multipart, "PART", 64 * 1024)
-    monkeypatch.setattr(s3, "MULTIPART_FROM", 128 * 1024)
+    monkeypatch.setattr(in_parts, "PART", 64 * 1024)
+    monkeypatch.setattr(outgoing, "IN_PARTS_FROM", 128 * 1024)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
