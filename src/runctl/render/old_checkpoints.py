@@ -17,7 +17,7 @@ def plan_body(planned: CheckpointCleanup) -> dict[str, Any]:
     from runctl.resources.old_checkpoints import reasons
 
     return {
-        "delete": [_body(item.checkpoint) for item in planned.allowed],
+        "delete": [{**_body(item.checkpoint), "freed": item.freed} for item in planned.allowed],
         "freed": planned.size,
         "keep": [_body(one) for one in planned.kept],
         "left": reasons(planned),
@@ -33,7 +33,10 @@ def show_plan(planned: CheckpointCleanup) -> None:
     for item in planned.items:
         one, blocking = item.checkpoint, item.verdict.blocking
         why = "; ".join(finding.reason for finding in blocking) if blocking else "older than those to keep"
-        rows.append((one.name, moment(one.modified), size(one.size), "stays" if blocking else "deleted", why))
+        freed = one.size if blocking else item.freed
+        if freed < one.size and not blocking:
+            why += "; newer ones need a part of it"
+        rows.append((one.name, moment(one.modified), size(freed), "stays" if blocking else "deleted", why))
     output.write_table(("checkpoint", "modified", "size", "what", "why"), sorted(rows), right=("size",))
     if planned.allowed:
         output.talk(f"{count(len(planned.allowed), 'checkpoint')} with {size(planned.size)} can go")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import msgspec
 
 from runctl import config
-from runctl.errors import NotFound, TrainctlError
+from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Notice, Progress, ignore
 from runctl.ledger import Ledger
+from runctl.quoting import quoted
 from runctl.safety import checkpoints, destroy
-from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, StoredCheckpoint
+from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, StoredCheckpoint, Told
 from runctl.safety.vocabulary import Request
-from runctl.storage import claims
+from runctl.storage import claims, manifests
 from runctl.storage.bulk import BulkStore
-from runctl.storage.claims import MiB, claim
 from runctl.storage.entries import Entry
 from runctl.storage.objects import TooLarge
 
+_IN_A_JOB = re.compile(r"((?:.*/)?runctl/jobs/[^/]+)/checkpoints/")
 Now = Callable[[], datetime]
 
 
@@ -46,9 +48,11 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
     def plan(self, entries: Iterable[Entry] | None = None) -> CheckpointCleanup:
         """Look at every checkpoint under the store's prefix. Raises NotFound where there is none.
 
-        `entries` is what is there, where it was listed just now.
+        `entries` is what is there, where it was listed just now. Raises ValidationError for a part of a job:
+        snapshots need each other's files.
         """
         store = self.store
+        _require_whole_jobs(store)
         found = checkpoints.found_in(
             store.entries() if entries is None else entries,
             store.prefix,
@@ -71,40 +75,67 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
 
     def apply(self, planned: CheckpointCleanup, *, emit: Emit = ignore) -> CheckpointReport:
         """Delete what was planned and may still go; one failure does not stop the rest."""
-        may_go = {item.checkpoint: item for item in self.plan().allowed}
+        fresh = self.plan()
+        allowed = {item.checkpoint.name: item for item in fresh.allowed}
+        as_planned = {item.checkpoint.name: item.checkpoint for item in planned.allowed}
+        to_go = [item for name, item in allowed.items() if as_planned.get(name) == item.checkpoint]
+        going = {item.checkpoint.name for item in to_go}
         left = reasons(planned)
-        deleted: list[StoredCheckpoint] = []
-        failed: dict[str, str] = {}
-        for number, item in enumerate(planned.allowed, 1):
+        left |= {name: "it has changed since the plan was made" for name in as_planned if name not in going}
+        staying = [
+            *fresh.kept,
+            *(item.checkpoint for item in fresh.items if item.checkpoint.name not in going),
+        ]
+        freed, deleted, failed = 0, list[str](), dict[str, str]()
+        # The newest first: what one needs of older ones is there as long as it is.
+        for number, item in enumerate(sorted(to_go, key=_newest_first), 1):
             one = item.checkpoint
-            if one not in may_go:
-                left[one.name] = "it has changed since the plan was made"
+            keys = checkpoints.swept(one, checkpoints.needed(staying))
+            if not keys:
+                left[one.name] = "what stays needs all of it"
                 continue
             try:
-                self._delete(may_go[one])
+                self._delete(item, keys)
             except TrainctlError as error:
+                staying.append(one)
                 failed[one.name] = error.why or error.what
                 emit(Notice(text=f"{one.name} was not deleted: {failed[one.name]}", warning=True))
             else:
-                deleted.append(one)
-            emit(Progress(task="cleanup", done=number, total=len(planned.allowed), unit="checkpoints"))
+                deleted.append(one.name)
+                freed += sum(one.objects[key] for key in keys)
+            emit(Progress(task="cleanup", done=number, total=len(to_go), unit="checkpoints"))
         return CheckpointReport(
-            deleted=tuple(one.name for one in deleted),
-            freed=sum(one.size for one in deleted),
+            deleted=tuple(sorted(deleted)),
+            freed=freed,
             kept=tuple(one.name for one in planned.kept),
             left=left,
             failed=failed,
         )
 
-    def _delete(self, item: CleanupItem) -> None:
+    def _delete(self, item: CleanupItem, keys: tuple[str, ...]) -> None:
         destroy.delete_checkpoint(
             self.store,
-            item.checkpoint.keys,
+            keys,
             item.verdict,
             ledger=self.ledger,
             user=self.request.user,
             at=self.now(),
         )
+
+
+def _require_whole_jobs(store: BulkStore) -> None:
+    inner = _IN_A_JOB.match(f"{store.prefix}/")
+    if inner is None:
+        return
+    raise ValidationError(
+        f"s3://{store.bucket}/{store.prefix} is a part of a job",
+        why="its snapshots need each other's files, and only the whole job shows which",
+        next=f"runctl s3 cleanup {quoted(f's3://{store.bucket}/{inner[1]}')} --keep-last N",
+    )
+
+
+def _newest_first(item: CleanupItem) -> tuple[str, tuple[int, ...]]:
+    return item.checkpoint.series, tuple(-number for number in item.checkpoint.order)
 
 
 def reasons(planned: CheckpointCleanup) -> dict[str, str]:
@@ -116,22 +147,13 @@ def _why(item: CleanupItem) -> str:
     return "; ".join(finding.reason for finding in item.verdict.blocking)
 
 
-def _manifest(store: BulkStore, key: str) -> Mapping[str, int] | None:
+def _manifest(store: BulkStore, key: str) -> Told | None:
     try:
-        found = claims.read(store, key, _Manifest)
+        found, _ = manifests.read(store.read(key, largest=manifests.LARGEST), key, key.split("/")[-2])
     except (claims.Unbelievable, TooLarge, NotFound):
         return None
-    return {file.path: file.size for file in found.files}
-
-
-class _File(msgspec.Struct, frozen=True):
-    path: claims.RelativePath
-    size: claims.Bytes
-
-
-@claim("manifest of a checkpoint", largest=64 * MiB)
-class _Manifest(msgspec.Struct, frozen=True):
-    files: tuple[_File, ...]
+    files = [entry for entry in found.entries if entry.kind == "file"]
+    return Told({entry.at: entry.size for entry in files}, manifests.point(found))
 
 
 def _jobs(ledger: Ledger, found: Iterable[StoredCheckpoint]) -> Jobs:

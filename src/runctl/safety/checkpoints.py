@@ -1,15 +1,18 @@
 """The checkpoints under a prefix of S3: which there are, which are kept, and what the rules say of the rest.
 
-What counts: a commit of a job (a folder below `checkpoints/`, whole once its manifest is there), a folder
+What counts: a snapshot of a job (a folder below `checkpoints/`, whole once its manifest is there), a folder
 with a number such as `checkpoint-500` that holds files of a framework, and a single such file. Those of one
 series lie beside each other and have the same name but for the number: `best.pt` is a series of its own.
+
+A snapshot's files may lie in the folders of earlier ones: what stays is marked first, by the manifests of all
+that stay, whoever wrote them. Only what has no mark is swept.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -32,26 +35,43 @@ _JOB = re.compile(r"(?:^|/)runctl/jobs/(?P<job>[^/]+)/")
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint in S3: the keys of its objects relative to the prefix, their size in bytes.
+    """A checkpoint in S3: the objects in its own folder, by key relative to the prefix, with their bytes.
 
-    `whole` says that nothing of it is missing, as far as its kind lets that be known.
+    `whole` says that nothing of it is missing, as far as its kind lets that be known. `needs` are the keys of
+    all its files if it is a snapshot, in whichever folder they lie; `point` names the checkpoint that
+    it holds, so that two snapshots of one count as one; None for a snapshot that has none.
     """
 
     name: str
     series: str
     order: tuple[int, ...]
-    keys: tuple[str, ...]
-    size: int
+    objects: dict[str, int]
     modified: datetime
     job: str = ""
     whole: bool
+    needs: frozenset[str] = frozenset()
+    point: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The manifest comes first: without it a snapshot is none, and must not be taken for one."""
+        return tuple(sorted(self.objects, key=lambda key: (not key.endswith(f"/{MANIFEST}"), key)))
+
+    @property
+    def size(self) -> int:
+        """Bytes in its own folder."""
+        return sum(self.objects.values())
 
 
 class CleanupItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint that is older than those to keep, and what the rules say of its deletion."""
+    """A checkpoint that is older than those to keep, and what the rules say of its deletion.
+
+    `freed` are the bytes that its deletion frees: what others need stays.
+    """
 
     checkpoint: StoredCheckpoint
     verdict: Verdict
+    freed: int = 0
 
 
 class CheckpointCleanup(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +87,7 @@ class CheckpointCleanup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """Bytes that are freed."""
-        return sum(item.checkpoint.size for item in self.allowed)
+        return sum(item.freed for item in self.allowed)
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +97,15 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
     resumed: Mapping[str, frozenset[str]] = {}
 
 
-Manifest = Callable[[str], Mapping[str, int] | None]
-"""The files that the manifest at a key names, with their sizes in bytes; None for one that is torn."""
+class Told(msgspec.Struct, frozen=True):
+    """What a manifest says: where each file lies below the folder of snapshots, with its bytes."""
+
+    files: Mapping[str, int]
+    point: str | None = None
+
+
+Manifest = Callable[[str], Told | None]
+"""What the manifest at a key says; None for one that is torn."""
 
 
 def found_in(
@@ -89,8 +116,9 @@ def found_in(
     for entry in entries:
         if (name := _place(entry.key)) is not None:
             groups.setdefault(name, []).append(entry)
+    sizes = {entry.key: entry.size for group in groups.values() for entry in group}
     found = [
-        _checkpoint(name, group, prefix, now, manifest)
+        _checkpoint(name, group, sizes, prefix, now, manifest)
         for name, group in groups.items()
         if any(is_checkpoint(entry.key) for entry in group)  # a folder of logs is none
     ]
@@ -106,7 +134,10 @@ def plan(
     now: datetime,
     policy: config.Protection,
 ) -> CheckpointCleanup:
-    """Keep the newest `keep` whole ones of each series, and what is newer than they; judge the others."""
+    """Keep the newest `keep` whole ones of each series, and what is newer than they; judge the others.
+
+    Snapshots of one checkpoint count as one.
+    """
     series: dict[str, list[StoredCheckpoint]] = {}
     for one in checkpoints:
         series.setdefault(one.series, []).append(one)
@@ -114,7 +145,7 @@ def plan(
     items: list[CleanupItem] = []
     for beside in series.values():
         whole = [one for one in beside if one.whole]
-        first = whole[-keep:][0].order if whole else ()
+        first = _first_kept(whole, keep)
         for one in beside:
             if not whole or one.order >= first:
                 kept.append(one)
@@ -122,7 +153,37 @@ def plan(
             known = _facts(one, whole, jobs)
             verdict = evaluate(Action.DELETE, one.name, known, request, now, policy)
             items.append(CleanupItem(checkpoint=one, verdict=verdict))
-    return CheckpointCleanup(kept=tuple(kept), items=tuple(items))
+    marked = needed(kept, (item.checkpoint for item in items if not item.verdict.allowed))
+    items = [msgspec.structs.replace(item, freed=_freed(item.checkpoint, marked)) for item in items]
+    return CheckpointCleanup(
+        kept=tuple(kept), items=tuple(item for item in items if swept(item.checkpoint, marked))
+    )
+
+
+def needed(*staying: Iterable[StoredCheckpoint]) -> frozenset[str]:
+    """The keys that what stays needs, in whichever folder they lie."""
+    return frozenset(key for some in staying for one in some for key in one.needs)
+
+
+def swept(one: StoredCheckpoint, marked: frozenset[str]) -> tuple[str, ...]:
+    """The keys that go with a checkpoint, in their order, if what is `marked` stays."""
+    return tuple(key for key in one.keys if key not in marked)
+
+
+def _freed(one: StoredCheckpoint, marked: frozenset[str]) -> int:
+    return sum(one.objects[key] for key in swept(one, marked))
+
+
+def _first_kept(whole: list[StoredCheckpoint], keep: int) -> tuple[int, ...]:
+    """The place in the series of the oldest of the newest `keep` whole ones."""
+    first: tuple[int, ...] = ()
+    points: set[str] = set()
+    for one in reversed(whole):
+        points.add(one.name if one.point is None else one.point)
+        if len(points) > keep:
+            break
+        first = one.order
+    return first
 
 
 def _facts(one: StoredCheckpoint, whole: list[StoredCheckpoint], jobs: Jobs) -> Facts:
@@ -170,36 +231,38 @@ def _numbered(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _checkpoint(
-    name: str, entries: list[Entry], prefix: str, now: datetime, manifest: Manifest
+    name: str,
+    entries: list[Entry],
+    sizes: Mapping[str, int],
+    prefix: str,
+    now: datetime,
+    manifest: Manifest,
 ) -> StoredCheckpoint:
+    """`sizes` has every object below the prefix: a snapshot's files may lie in the folders of others."""
     modified = max(datetime.fromtimestamp(entry.modified / 1e9, UTC) for entry in entries)
     job = _JOB.search(f"{prefix}/{name}/")
-    if commit := _COMMIT.fullmatch(entries[0].key):
-        series, order = commit["series"], (int(commit["name"].partition("-")[0]),)
-    else:
-        series, order = _numbered(name)
-    return StoredCheckpoint(
+    one = StoredCheckpoint(
         name=name,
-        series=series,
-        order=order,
-        keys=tuple(_manifest_first(entry.key for entry in entries)),
-        size=sum(entry.size for entry in entries),
+        series=name,
+        order=(),
+        objects={entry.key: entry.size for entry in entries},
         modified=modified,
         job=job["job"] if job else "",
-        whole=_is_whole(name, entries, now - modified, manifest),
+        # One object is seen whole or not at all; nobody tells when a folder is complete.
+        whole=entries[0].key == name or now - modified > CHECKPOINT_YOUTH,
     )
-
-
-def _manifest_first(keys: Iterable[str]) -> Iterator[str]:
-    """Without its manifest a commit is none: it must not be taken for one while its files go."""
-    yield from sorted(keys, key=lambda key: (not key.endswith(f"/{MANIFEST}"), key))
-
-
-def _is_whole(name: str, entries: list[Entry], age: timedelta, manifest: Manifest) -> bool:
-    if entries[0].key == name:
-        return True  # one object: S3 shows it whole or not at all
-    if not _COMMIT.fullmatch(entries[0].key):
-        return age > CHECKPOINT_YOUTH  # nobody tells when a folder is complete
-    sizes = {entry.key.removeprefix(f"{name}/"): entry.size for entry in entries}
-    files = manifest(f"{name}/{MANIFEST}") if MANIFEST in sizes else None
-    return files is not None and all(sizes.get(file) == size for file, size in files.items())
+    commit = _COMMIT.fullmatch(entries[0].key)
+    if commit is None:
+        series, order = _numbered(name)
+        return msgspec.structs.replace(one, series=series, order=order)
+    key = f"{name}/{MANIFEST}"
+    told = manifest(key) if key in one.objects else None
+    files = {f"{commit['series']}/{at}": size for at, size in told.files.items()} if told else {}
+    return msgspec.structs.replace(
+        one,
+        series=commit["series"],
+        order=(int(commit["name"].partition("-")[0]),),
+        whole=told is not None and all(sizes.get(at) == size for at, size in files.items()),
+        needs=frozenset(files),
+        point=told.point if told else None,
+    )

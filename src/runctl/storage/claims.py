@@ -111,6 +111,11 @@ def converted(value: Any, kind: type[T], where: str) -> T:
         raise _unbelievable(_kinds[kind], where, error) from error
 
 
+def unbelievable(kind: type[msgspec.Struct], where: str, error: Exception) -> Unbelievable:
+    """The error for an object whose fields may be so each, and cannot be so together."""
+    return _unbelievable(_kinds[kind], where, error)
+
+
 def _unbelievable(about: _Kind, where: str, error: Exception) -> Unbelievable:
     return Unbelievable(
         f"{spelled(where)} is not believed",

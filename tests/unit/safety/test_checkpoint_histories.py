@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from runctl.agent.snapshot import Entry as Snapped
+from runctl.agent.snapshot import Manifest, to_dict
 from runctl.config import Protection
 from runctl.errors import NotFound
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -77,6 +79,8 @@ class History:
         self.writing: str | None = None
         self.resumed: set[str] = set()
         self.count = self.attempts = 0
+        self.before: str | None = None
+        self.needs: dict[str, dict[str, int]] = {}
         if self.dice.random() < 0.8:  # else another ledger has it
             self.state = JobState.RUNNING
             self.ledger.jobs.add(self.record(), "asked for")
@@ -118,17 +122,26 @@ class History:
             self.count += 1
             self.writing = name = f"{self.count:06}-step-{self.count:05}"
             self.commits[name] = Commit(self.count, self.now)
-            self.bucket.objects[self.key(name, "model.pt")] = (b"weights", self.now)
+            self.bucket.objects[self.key(name, "checkpoints/model.pt")] = (b"weights", self.now)
 
     def finish(self) -> None:
-        """The manifest is written last."""
+        """The manifest is written last; what has not changed lies where the snapshot before has it."""
         if self.writing is not None:
-            manifest = {"files": [{"path": "model.pt", "size": len(b"weights")}]}
-            data = json.dumps(manifest).encode()
-            self.bucket.objects[self.key(self.writing, "manifest.json")] = (data, self.now)
-            commit = self.commits[self.writing]
+            name, size = self.writing, len(b"weights")
+            files = {f"{name}/checkpoints/model.pt": size}
+            if self.before is not None:
+                known = self.needs[self.before]
+                files |= {at: known[at] for at in known if self.dice.random() < 0.7}
+            entries = [
+                Snapped("checkpoints", f"{number}.pt", size=size, sha256="0" * 64, at=at)
+                for number, (at, size) in enumerate(files.items())
+            ]
+            told = to_dict(Manifest(name, None, None, 1, "2026-11-23T00:00:00Z", False, entries))
+            self.bucket.objects[self.key(name, "manifest.json")] = (json.dumps(told).encode(), self.now)
+            commit = self.commits[name]
             commit.written = commit.complete = self.now
-            self.writing = None
+            self.needs[name] = files
+            self.before, self.writing = name, None
 
     def interrupt(self) -> None:
         """What was being written stays torn for ever."""
@@ -139,7 +152,7 @@ class History:
         whole = [name for name, commit in self.commits.items() if commit.complete]
         if whole:
             name = self.dice.choice(whole)
-            for file in ("model.pt", "manifest.json"):
+            for file in ("checkpoints/model.pt", "manifest.json"):
                 data, _ = self.bucket.objects[self.key(name, file)]
                 self.bucket.objects[self.key(name, file)] = (data, self.now)
             self.commits[name].written = self.commits[name].complete = self.now
@@ -149,7 +162,7 @@ class History:
         whole = [name for name, commit in self.commits.items() if commit.complete]
         if whole and self.state is not None and not self.is_over:
             self.writing = None
-            name = self.dice.choice(whole)
+            self.before = name = self.dice.choice(whole)
             self.attempts += 1
             self.resumed.add(name)
             self.ledger.jobs.save_attempt(
@@ -219,6 +232,7 @@ class History:
         fates = self.fate(keep, force=force)
         assert {short(item.checkpoint.name) for item in planned.allowed} == self.going(fates)
         assert {short(one.name) for one in planned.kept} == {name for name in fates if fates[name] == "kept"}
+        assert planned.size == self.bytes_of(self.swept(self.going(fates)))
         written = {name: commit.written for name, commit in self.commits.items()}
         meanwhile = (self.write, self.finish, self.put_back, self.resume, self.resume, self.wait, self.end)
         for _ in range(self.dice.randrange(5)):
@@ -226,29 +240,66 @@ class History:
         again = self.fate(keep, force=force)
         as_planned = {name for name, at in written.items() if self.commits[name].written == at}
         wanted = self.going(fates) & self.going(again) & as_planned
-        kept = {key for key in self.bucket.objects if short(key.rpartition("/")[0]) not in wanted}
+        gone = self.swept(wanted)
+        freed = self.bytes_of(gone)
+        kept = set(self.bucket.objects) - gone
         before = len(self.bucket.removed)
         report = cleaner.apply(planned)
-        assert set(map(short, report.deleted)) == wanted
+        touched = {short(folder_of(key)) for key in gone}
+        assert set(map(short, report.deleted)) == touched
         assert set(self.bucket.objects) == kept
+        assert report.freed == freed
         self.in_order(self.bucket.removed[before:])
         self.seen.update(again.values())
         self.seen["changed meanwhile"] += self.going(fates) != wanted
-        for name in wanted:
-            del self.commits[name]
+        for name in touched:
+            self.needs.pop(name, None)
+            left = [key for key in kept if short(folder_of(key)) == name]
+            self.commits[name].complete = None
+            self.seen["a part stayed"] += bool(left)
+            if not left:
+                del self.commits[name]
+        self.all_that_stays_is_whole()
 
-    @staticmethod
-    def going(fates: dict[str, str]) -> set[str]:
-        return {name for name, fate in fates.items() if fate == "may go"}
+    def all_that_stays_is_whole(self) -> None:
+        """Whatever went, each snapshot that has a manifest has all that it names."""
+        for name, files in self.needs.items():
+            for at in files:
+                assert f"{self.base}/checkpoints/{at}" in self.bucket.objects, f"{name} lacks {at}"
+
+    def swept(self, going: set[str]) -> set[str]:
+        """The objects that go with these snapshots, if all others stay."""
+        marked = {
+            f"{self.base}/checkpoints/{at}"
+            for name, files in self.needs.items()
+            if name not in going
+            for at in files
+        }
+        return {key for key in self.bucket.objects if short(folder_of(key)) in going and key not in marked}
+
+    def bytes_of(self, keys: set[str]) -> int:
+        return sum(len(self.bucket.objects[key][0]) for key in keys)
+
+    def going(self, fates: dict[str, str]) -> set[str]:
+        """What may go and is not wholly needed by what stays."""
+        may_go = {name for name, fate in fates.items() if fate == "may go"}
+        return {short(folder_of(key)) for key in self.swept(may_go)}
 
     def in_order(self, removed: list[str]) -> None:
         """Without its manifest a commit is none: it goes before the files that it names."""
         gone: set[str] = set()
         for key in removed:
-            folder, _, file = key.rpartition("/")
+            folder = folder_of(key)
+            file = key.removeprefix(folder + "/")
             whole = self.commits[short(folder)].complete
             assert file == "manifest.json" or folder in gone or not whole
             gone.add(folder)
+
+
+def folder_of(key: str) -> str:
+    """That of the snapshot which an object lies in."""
+    base, found, inner = key.partition("/checkpoints/")
+    return base + found + inner.split("/")[0]
 
 
 def short(name: str) -> str:
@@ -269,7 +320,7 @@ def tell(ledger: Ledger, seeds: range) -> Counter[str]:
         except AssertionError as error:
             error.add_note(f"history {seed}")
             raise
-    every = {"kept", "may go", "newest", "resumed from", "young", "changed meanwhile"}
+    every = {"kept", "may go", "newest", "resumed from", "young", "changed meanwhile", "a part stayed"}
     assert every - {what for what, times in seen.items() if times} == set()
     return seen
 

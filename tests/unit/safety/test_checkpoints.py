@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runctl.config import Protection
 from runctl.model import JobState
-from runctl.safety.checkpoints import Jobs, StoredCheckpoint, found_in, plan
+from runctl.safety.checkpoints import Jobs, StoredCheckpoint, Told, found_in, plan
 from runctl.safety.vocabulary import Request
 from runctl.storage.entries import Entry
 
@@ -28,9 +28,14 @@ def commit(name: str, *, hours: float = 5, whole: bool = True) -> list[Entry]:
     return files + [entry(f"{JOB}checkpoints/{name}/manifest.json", hours=hours)] * whole
 
 
+def manifest(key: str) -> Told:
+    """That of a snapshot of one file, in its own folder."""
+    return Told({f"{key.split('/')[-2]}/model.pt": 10})
+
+
 def look(entries: list[Entry], keep: int = 1, *, force: bool = False, **jobs: Any) -> dict[str, str]:
     """What becomes of each checkpoint: `kept`, `deleted`, or the rule that holds it."""
-    found = found_in(entries, "", NOW, lambda _: {"model.pt": 10})
+    found = found_in(entries, "", NOW, manifest)
     request = Request(user="ann", force=force)
     planned = plan(found, keep, jobs=Jobs(**jobs), request=request, now=NOW, policy=Protection())
     fates = {one.name: "kept" for one in planned.kept}
@@ -105,7 +110,7 @@ def test_a_manifest_that_lies_makes_nothing_whole() -> None:
 
 
 def test_the_manifest_goes_first() -> None:
-    (found,) = found_in(commit("1-a"), "", NOW, lambda _: {})
+    (found,) = found_in(commit("1-a"), "", NOW, lambda _: Told({}))
     assert found.keys[0].endswith("/manifest.json")
 
 
@@ -127,7 +132,7 @@ def test_no_series_ever_loses_its_last_whole_ones(
     objects: dict[str, tuple[float, int]], keep: int, force: bool, state: JobState | None
 ) -> None:
     entries = [entry(key, hours=hours, size=size) for key, (hours, size) in sorted(objects.items())]
-    found = found_in(entries, "", NOW, lambda _: {"model.pt": 10})
+    found = found_in(entries, "", NOW, manifest)
     jobs = Jobs(states={"walk-1": state} if state else {})
     request = Request(user="ann", force=force)
     planned = plan(found, keep, jobs=jobs, request=request, now=NOW, policy=Protection())
