@@ -129,10 +129,10 @@ class Lab:
         return self.show()["report"]
 
     def output(self, name: str = "result.txt") -> bytes:
-        """An output file of the job, in the bucket."""
-        bucket, _, prefix = self.report()["store"].removeprefix("s3://").partition("/")
-        found = self.cloud.client("s3").get_object(Bucket=bucket, Key=f"{prefix}/outputs/{name}")
-        return found["Body"].read()
+        """An output file of the job, brought home."""
+        folder = self.home / "fetched"
+        self.run("jobs", "fetch", "last", str(folder), "--tree", "outputs")
+        return (folder / name).read_bytes()
 
     # The ledger and the cloud, read beside the command
 

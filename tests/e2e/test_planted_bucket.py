@@ -18,9 +18,9 @@ import hostile
 import pytest
 
 from runctl.jobs.attempt import AgentState
-from runctl.jobs.checkpoints import Manifest
 from runctl.jobs.claimed import ClaimedSpec
 from runctl.storage import claims
+from runctl.storage.manifests import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

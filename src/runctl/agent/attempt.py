@@ -62,6 +62,7 @@ class Attempt:
             "pid": None,
             "agent_pid": os.getpid(),
             "step": None,
+            "began_at_step": None,
             "steps_per_second": None,
             "log_bytes": 0,
             "log_mirrored": 0,

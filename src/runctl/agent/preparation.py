@@ -13,8 +13,8 @@ from .environment import EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
 from .private import as_the_user
 from .restoring import CorruptSnapshot, bring_back, read_manifest, snapshot_names
-from .snapshot import Entry, Manifest, sequence_of
-from .trees import Tree
+from .snapshot import WORK, Entry, Manifest, sequence_of
+from .trees import Tree, bundle_files
 
 PATIENCE = 900.0  # seconds of the cloud's time in which a store that is away may return
 
@@ -48,6 +48,9 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str, trees: List[Tree]) 
         from .bundle import unpack_bundle  # what a local job does not need is not loaded
 
         _step(attempt, "bundle", lambda: unpack_bundle(attempt, store))
+        for tree in trees:
+            if tree.name == WORK:
+                tree.leave_to_others(bundle_files(attempt.job_folder))
     python = _step(
         attempt, "environment", lambda: prepare(spec.get("python") or {}, home, attempt.path("agent.log"))
     )

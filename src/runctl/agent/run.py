@@ -218,6 +218,7 @@ class Run:
         except OSError as error:
             self._attempt.note("the log cannot be read: %s" % error)
         state["step"] = self._output.steps.step
+        state["began_at_step"] = self._output.steps.first
         self._steps.name(time.time(), self._output.steps.step)
         if end or time.monotonic() >= self._next_measure:
             self._next_measure = time.monotonic() + clock.real(HEARTBEAT_SECONDS)

@@ -118,9 +118,7 @@ def trees_of(attempt: Any, mirrors: bool) -> List[Tree]:
         trees.append(Tree(OUTPUTS, outputs, (checkpoints,)))
     most = int(KEEP_WRITTEN if spec.get("keep_written") is None else spec["keep_written"])
     if spec.get("bundle") and most > 0:
-        work = Tree(WORK, attempt.in_job("code"), (checkpoints, outputs), most)
-        work.leave_to_others(bundle_files(attempt.job_folder))
-        trees.append(work)
+        trees.append(Tree(WORK, attempt.in_job("code"), (checkpoints, outputs), most))
     return trees
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ import msgspec
 
 from runctl.cli import running
 from runctl.cli.options import Context, common, user_name
-from runctl.errors import JobFailed
+from runctl.errors import JobFailed, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,10 +117,10 @@ def _prepare(
 
     from runctl.jobs import start
     from runctl.jobs.drill import Run
+    from runctl.jobs.outputs import fetch
     from runctl.jobs.script import inspect
     from runctl.jobs.spec import new_job_id
     from runctl.storage import bundle
-    from runctl.storage.store import download_prefix
 
     original = inspect(request.script, request.arguments, cwd=request.cwd)
     copy = folder / "project"
@@ -148,7 +149,8 @@ def _prepare(
             return Path(job.folder) / "outputs"
         target = folder / "outputs"
         shutil.rmtree(target, ignore_errors=True)
-        download_prefix(place.store, "outputs/", target)
+        with contextlib.suppress(NotFound):  # its script wrote nothing
+            fetch(place, spec, job, target, trees=("outputs",))
         return target
 
     return Run(place, job, outputs)

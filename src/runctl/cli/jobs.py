@@ -9,6 +9,7 @@ import click
 
 from runctl import clouds
 from runctl.cli import acting, known_jobs, running
+from runctl.cli.jobs_fetch import fetch
 from runctl.cli.options import Context, common, job_argument, of_user
 from runctl.model import JobState
 from runctl.quoting import quoted
@@ -17,7 +18,10 @@ from runctl.render import output
 
 @click.group()
 def jobs() -> None:
-    """List, show, follow, stop and resume jobs."""
+    """List, show, follow, stop and resume jobs, and fetch what they wrote."""
+
+
+jobs.add_command(fetch)
 
 
 @jobs.command("list")

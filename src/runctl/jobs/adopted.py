@@ -8,7 +8,7 @@ import msgspec
 
 from runctl.errors import NotFound, Protected, ValidationError
 from runctl.jobs import checkpoints
-from runctl.jobs.checkpoints import Verified
+from runctl.jobs.checkpoints import Snapshot
 from runctl.jobs.claimed import ClaimedSpec, Unnamed, unnamed
 from runctl.jobs.place import Place
 from runctl.jobs.spec import Accepted, JobSpec, PythonSpec, check
@@ -110,7 +110,7 @@ def with_named(spec: JobSpec, named: Named, said: Unnamed | None) -> JobSpec:
 
 
 def resumption(
-    place: Place, job: JobRecord, spec: JobSpec, named: Named, checkpoint: Verified | None
+    place: Place, job: JobRecord, spec: JobSpec, named: Named, checkpoint: Snapshot | None
 ) -> JobSpec:
     """The spec of a resumption with what only the user can name or accept. Raises ValidationError, NotFound.
 

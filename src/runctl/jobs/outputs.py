@@ -1,91 +1,260 @@
-"""Bringing a finished job's outputs to where its spec says.
+"""Bringing home what a job's script wrote: the files of its newest snapshot, to the user's folder or bucket.
 
-They lie in the bucket without a seal: others may have written them. So nothing in the user's folder is lost
-to them, and nothing arrives where git would run it.
+Others can write to the bucket. So only a snapshot that a machine of the job made is fetched; an adopted job's
+has no seal that this ledger knows, and the user is told.
 """
 
 from __future__ import annotations
 
-import filecmp
 import os
 import tempfile
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
 
-from runctl.errors import TransferError
+import msgspec
+
+from runctl.agent.digest import file_digest
+from runctl.agent.snapshot import CHECKPOINTS, OUTPUTS, TREES, WORK, Entry, Manifest
+from runctl.agent.walk import Found, walk
+from runctl.errors import NotFound, ValidationError
 from runctl.events import Emit, Notice, ignore
-from runctl.jobs import folders
+from runctl.jobs import arriving, checkpoints, folders
+from runctl.jobs.arriving import Wanted
+from runctl.jobs.checkpoints import Snapshot
 from runctl.jobs.place import Place, s3_access
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord
+from runctl.links import refuse_brought
+from runctl.quoting import quoted
 from runctl.storage.location import LocalPath, S3Location, parse
-from runctl.storage.objects import Store, partial_file, rename_durably
-from runctl.storage.store import S3Store, download_prefix, upload_folder
+from runctl.storage.store import FolderStore, S3Store, upload_folder
+
+USUAL = (OUTPUTS, WORK)
+"""What a user wants to see: results, and what the script wrote in its working folder."""
+_ORDER = (OUTPUTS, WORK, CHECKPOINTS)
+_TRIES = 3
+"""A local job keeps few snapshots: the one that is read may go meanwhile."""
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+    """What was fetched of which snapshot; `not_asked` counts the files of the other trees by tree.
+
+    `created` in UTC as the manifest has it; both are empty for a local job that kept none. The rest as
+    `arriving.Arrived`.
+    """
+
+    job: str
+    snapshot: str
+    created: str
+    folder: str
+    files: int
+    bytes: int
+    same: int
+    aside: dict[str, str]
+    left: dict[str, str]
+    not_asked: dict[str, int]
 
 
 def deliver(place: Place, spec: JobSpec, job: JobRecord, *, emit: Emit = ignore) -> str:
-    """Copy outputs to `--output` where it is elsewhere; answers where they are. Idempotent."""
+    """Bring results to `--output` if it is elsewhere; returns where they are. Idempotent.
+
+    Raises CloudError, TransferError.
+    """
     if spec.output is None:
-        return f"{job.store}/outputs"
+        return job.store
     if place.session is None:
         return spec.output  # the script wrote there itself
     location = parse(spec.output)
     if isinstance(location, LocalPath):
         folders.check(spec)
-        download_prefix(
-            place.store,
-            "outputs/",
-            location.path,
-            task="fetching the outputs",
-            emit=emit,
-            fetch=lambda key, path: _bring(place.store, key, path, emit),
-        )
+        _tell(_bring(place, spec, job, location.path, emit=emit), emit)
     elif isinstance(location, S3Location):
         target = S3Store(location.bucket, location.key, s3_access(place.session))
         with tempfile.TemporaryDirectory(prefix="runctl-outputs-") as folder:
-            download_prefix(place.store, "outputs/", Path(folder), task="fetching the outputs", emit=emit)
+            _tell(_bring(place, spec, job, Path(folder), emit=emit), emit)
             upload_folder(Path(folder), target, "", task="sending the outputs", emit=emit)
     return spec.output
 
 
-def _bring(store: Store, key: str, path: Path, emit: Emit) -> None:
-    """Fetch one output. What lies there and differs gets another name, and the user is told."""
-    why = _unwelcome(key, path)
-    if why:
-        emit(Notice(text=f"{key!r} was left where it is: {why}", warning=True))
-    elif not os.path.lexists(path):
-        store.download(key, path)
+def fetch(
+    place: Place,
+    spec: JobSpec,
+    job: JobRecord,
+    folder: Path,
+    *,
+    trees: Collection[str] = USUAL,
+    name: str | None = None,
+    emit: Emit = ignore,
+) -> Fetched:
+    """Bring these trees of the newest snapshot, or of the one that is `name`d, below `folder`.
+
+    Raises NotFound if nothing was kept, ValidationError if none of it is the job's own; as `arriving.arrive`.
+    """
+    refuse_brought(folder)
+    found = _snapshot(place, spec, job, name, emit)
+    fetched = _fetched(place, spec, job, found, folder, trees, emit)
+    for _ in range(_TRIES):
+        if not fetched.left or name is not None or place.session is not None:
+            break
+        newer = _snapshot(place, spec, job, None, ignore)
+        if newer.name == found.name:
+            break
+        found, fetched = newer, _fetched(place, spec, job, newer, folder, trees, emit)
+    return fetched
+
+
+def kept(place: Place, job: JobRecord) -> dict[str, tuple[int, int]]:
+    """Files and bytes of the newest snapshot by tree, in the order of `TREES`; empty if there is none."""
+    found = checkpoints.newest(place, job.seal)
+    if found is None or not (found.ours or job.adopted_at):
+        return {}
+    by_tree = {tree: found.files(tree) for tree in TREES}
+    return {tree: (len(files), sum(one.size for one in files)) for tree, files in by_tree.items() if files}
+
+
+def _snapshot(place: Place, spec: JobSpec, job: JobRecord, name: str | None, emit: Emit) -> Snapshot:
+    if name is not None:
+        found = checkpoints.read(place, checkpoints.named(place, name), job.seal)
     else:
-        try:
-            aside = _replace(store, key, path)
-        except OSError as error:
-            raise TransferError(f"{path} could not be replaced by an output", why=str(error)) from error
-        if aside is not None:
-            emit(Notice(text=f"another {path} lay there: it is {aside.name} now", warning=True))
-
-
-def _replace(store: Store, key: str, path: Path) -> Path | None:
-    """Where the file that lay there is now; None where it is the output already. Raises OSError."""
-    with partial_file(path) as partial:
-        store.download(key, partial)
-        if path.is_file() and filecmp.cmp(partial, path, shallow=False):
-            return None
-        aside = _aside(path)
-        path.rename(aside)
-        rename_durably(partial, path)
-    return aside
-
-
-def _unwelcome(key: str, path: Path) -> str:
-    """Why an output may not be a file of the user's folder; empty where it may."""
-    if any(part.casefold() == ".git" for part in key.split("/")):
-        return "git runs what lies in a folder of this name"
-    if path.is_dir():
-        return f"{path} is a folder"
-    return ""
-
-
-def _aside(path: Path) -> Path:
-    number = 1
-    while os.path.lexists(found := path.with_name(f"{path.name}.before-{number}")):
-        number += 1
+        found = checkpoints.newest(place, job.seal)
+    if place.session is None and name is None:
+        found = _with_own_outputs(place, spec, found)
+    if found is None:
+        raise NotFound(
+            f"Nothing of job {job.id} was kept",
+            why="its script wrote nothing that is kept, or no machine could send it",
+            next=f"runctl jobs show {quoted(job.id)}",
+        )
+    if found.ours:
+        return found
+    if job.adopted_at is None:
+        raise ValidationError(
+            f"No machine of job {job.id} made {found.name}",
+            why="its seal is missing or wrong: whoever can write to the bucket may have put it there",
+            next=f"look at who may write to {job.store}",
+        )
+    emit(
+        Notice(
+            text=f"{found.name} has no seal that this ledger knows, for the job was adopted:"
+            " whoever can write to the bucket may have written what is fetched",
+            warning=True,
+        )
+    )
     return found
+
+
+def _with_own_outputs(place: Place, spec: JobSpec, found: Snapshot | None) -> Snapshot | None:
+    """A local job's outputs are in no snapshot: they lie in its folder, or where its user named one."""
+    assert isinstance(place.store, FolderStore)  # noqa: S101 (this machine)
+    root = place.store.root / OUTPUTS
+    entries = [] if spec.output else [one for item in walk(str(root)) if (one := _entry(root, item))]
+    if found is None and not entries:
+        return None
+    manifest = found.manifest if found else Manifest("", None, None, 0, "", True, [])
+    manifest = manifest._replace(entries=[*manifest.entries, *entries])
+    return Snapshot(name=manifest.name, sha256="", ours=found.ours if found else True, manifest=manifest)
+
+
+def _entry(root: Path, found: Found) -> Entry | None:
+    """What lies in a local job's output folder, as a snapshot would name it."""
+    if found.kind == "link":
+        return Entry(OUTPUTS, found.path, "link", link=found.target)
+    if found.kind == "folder":
+        return Entry(OUTPUTS, found.path, "folder")
+    if found.kind != "file":
+        return None
+    digest = file_digest(str(root / found.path))
+    return Entry(OUTPUTS, found.path, "file", found.size, found.mode, found.mtime_ns, digest)
+
+
+def _bring(place: Place, spec: JobSpec, job: JobRecord, folder: Path, *, emit: Emit) -> Fetched | None:
+    try:
+        return fetch(place, spec, job, folder, emit=emit)
+    except NotFound as error:
+        emit(Notice(text=f"{error.what}: {error.why}", warning=True))
+        return None
+
+
+def _fetched(
+    place: Place,
+    spec: JobSpec,
+    job: JobRecord,
+    found: Snapshot,
+    folder: Path,
+    trees: Collection[str],
+    emit: Emit,
+) -> Fetched:
+    wanted, left = _wanted(place, spec, found, trees)
+    arrived = arriving.arrive(place.store, folder, wanted, executable=found.ours, emit=emit)
+    return Fetched(
+        job=job.id,
+        snapshot=found.name,
+        created=found.manifest.created,
+        folder=str(folder),
+        files=arrived.files,
+        bytes=arrived.bytes,
+        same=arrived.same,
+        aside=arrived.aside,
+        left={**left, **arrived.left},
+        not_asked={tree: len(files) for tree in TREES if tree not in trees and (files := found.files(tree))},
+    )
+
+
+def _wanted(
+    place: Place, spec: JobSpec, found: Snapshot, trees: Collection[str]
+) -> tuple[list[Wanted], dict[str, str]]:
+    """Where each entry goes, and why one does not: two trees may have a file of one name."""
+    wanted: list[Wanted] = []
+    taken: dict[str, Entry] = {}
+    folders: set[str] = set()
+    left: dict[str, str] = {}
+    entries = (
+        entry for tree in _ORDER if tree in trees for entry in found.manifest.entries if entry.tree == tree
+    )
+    for entry in entries:
+        path = place_of(spec, entry)
+        above = [str(parent) for parent in PurePosixPath(path).parents]
+        before = next((taken[one] for one in (path, *above) if one in taken), None)
+        if before is None and (entry.kind == "folder" or path not in folders):
+            key = place.commits() + entry.at if entry.at else f"{entry.tree}/{entry.path}"
+            wanted.append(Wanted(entry, path, key))
+            folders.update(above)
+            if entry.kind == "folder":
+                folders.add(path)
+            else:
+                taken[path] = entry
+        elif path not in taken or not _is_same(taken[path], entry):
+            left[f"{entry.tree}/{path}"] = (
+                f"another tree has this name; --tree {entry.tree} fetches it elsewhere"
+            )
+    return wanted, left
+
+
+def place_of(spec: JobSpec, entry: Entry) -> str:
+    """Where an entry goes below the folder: as the script had it in the code's folder.
+
+    Outputs go into the folder itself, checkpoints where `--checkpoints` says, or to `checkpoints/`.
+    """
+    if entry.tree != CHECKPOINTS:
+        return entry.path
+    own = (
+        os.path.normpath(PurePosixPath(spec.workdir) / spec.checkpoints) if spec.checkpoints else CHECKPOINTS
+    )
+    if own.startswith(("/", "..")):
+        own = CHECKPOINTS
+    return entry.path if own == "." else f"{own}/{entry.path}"
+
+
+def _is_same(one: Entry, other: Entry) -> bool:
+    same = ("kind", "size", "sha256", "part", "link")
+    return all(getattr(one, field) == getattr(other, field) for field in same)
+
+
+def _tell(fetched: Fetched | None, emit: Emit) -> None:
+    if fetched is None:
+        return
+    emit(Notice(text=f"{fetched.files + fetched.same} files of {fetched.snapshot} are in {fetched.folder}"))
+    for path, aside in fetched.aside.items():
+        emit(Notice(text=f"another {path} lay there: it is {aside} now", warning=True))
+    for path, why in fetched.left.items():
+        emit(Notice(text=f"{path!r} was left where it is: {why}", warning=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 from runctl.storage.folder import FolderStore
 from runctl.storage.objects import ObjectInfo, Store
 from runctl.storage.s3 import Credentials, S3Access, S3Store
-from runctl.storage.tree import Transferred, download_prefix, upload_folder
+from runctl.storage.tree import Transferred, upload_folder
 
 __all__ = [
     "Credentials",
@@ -19,7 +19,6 @@ __all__ = [
     "Store",
     "Transferred",
     "digest",
-    "download_prefix",
     "open_store",
     "upload_folder",
 ]

@@ -1,4 +1,4 @@
-"""Whole folders to and from a store, with a few transfers at a time."""
+"""Whole folders to a store, with a few transfers at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TypeVar
 import msgspec
 
 from runctl.errors import NotFound, ValidationError
-from runctl.events import Emit, Notice, Progress, ignore
-from runctl.storage.objects import PARTIAL_PREFIX, ObjectInfo, Store, checked_prefix, inside, no_file
+from runctl.events import Emit, Progress, ignore
+from runctl.storage.objects import PARTIAL_PREFIX, Store, checked_prefix
 
 T = TypeVar("T")
 TRANSFERS_AT_ONCE = 16
@@ -25,51 +25,6 @@ class Transferred(msgspec.Struct, frozen=True):
 
     files: int
     size: int
-
-
-def download_prefix(
-    store: Store,
-    prefix: str,
-    folder: Path,
-    *,
-    task: str = "download",
-    emit: Emit = ignore,
-    fetch: Callable[[str, Path], None] | None = None,
-) -> Transferred:
-    """Fetch every object under `prefix` into `folder`, and tell how far `task` is.
-
-    `fetch` brings one object to its path, for whoever does not replace what lies there. A key that cannot be
-    a file of the folder, or that a link would lead out of it, is named in a warning and stays where it is.
-    Raises as `Store.download`.
-    """
-    inner = checked_prefix(prefix)
-    fit: dict[str, ObjectInfo] = {}
-    for item in store.list(prefix):
-        name = item.key.removeprefix(inner + "/") if inner else item.key
-        if why := no_file(name):
-            emit(_left(item.key, why))
-        else:
-            fit[name] = item
-    folders = {name[:end] for name in fit for end, letter in enumerate(name) if letter == "/"}
-    sizes: list[int] = []
-    targets: list[tuple[str, Path]] = []
-    for name, item in fit.items():
-        if name in folders:
-            emit(_left(item.key, "other keys make a folder of its name"))
-            continue
-        try:
-            targets.append((item.key, inside(folder, name)))
-        except ValidationError as error:
-            emit(_left(item.key, error.why))
-        else:
-            sizes.append(item.size)
-    folder.mkdir(parents=True, exist_ok=True)
-    size = _each(lambda pair: (fetch or store.download)(*pair), targets, sizes, task=task, emit=emit)
-    return Transferred(files=len(targets), size=size)
-
-
-def _left(key: str, why: str) -> Notice:
-    return Notice(text=f"{key!r} was left where it is: {why}", warning=True)
 
 
 def upload_folder(

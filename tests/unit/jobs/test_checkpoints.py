@@ -1,34 +1,25 @@
-"""A commit is read piece by piece, whatever its size, and every byte of it counts."""
+"""A snapshot is read piece by piece, whatever its size, and every byte of it counts."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-import msgspec
 import pytest
+from snapped import KEY, take
 
-from runctl.agent import seal as seals
 from runctl.agent.digest import file_digest
 from runctl.errors import NotFound, ValidationError
-from runctl.jobs import checkpoints
-from runctl.jobs.checkpoints import Manifest, ManifestFile
+from runctl.jobs import checkpoints, proven
 from runctl.jobs.place import local_place
 
 NAME = "000001-step-00007.bin"
+FILE = f"committed/{NAME}/checkpoints/step-00007.bin"
 
 
-def commit(folder: Path, data: bytes, part: int) -> Path:
-    """A commit of one file, whose manifest tells the agent's digest of it."""
-    place = folder / "committed" / NAME
-    place.mkdir(parents=True)
-    path = place / "step-00007.bin"
-    path.write_bytes(data)
-    file = ManifestFile(path=path.name, size=len(data), sha256=file_digest(str(path), part), part=part)
-    manifest = Manifest(name=NAME, source=path.name, step=7, files=(file,))
-    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    return path
+def commit(folder: Path, data: bytes, part: int = 0) -> Path:
+    take(folder, NAME, {"checkpoints/step-00007.bin": data}, part=part)
+    return folder / FILE
 
 
 @pytest.mark.parametrize("part", [0, 1, 7, 10, 64, 100])
@@ -36,22 +27,24 @@ def commit(folder: Path, data: bytes, part: int) -> Path:
 def test_the_digest_is_the_agents_whatever_the_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, part: int
 ) -> None:
-    monkeypatch.setattr(checkpoints, "_CHUNK", 10)
-    data = hashlib.sha512(b"seed").digest() + b"x"
-    path = commit(tmp_path, data[:size], part)
-    assert checkpoints.verify(local_place(tmp_path), "000001", "").name == NAME
+    monkeypatch.setattr(proven, "READ", 10)
+    data = (hashlib.sha512(b"seed").digest() + b"x")[:size]
+    path = commit(tmp_path, data, part)
+    found = checkpoints.verify(local_place(tmp_path), "000001", "")
+    assert (found.name, found.manifest.entries[0].sha256) == (NAME, file_digest(str(path), part))
     if size:
-        path.write_bytes(data[: size - 1] + bytes([data[size - 1] ^ 1]))
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         with pytest.raises(ValidationError, match="is corrupt"):
             checkpoints.verify(local_place(tmp_path), NAME, "")
 
 
 def test_a_commit_that_lost_a_file_or_bytes_is_corrupt(tmp_path: Path) -> None:
-    path = commit(tmp_path, b"0123456789", 0)
-    path.write_bytes(b"0123")
-    with pytest.raises(ValidationError) as refused:
-        checkpoints.verify(local_place(tmp_path), NAME, "")
-    assert "is not what was committed" in refused.value.why
+    path = commit(tmp_path, b"0123456789")
+    for data in (b"0123", b"01234567890"):
+        path.write_bytes(data)
+        with pytest.raises(ValidationError) as refused:
+            checkpoints.verify(local_place(tmp_path), NAME, "")
+        assert "is not what was committed" in refused.value.why
     path.unlink()
     with pytest.raises(ValidationError) as refused:
         checkpoints.verify(local_place(tmp_path), NAME, "")
@@ -60,47 +53,53 @@ def test_a_commit_that_lost_a_file_or_bytes_is_corrupt(tmp_path: Path) -> None:
         checkpoints.verify(local_place(tmp_path), "000002", "")
 
 
-KEY = "5e" * 32
+def test_a_file_is_looked_for_where_an_earlier_snapshot_has_it(tmp_path: Path) -> None:
+    before = take(tmp_path, "000001-a.pt", {"checkpoints/a.pt": "aa", "outputs/log.csv": "1"})
+    take(tmp_path, "000002-b.pt", {"checkpoints/b.pt": "bb"}, more=tuple(before.entries))
+    place = local_place(tmp_path)
+    assert checkpoints.verify(place, "000002", "").name == "000002-b.pt"
+    (tmp_path / "committed/000001-a.pt/outputs/log.csv").write_text("2")
+    with pytest.raises(ValidationError) as refused:
+        checkpoints.verify(place, "000002", "")
+    assert "log.csv is not what was committed" in refused.value.why
+    assert refused.value.next == "resume from the one before it: --from 000001-a.pt"
 
 
-def plant(folder: Path, name: str, seal: object = None, **more: object) -> str:
-    """A manifest under a name; with a key as `seal` it is sealed, else it carries what is given."""
-    told: dict[str, object] = {"name": name, "source": name.partition("-")[2], "step": 1, "files": [], **more}
-    told["seal"] = seals.of(KEY, told) if seal == KEY else seal
-    place = folder / "committed" / name
-    place.mkdir(parents=True)
-    (place / "manifest.json").write_text(json.dumps(told))
-    return name
+def test_a_manifest_under_another_name_is_none(tmp_path: Path) -> None:
+    take(tmp_path, "000002-b.pt", {"checkpoints/b.pt": "b"})
+    (tmp_path / "committed/000002-b.pt").rename(tmp_path / "committed/000001-a.pt")
+    with pytest.raises(ValidationError, match="is corrupt"):
+        checkpoints.verify(local_place(tmp_path), "000001", "")
 
 
 def test_the_newest_is_one_of_our_machines_whatever_number_others_chose(tmp_path: Path) -> None:
-    plant(tmp_path, "000001-a.pt")
-    ours = plant(tmp_path, "000002-b.pt", KEY)
-    plant(tmp_path, "999999999-c.pt")
+    take(tmp_path, "000001-a.pt", seal=None)
+    take(tmp_path, "000002-b.pt")
+    take(tmp_path, "999999999-c.pt", seal=None)
     found = checkpoints.newest(local_place(tmp_path), KEY)
     assert found is not None
-    assert (found.name, found.ours) == (ours, True)
+    assert (found.name, found.ours) == ("000002-b.pt", True)
 
 
 def test_without_one_of_ours_it_is_the_newest_of_all(tmp_path: Path) -> None:
-    plant(tmp_path, "000001-a.pt")
-    other = plant(tmp_path, "000002-b.pt", "00")
+    take(tmp_path, "000001-a.pt", seal=None)
+    take(tmp_path, "000002-b.pt", seal="00")
     found = checkpoints.newest(local_place(tmp_path), KEY)
     assert found is not None
-    assert (found.name, found.ours) == (other, False)
+    assert (found.name, found.ours) == ("000002-b.pt", False)
 
 
 @pytest.mark.parametrize("seal", ["\ud800", "\x00", "é", [], {"deep": [[]]}, 10**400, True])
 def test_a_seal_that_is_none_is_nobodys(tmp_path: Path, seal: object) -> None:
-    plant(tmp_path, "000001-a.pt", seal)
+    take(tmp_path, "000001-a.pt", seal=seal)
     found = checkpoints.newest(local_place(tmp_path), KEY)
     assert found is None or not found.ours
 
 
 @pytest.mark.parametrize("odd", ["1" + "0" * 5000, "[" * 900 + "]" * 900, "[" * 100_000, "NaN", '"\\ud800"'])
 def test_a_field_that_no_manifest_has_breaks_nothing(tmp_path: Path, odd: str) -> None:
-    name = plant(tmp_path, "000001-a.pt")
-    path = tmp_path / "committed" / name / "manifest.json"
+    take(tmp_path, "000001-a.pt", seal=None)
+    path = tmp_path / "committed/000001-a.pt/manifest.json"
     path.write_text(path.read_text()[:-1] + f', "odd": {odd}}}')
     found = checkpoints.newest(local_place(tmp_path), KEY)
     assert found is None or not found.ours

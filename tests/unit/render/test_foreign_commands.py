@@ -14,8 +14,10 @@ import click
 import msgspec
 import pytest
 from foreign import STORABLE, assert_clean, assert_seen, captured, filled
+from snapped import take
 
 from runctl.agent.names import unfit
+from runctl.agent.snapshot import Entry
 from runctl.cli import main
 from runctl.cli.root import root
 from runctl.jobs import spec as specs
@@ -36,6 +38,7 @@ WITHOUT_A_CLOUD: dict[str, list[list[str]]] = {
     "jobs list": [[], ["--quiet"]],
     "jobs show": [[LOCAL], [ODD], [STORABLE]],
     "jobs logs": [[ODD], [STORABLE]],
+    "jobs fetch": [[LOCAL, "out", "--tree", "all"], [LOCAL, "out", "--from", "2"], [STORABLE, "out"]],
     "jobs stop": [[LOCAL, "--dry-run"], [ODD, "--dry-run"]],
     "jobs resume": [[LOCAL, "--dry-run"], [LOCAL, "--from", STORABLE, "--dry-run"]],
     "tx list": [[]],
@@ -205,6 +208,14 @@ class World:
                 step = ledger.journal.intend(tx, text, token=text, request=b"{}")
                 ledger.journal.failed(tx, step, text)
             self.words["TX"] = tx
+        odd = STORABLE.replace("/", "-")[:80]
+        files = {f"outputs/{odd}": "x", f"checkpoints/a/{odd}": "x", "work/fine.txt": "x"}
+        take(
+            self.project / "job",
+            "000001-step_1.pt",
+            files,
+            more=(Entry("work", odd, "link", link="fine.txt"),),
+        )
         log = self.project / "job" / "attempt-1" / "output.log"
         log.parent.mkdir(parents=True)
         log.write_bytes(STORABLE.encode() + b"\n")
@@ -220,7 +231,7 @@ class World:
                 main.run([*command.split(), *words, *(["--output", form] if form == "json" else [])])
             self.shown += STORABLE[:4].encode() in out.written() + err.written()
             told = err.written()
-            if terminal and command in WITH_A_BUCKET:
+            if terminal and command in {*WITH_A_BUCKET, "jobs fetch"}:
                 told = _BAR.sub(b"", told)
             assert_clean(told, terminal=terminal, where=where)
             if command == "jobs logs" and form == "text":  # the script's own lines

@@ -110,8 +110,35 @@ def _with(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
     return copy
 
 
-_EXCLUSIVE: dict[str, dict[str, Any]] = {"ClaimedSpec": {"gpus": None}}
-"""Fields that no object has beside its others."""
+_ENTRIES = [
+    {
+        "tree": "outputs",
+        "path": "a",
+        "size": 1,
+        "mode": 420,
+        "mtime": 1,
+        "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+        "at": "000001-step.pt/outputs/a",
+    },
+    {
+        "tree": "checkpoints",
+        "path": "b",
+        "raw": "Yg==",
+        "size": 1,
+        "mode": 420,
+        "mtime": 1,
+        "sha256": "0a325ca303eb3014c43ae004970f343634db176fa1697bcc8c9efac94626488d",
+        "part": 8,
+        "parts": "LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=",
+    },
+    {"tree": "work", "path": "c", "link": "d"},
+    {"tree": "work", "path": "e", "folder": True},
+]
+_EXCLUSIVE: dict[str, dict[str, Any]] = {
+    "ClaimedSpec": {"gpus": None},
+    "Manifest": {"entries": _ENTRIES, "checkpoint": {"tree": "checkpoints", "path": "b"}},
+}
+"""Fields that no object has beside its others, and those whose items are not alike."""
 _WORDS = (
     "a",
     "vol-0123456789abcdef0",

@@ -7,6 +7,7 @@ The kinds of objects and their fields are found from the types; a kind without a
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,12 +22,11 @@ import pytest
 import runctl
 from runctl.agent import restoring, tree
 from runctl.agent.store import FolderStore as AgentStore
-from runctl.errors import NotFound, TrainctlError, ValidationError
-from runctl.events import Event, Notice
-from runctl.jobs import adopted, checkpoints, start, supervise
+from runctl.agent.trees import Tree
+from runctl.errors import NotFound, TrainctlError, TransferError, ValidationError
+from runctl.jobs import adopted, checkpoints, outcomes, outputs, retrying, start
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState, StoredAttempt
-from runctl.jobs.checkpoints import Manifest
 from runctl.jobs.claimed import ClaimedSpec, as_adopted, unnamed
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Sighting, judge
@@ -41,11 +41,12 @@ from runctl.resources import carrying, old_checkpoints, sides
 from runctl.safety import activity
 from runctl.storage import claims
 from runctl.storage.folder import FolderStore
+from runctl.storage.manifests import Manifest
 from runctl.storage.objects import ObjectInfo, TooLarge
-from runctl.storage.tree import download_prefix
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NAME = "000001-step.pt"
+SPEC = specs.JobSpec(name="digits", on="sandbox", root="", workdir=".", command=("true",))
 
 
 class World:
@@ -64,7 +65,7 @@ class World:
         self.record = JobRecord(
             id=JobId("digits-7f3a2c"),
             name="digits",
-            spec=b"",
+            spec=b"{}",
             state=JobState.STOPPED,
             target="sandbox",
             cloud="sandbox:x",
@@ -116,7 +117,8 @@ def follows_a_state(world: World, data: bytes) -> None:
     assert state is not None
     sighting = Sighting(agent=state, store_answered=True, machine=None, cloud_answered=True, launched=NOW)
     judge(sighting, NOW)
-    supervise._recovery_cause(state)
+    outcomes.cause_of(state)
+    retrying.failed_at_once(state)
     if not world.ledger.jobs.list():
         world.ledger.jobs.add(msgspec.structs.replace(world.record, spec=b"{}"), "adopted")
     attempt = AttemptRecord(job=world.record.id, number=1, state="running", created=NOW)
@@ -148,23 +150,23 @@ def takes_a_job_in(world: World, data: bytes) -> None:
 
 def reads_a_checkpoint_back(world: World, data: bytes) -> None:
     world.plant(f"committed/{NAME}/manifest.json", data)
-    world.plant(f"committed/{NAME}/a", b"x")
     back = world.job / "back"
-    back.mkdir(exist_ok=True)
-    try:
-        restoring.restore(AgentStore(str(world.job)), NAME, str(back))
-    except restoring.CorruptCheckpoint:
-        assert list(back.iterdir()) == []
+    trees = [Tree(name, str(back / name)) for name in outputs.TREES]
+    with contextlib.suppress(restoring.CorruptSnapshot, OSError):
+        store = AgentStore(str(world.job))
+        restoring.bring_back(store, restoring.read_manifest(store, NAME, None), trees)
+    world.plant(f"committed/{NAME}/outputs/a", b"x")
+    found = old_checkpoints._manifest(world.store, f"committed/{NAME}/manifest.json")  # type: ignore[arg-type]
+    for at in found.files if found else ():
+        assert (world.job / at).resolve().is_relative_to(world.job)
+    job, home = world.record, world.job / "home"
+    with contextlib.suppress(NotFound, TransferError):
+        fetched = outputs.fetch(world.place, SPEC, job, home, trees=outputs.TREES)
+        assert Path(fetched.folder) == home
+    for link in filter(Path.is_symlink, [*home.rglob("*"), *back.rglob("*")]):
+        assert link.resolve().is_relative_to(world.job)
     checkpoints.newest(world.place, "")
     checkpoints.verify(world.place, NAME, "")
-
-
-def cleans_checkpoints_up(world: World, data: bytes) -> None:
-    world.plant("manifest.json", data)
-    found = old_checkpoints._manifest(world.store, "manifest.json")  # type: ignore[arg-type]
-    if found is None:
-        raise ValidationError("manifest.json: it is torn")
-    assert all((world.job / path).resolve().is_relative_to(world.job) for path in found)
 
 
 def asks_whether_an_agent_lives(world: World, data: bytes) -> None:
@@ -219,7 +221,6 @@ USES: dict[type[Any], Callable[[World, bytes], None]] = {
     AgentState: follows_a_state,
     ClaimedSpec: takes_a_job_in,
     Manifest: reads_a_checkpoint_back,
-    old_checkpoints._Manifest: cleans_checkpoints_up,
     activity._State: asks_whether_an_agent_lives,
     sides.Listed: plans_a_transfer,
     sides.Worked: hears_of_a_transfer,
@@ -327,24 +328,6 @@ def test_keys_that_no_agent_writes_are_no_commits(world: World) -> None:
     assert checkpoints.commits(msgspec.structs.replace(world.place, store=store)) == []
 
 
-@pytest.mark.parametrize(
-    "key", ["../../home/.bashrc", "/etc/x", "a/../../x", "a//b", "a\nb", "a\0b", "\x1b[2J"]
-)
-def test_outputs_whose_key_would_leave_their_folder_stay_and_are_named(world: World, key: str) -> None:
-    store = Listing(world.job)
-    store.keys = ("fine.txt", key)
-    world.plant("outputs/fine.txt", b"x")
-    before, told = world.outside(), list[str]()
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Notice):
-            told.append(event.text)
-
-    download_prefix(store, "outputs/", world.folder / "results", emit=emit)
-    assert [text for text in told if repr(key)[1:-1] in text]
-    assert world.outside() == {**before, str(world.folder / "results/fine.txt"): b"x"}
-
-
 @pytest.mark.parametrize("digest", ["", "0" * 64])
 def test_an_environment_is_called_by_what_is_in_it_and_not_as_somebody_says(digest: str) -> None:
     told = hostile.example(ClaimedSpec)
@@ -378,7 +361,7 @@ OWN = {
     "storage.upload": "records in the user's home",
     "storage.copying": "records in the user's home",
     "storage.claims": "the one place that decodes what lies in buckets",
-    "jobs.checkpoints": "a manifest, after claims: for its seal",
+    "storage.manifests": "a manifest, after claims: as machines read it, and for its seal",
     "resources.costs": "facts in the ledger",
     "resources.prices": "a file of this computer",
     "resources.steps": "the journal",
