@@ -1,4 +1,4 @@
-"""A script as people have it, which knows nothing of us: it saves in its folder and goes on from what is there."""
+"""A plain script, which knows nothing of us: it saves in its folder and goes on from what is there."""
 
 from __future__ import annotations
 

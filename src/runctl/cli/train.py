@@ -52,7 +52,11 @@ _OF_NEW_MACHINES = {
     "  [default: 50GiB]",
 )
 @click.option("--resume-arg", help="A flag that is given the checkpoint's path on resumed attempts.")
-@click.option("--max-attempts", type=int, help="How many machines a job may use.  [default: 10]")
+@click.option(
+    "--max-attempts",
+    type=int,
+    help="How often it may fail, or be interrupted before it came further.  [default: 10]",
+)
 @click.option("--budget", type=str, help="USD after which the job is saved and ended.")
 @click.option("--max-hours", type=float, help="Hours after which the job is saved and ended.")
 @click.option("--name", help="What to call the job.")

@@ -336,6 +336,9 @@ def _attempt(
         committed_name=agent.committed.name if agent.committed else None,
         committed_step=agent.committed.step if agent.committed else None,
         committed_seconds=agent.committed.seconds_after_notice if agent.committed else None,
+        began_step=agent.began_at_step,
+        kept_files=agent.kept.files if agent.kept else None,
+        kept_bytes=agent.kept.bytes if agent.kept else None,
     )
 
 

@@ -44,6 +44,13 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     reason: claims.Text
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of an attempt's newest snapshot, and their bytes."""
+
+    files: claims.Count
+    bytes: claims.Count
+
+
 @claim("state of an attempt", largest=8 * MiB)
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json` of an attempt; times are seconds since the epoch on the cloud's clock."""
@@ -71,6 +78,9 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     committed: Committed | None = None
     checkpoints_skipped: tuple[Skipped, ...] = ()
     log_hole: tuple[claims.Bytes, claims.Bytes] | None = None
+    began_at_step: claims.Count | None = None
+    """The first step that the script's own output named."""
+    kept: Kept | None = None
     left_out: tuple[LeftOut, ...] = ()
     left_out_count: claims.Count = 0
 

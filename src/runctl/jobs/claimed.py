@@ -113,6 +113,7 @@ def as_adopted(said: ClaimedSpec, *, on: str) -> JobSpec:
         "data_strategy": said.data_strategy if data else "",
         "data_volumes": msgspec.to_builtins(said.data_volumes) if data else (),
         "resume_from": None,
+        "not_from": (),
         "stop_asked": False,
         "python": {**msgspec.to_builtins(python), "digest": digest},
     }

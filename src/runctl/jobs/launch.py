@@ -296,6 +296,7 @@ class Launcher:
             "resume": {
                 "from": spec.resume_from or "newest",
                 "since": spec.resume_since,
+                "not_from": list(spec.not_from),
                 "trusted": {spec.accepted.name: spec.accepted.sha256} if spec.accepted else {},
             },
             "resume_arg": spec.resume_arg,

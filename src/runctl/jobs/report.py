@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
 import msgspec
 
-from runctl.jobs import accounting
+from runctl.jobs import accounting, steps
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobState, Offer
 
 
 class AttemptReport(msgspec.Struct, frozen=True):
-    """One attempt. `steps_lost` counts steps done and not resumed from; None where no step is known."""
+    """One attempt. `steps_lost` counts steps that were done again; None if nobody can know.
+
+    `began_step` is the first step that the script itself named; `began_anew`: that was its very first one,
+    although it was given `resumed_from`.
+    """
 
     number: int
     state: str
@@ -21,7 +26,10 @@ class AttemptReport(msgspec.Struct, frozen=True):
     started: datetime | None
     ended: datetime | None
     cause: str
+    resumed_from: str | None
     resumed_step: int | None
+    began_step: int | None
+    began_anew: bool
     last_step: int | None
     committed_step: int | None
     seconds_to_safety: float | None
@@ -30,7 +38,12 @@ class AttemptReport(msgspec.Struct, frozen=True):
 
 
 class JobReport(msgspec.Struct, frozen=True):
-    """A job as a whole; money in USD, None where a price is unknown. `saved` is against on-demand."""
+    """A job as a whole; money in USD, None where a price is unknown. `saved` is against on-demand.
+
+    `interruptions` are the cloud's, `failures` the script's. `retried` are snapshots that it failed from at
+    once, in whose place an earlier one was tried. `kept_files` and `kept_bytes` are those of the newest
+    snapshot that is known of.
+    """
 
     id: str
     name: str
@@ -46,6 +59,10 @@ class JobReport(msgspec.Struct, frozen=True):
     saved: Decimal | None
     steps_lost: int | None
     interruptions: int
+    failures: int
+    retried: tuple[str, ...]
+    kept_files: int | None
+    kept_bytes: int | None
     cause: str
     user: str = ""
     adopted: bool = False
@@ -54,20 +71,16 @@ class JobReport(msgspec.Struct, frozen=True):
 def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
     """All that the ledger knows of a job."""
     attempts = ledger.jobs.attempts(job.id)
-    rows = tuple(
-        _attempt(ledger, attempt, attempts[index + 1] if index + 1 < len(attempts) else None, now)
-        for index, attempt in enumerate(attempts)
-    )
+    rows = tuple(_attempt(ledger, attempts, index, now) for index in range(len(attempts)))
     spent = accounting.spent(ledger, job.id, now)
     machine = spent.compute.known
     saved = None
     if spent.on_demand is not None and machine is not None:
         saved = spent.on_demand - machine
     cut_short = [
-        row
-        for row, attempt in zip(rows, attempts, strict=True)
-        if attempt.cause in {"notice", "lost", "shutdown"}
+        row for row, attempt in zip(rows, attempts, strict=True) if attempt.cause in steps.PREEMPTIONS
     ]
+    kept = next((one for one in reversed(attempts) if one.kept_files is not None), None)
     lost = [row.steps_lost for row in cut_short]
     events = ledger.jobs.events(job.id)
     return JobReport(
@@ -83,17 +96,26 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
         cost=spent.total.known,
         on_demand=spent.on_demand,
         saved=saved,
-        steps_lost=None if any(steps is None for steps in lost) else sum(steps or 0 for steps in lost),
+        steps_lost=None if any(count is None for count in lost) else sum(count or 0 for count in lost),
         interruptions=len(cut_short),
+        failures=sum(attempt.cause in {"failed", "prepare-failed"} for attempt in attempts),
+        retried=decoded(job.spec, _Retried, job.id).not_from,
+        kept_files=kept.kept_files if kept else None,
+        kept_bytes=kept.kept_bytes if kept else None,
         cause=events[-1].cause if events else "",
         user=job.user,
         adopted=job.adopted_at is not None,
     )
 
 
-def _attempt(
-    ledger: Ledger, attempt: AttemptRecord, following: AttemptRecord | None, now: datetime
-) -> AttemptReport:
+class _Retried(msgspec.Struct, frozen=True):
+    """What of a job's spec the report tells."""
+
+    not_from: tuple[str, ...] = ()
+
+
+def _attempt(ledger: Ledger, attempts: Sequence[AttemptRecord], index: int, now: datetime) -> AttemptReport:
+    attempt = attempts[index]
     machine = "this machine"
     if attempt.offer is not None:
         offer = decoded(attempt.offer, Offer, attempt.job)
@@ -109,28 +131,13 @@ def _attempt(
         started=attempt.started,
         ended=attempt.ended,
         cause=attempt.cause or "",
+        resumed_from=attempt.resumed_from,
         resumed_step=attempt.resumed_step,
+        began_step=attempt.began_step,
+        began_anew=steps.began_anew(attempts, index),
         last_step=attempt.last_step,
         committed_step=attempt.committed_step,
         seconds_to_safety=attempt.committed_seconds,
-        steps_lost=_steps_lost(attempt, following),
+        steps_lost=steps.lost(attempts, index),
         cost=cost,
     )
-
-
-def _steps_lost(attempt: AttemptRecord, following: AttemptRecord | None) -> int | None:
-    """Steps that were done and had to be done again."""
-    if attempt.state not in {"ended", "lost"} or attempt.cause == "finished":
-        return 0 if attempt.cause == "finished" else None
-    if attempt.last_step is None:
-        # A notice before the script began, or before the first step of one that tells its steps, cost none.
-        never_began = attempt.exit_code is None
-        tells_steps = following is not None and following.last_step is not None
-        return 0 if attempt.cause in {"notice", "shutdown"} and (never_began or tells_steps) else None
-    kept = attempt.committed_step
-    if following is not None and following.resumed_step is not None:
-        kept = following.resumed_step
-    if kept is None:
-        began = attempt.resumed_step or 0
-        return attempt.last_step - began if attempt.committed_name is None else None
-    return max(0, attempt.last_step - kept)

@@ -87,6 +87,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     resume_from: str | None = None
     resume_since: int = 0
     """The attempt that began from `resume_from`. Later ones go on from what was committed since then."""
+    not_from: tuple[str, ...] = ()
+    """Snapshots from which an attempt failed at once: no other one begins from them by itself."""
     max_attempts: int = _MOST_ATTEMPTS
     budget: Decimal | None = None
     max_hours: float | None = None

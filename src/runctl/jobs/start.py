@@ -15,7 +15,7 @@ import msgspec
 from runctl.clouds import Cloud
 from runctl.errors import BudgetExceeded, Conflict, NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Progress, ignore
-from runctl.jobs import folders, limits, state
+from runctl.jobs import folders, limits, state, steps
 from runctl.jobs import spec as specs
 from runctl.jobs.code import send_code
 from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
@@ -176,15 +176,16 @@ def resumed(
         )
     before = specs.decode(job.spec)
     folders.check(before)
-    attempts = len(ledger.jobs.attempts(job.id))
+    attempts = ledger.jobs.attempts(job.id)
     spec = specs.check(
         msgspec.structs.replace(
             before,
             resume_from=resume_from,
-            resume_since=attempts + 1 if resume_from else 0,
+            resume_since=len(attempts) + 1 if resume_from else 0,
             stop_asked=False,
+            not_from=(),
             # A new request of the user is worth as many attempts as the first one.
-            max_attempts=attempts + before.max_attempts,
+            max_attempts=steps.used(attempts, before.not_from) + before.max_attempts,
             budget=before.budget if budget is None else budget,
             max_hours=before.max_hours if max_hours is None else max_hours,
         )

@@ -12,16 +12,18 @@ import platform
 import time
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
-from runctl.jobs import accounting, adopted, ended_cloud, limits, start, state
+from runctl.jobs import accounting, adopted, ended_cloud, limits, outcomes, retrying, start, state, steps
 from runctl.jobs.attempt import AgentState
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
 from runctl.jobs.launch import Launcher, attempt_of
 from runctl.jobs.place import Place, guard, offers
-from runctl.jobs.spec import decode
+from runctl.jobs.spec import decode, encode
 from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobId, JobState, Offer
@@ -36,17 +38,6 @@ POLL_SECONDS = 0.5
 LOCAL_POLL_SECONDS = 0.05
 PRICE_LOOK_SECONDS = 60.0
 CAPACITY_WAIT = timedelta(minutes=1)
-_OUTCOMES = {
-    "finished": JobState.SUCCEEDED,
-    "failed": JobState.FAILED,
-    "prepare-failed": JobState.FAILED,
-    "notice": JobState.RECOVERING,
-    "shutdown": JobState.RECOVERING,
-    "stop": JobState.STOPPED,
-    "budget": JobState.OVER_BUDGET,
-    "deadline": JobState.OVER_BUDGET,
-}
-
 
 _WITH_MACHINE = frozenset({JobState.STAGING, JobState.RUNNING, JobState.ENDING})
 
@@ -161,8 +152,9 @@ class Supervisor:
             self._emit(
                 Notice(text="a part of the cost has no known price: the budget misses it", warning=True)
             )
-        if number > spec.max_attempts:
-            self._move(job, JobState.FAILED, f"no attempts left: {spec.max_attempts} were made")
+        if steps.used(attempts, spec.not_from) >= spec.max_attempts:
+            many = f"{spec.max_attempts} failed, or were interrupted before they came further"
+            self._move(job, JobState.FAILED, f"no attempts left: {many}")
             return
         if not self._is_staged(job):
             return
@@ -305,11 +297,13 @@ class Supervisor:
         elif standing is Standing.RUNNING and job.state is JobState.STAGING:
             resumed = agent.resumed_from if agent else None
             self._closing.save(attempt, agent, state="running")
-            self._move(job, JobState.RUNNING, f"resumed from {resumed}" if resumed else "the script runs")
+            offered = f", and was given {resumed}" if resumed else ""
+            self._move(job, JobState.RUNNING, f"the script runs{offered}")
         elif standing is Standing.ENDING and job.state in {JobState.STAGING, JobState.RUNNING}:
             self._move(job, JobState.ENDING, (agent.cause if agent else None) or "ending")
         if agent is not None and standing is Standing.RUNNING:
             self._beat(job, agent)
+            self._tell_where_it_began(job, attempt, watch, agent)
 
     def _account(
         self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine, asked: datetime
@@ -342,20 +336,25 @@ class Supervisor:
     def _end_attempt(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> None:
         agent = watch.agent
         assert agent is not None  # noqa: S101 (the judge saw it end)
-        outcome = _OUTCOMES.get(agent.cause or "", JobState.RECOVERING)
+        outcome = outcomes.of(agent)
         if job.state in {JobState.STAGING, JobState.RUNNING} and outcome is not JobState.FAILED:
             self._move(job, JobState.ENDING, agent.cause or "ending")
             return
         if not self._closing.machine_is_over(job, attempt, watch):
             return
+        earlier = retrying.earlier(self._place, job.seal, decode(job.spec), agent)
         self._closing.close_books(attempt, watch, at=agent.ended)
         self._closing.save(attempt, agent, state="ended")
         for text in agent.losses:
             self._emit(Notice(text=text, warning=True))
-        cause = agent.message or agent.cause or ""
-        if outcome is JobState.RECOVERING:
-            cause = _recovery_cause(agent)
-        self._move(job, outcome, cause)
+        if earlier is None:
+            self._move(job, outcome, outcomes.cause_of(agent))
+            return
+        spec = msgspec.structs.replace(decode(job.spec), not_from=earlier.instead_of)
+        self._ledger.jobs.replace_spec(job.id, encode(spec))
+        cause = f"{agent.message} at once from {agent.resumed_from}: {earlier.name} before it is tried"
+        self._emit(Notice(text=cause, warning=True))
+        self._move(job, JobState.RECOVERING, cause)
 
     def _lose(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, why: str) -> None:
         """Both sources say that no work goes on: what is left of the machine ends, the job goes on."""
@@ -375,6 +374,24 @@ class Supervisor:
                 self._place, self._job, number, self._emit, log_from_start=whole_log, before=self._watch
             )
         return self._watch
+
+    def _tell_where_it_began(
+        self, job: JobRecord, attempt: AttemptRecord, watch: Watch, agent: AgentState
+    ) -> None:
+        """A script that begins anew although it was given a checkpoint: while there is time to stop it."""
+        if agent.resumed_from is None or agent.began_at_step is None:
+            return
+        attempts = self._ledger.jobs.attempts(job.id)
+        now = msgspec.structs.replace(
+            attempt,
+            began_step=agent.began_at_step,
+            last_step=agent.step,
+            resumed_from=agent.resumed_from,
+            resumed_step=agent.resumed_step,
+        )
+        if steps.began_anew([*attempts[: attempt.number - 1], now], attempt.number - 1):
+            given = f"it was given {agent.resumed_from}"
+            watch.doubt("anew", f"the script begins anew, at step {agent.began_at_step}, though {given}")
 
     def _beat(self, job: JobRecord, agent: AgentState) -> None:
         spent = accounting.spent(self._ledger, job.id, self._place.clock.now())
@@ -417,17 +434,6 @@ class Supervisor:
             cause=cause,
             cost=cost,
         )
-
-
-def _recovery_cause(agent: AgentState) -> str:
-    if agent.cause != "notice":
-        return f"{agent.message or agent.cause}; going on from the newest checkpoint"
-    if agent.committed is None:
-        return "spot interruption; no checkpoint was committed"
-    seconds = agent.committed.seconds_after_notice
-    if seconds is None or seconds <= 0:
-        return f"spot interruption; the newest checkpoint {agent.committed.name} was safe before the notice"
-    return f"spot interruption; {agent.committed.name} was safe {seconds:.1f} s after the notice"
 
 
 def _this_owner() -> str:

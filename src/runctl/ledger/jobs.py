@@ -176,6 +176,9 @@ class Jobs:
             attempt.committed_seconds,
             attempt.exit_code,
             from_money_or_none(attempt.cost),
+            attempt.began_step,
+            attempt.kept_files,
+            attempt.kept_bytes,
         )
         marks = ", ".join("?" * len(values))
         with self._database.write() as connection:

@@ -121,4 +121,9 @@ MIGRATIONS: tuple[str, ...] = (
     ON staged
     BEGIN SELECT RAISE(ABORT, 'what was staged is append-only'); END;
     """,
+    """
+    ALTER TABLE attempts ADD COLUMN began_step INTEGER;
+    ALTER TABLE attempts ADD COLUMN kept_files INTEGER;
+    ALTER TABLE attempts ADD COLUMN kept_bytes INTEGER;
+    """,
 )

@@ -44,7 +44,10 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One life of a job on one machine; `committed_seconds` count from the notice."""
+    """One life of a job on one machine; `committed_seconds` count from the notice.
+
+    `began_step` is the first step that its own output named; what was kept is its newest snapshot.
+    """
 
     job: JobId
     number: int
@@ -64,6 +67,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     committed_seconds: float | None = None
     exit_code: int | None = None
     cost: Decimal | None = None
+    began_step: int | None = None
+    kept_files: int | None = None
+    kept_bytes: int | None = None
 
 
 class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):

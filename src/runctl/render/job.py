@@ -7,11 +7,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from runctl.model import Offer
+from runctl.quoting import quoted
 from runctl.render import figures, output
 
 if TYPE_CHECKING:
     from runctl.jobs.plan import Plan
-    from runctl.jobs.report import JobReport
+    from runctl.jobs.report import AttemptReport, JobReport
     from runctl.ledger import JobEvent, JobRecord
 
 _OFFERS_SHOWN = 6
@@ -80,10 +81,10 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
             attempt.machine,
             attempt.cause or attempt.state,
             figures.duration(attempt.ended - attempt.started) if attempt.ended and attempt.started else "",
-            "" if attempt.resumed_step is None else str(attempt.resumed_step),
+            _began(attempt),
             "" if attempt.last_step is None else str(attempt.last_step),
             "" if attempt.seconds_to_safety is None else f"{attempt.seconds_to_safety:.1f} s",
-            figures.number(attempt.steps_lost) if attempt.cause in {"notice", "lost"} else "",
+            figures.number(attempt.steps_lost) if attempt.cause in {"notice", "lost", "shutdown"} else "",
             figures.usd(attempt.cost) if report.target != "local" else "",
         ]
         for attempt in report.attempts
@@ -104,6 +105,14 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
         plural = "s" if report.interruptions > 1 else ""
         lost = figures.number(report.steps_lost)
         write(f"work lost   {lost} steps lost over {report.interruptions} interruption{plural}")
+    for attempt in report.attempts:
+        if attempt.began_anew:
+            write(f"began anew  attempt {attempt.number}, at step {attempt.began_step}, though it was given")
+            write(f"            {attempt.resumed_from}: the script does not go on from it")
+    if report.retried:
+        write(
+            f"tried again from the snapshot before {report.retried[-1]}, from which the script failed at once"
+        )
     if report.target != "local":
         parts = f"machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}"
         write(f"cost        {figures.usd(report.cost)}: {parts}")
@@ -113,9 +122,29 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
                 f"saved       {figures.usd(report.saved)} ({percent:.0f}%) against"
                 f" {figures.usd(report.on_demand)} on demand"
             )
+        write(f"kept        {_kept_of(report)}")
     write(f"kept at     {report.store}")
     if report.adopted:
         write(f"adopted     from there; said to be {report.user}'s")
+
+
+def _began(attempt: AttemptReport) -> str:
+    if attempt.began_anew:
+        return "anew"
+    step = attempt.resumed_step
+    if step is None and attempt.number > 1:
+        step = attempt.began_step
+    return "" if step is None else str(step)
+
+
+def _kept_of(report: JobReport) -> str:
+    """How much of what the script wrote lies in the store, and how it comes home."""
+    if report.kept_files is None:
+        return "unknown: no machine has told"
+    if not report.kept_files:
+        return "nothing: the script wrote no file in its folder, RUNCTL_CHECKPOINT_DIR or RUNCTL_OUTPUT_DIR"
+    files = f"{figures.count(report.kept_files, 'file')}, {figures.size(report.kept_bytes or 0)}"
+    return f"{files}: runctl jobs fetch {quoted(report.id)} DIR"
 
 
 def show_events(events: Sequence[JobEvent]) -> None:
