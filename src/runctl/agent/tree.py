@@ -10,7 +10,9 @@ import stat
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from .files import open_regular
 from .names import unfit
+from .walk import each
 
 PARTIAL = ".runctl-partial-"
 PARTS = ".parts"
@@ -74,11 +76,11 @@ def listing(path: str, only: Optional[str] = None, checksum: bool = False) -> Li
         files: List[Entry] = []
         left_out: List[Tuple[str, str]] = []
         partials: List[Partial] = []
-        for key, link_fault in _one(path, only) if only is not None else _walk(path):
+        for key, trouble in _one(path, only) if only is not None else _below(path):
             if os.path.basename(key).startswith(PARTIAL):
                 partials.extend(partial_of(path, key))
                 continue
-            fault = link_fault or name_fault(key)
+            fault = trouble or name_fault(key)
             entry = None if fault else _entry(os.path.join(path, key), key, checksum)
             if entry is not None:
                 files.append(entry)
@@ -151,39 +153,23 @@ def _one(path: str, only: str) -> Iterator[Tuple[str, str]]:
             yield name, ""
 
 
-def _walk(root: str, folder: str = "") -> Iterator[Tuple[str, str]]:
-    """Keys, and why one is left out. Links are followed to files inside `root` alone."""
-    top = os.path.realpath(root)
-    waiting = [folder]
-    while waiting:
-        inner = waiting.pop()
-        try:
-            found = list(os.scandir(os.path.join(root, inner)))
-        except OSError as error:
-            yield inner, "it cannot be read: %s" % error.strerror
-            continue
-        for item in found:
-            key = inner + "/" + item.name if inner else item.name
-            if item.is_symlink():
-                yield key, _link_fault(item.path, top)
-            elif item.is_dir(follow_symlinks=False):
-                waiting.append(key)
-            elif item.is_file(follow_symlinks=False):
-                yield key, ""
-            else:
-                yield key, "it is neither a file nor a folder"
-
-
-def _link_fault(path: str, top: str) -> str:
-    real = os.path.realpath(path)
-    if not os.path.isfile(real):
-        return "it is a link to no file"
-    return "" if real.startswith(top.rstrip("/") + "/") else "it is a link that leads out of the folder"
+def _below(root: str) -> Iterator[Tuple[str, str]]:
+    """Keys, and why one is left out. Links are followed to files inside `root` only."""
+    for found in each(root):
+        if found.kind == "file" and found.target:
+            yield found.path, "it is a link that leads out of the folder"
+        elif found.kind == "link" and not os.path.isfile(os.path.join(root, found.path)):
+            yield found.path, "it is a link to no file"
+        elif found.kind != "folder":
+            is_kind = found.fault and not found.fault.startswith("it ")
+            yield "" if found.path == "." else found.path, "it is " + found.fault if is_kind else found.fault
 
 
 def _entry(path: str, key: str, checksum: bool) -> Optional[Entry]:
     try:
         about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            return None
         digest = _sha256(path) if checksum else ""
         if not os.access(path, os.R_OK):
             return None
@@ -194,7 +180,7 @@ def _entry(path: str, key: str, checksum: bool) -> Optional[Entry]:
 
 def _sha256(path: str) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             digest.update(chunk)
     return digest.hexdigest()
