@@ -22,9 +22,10 @@ from . import clock
 from .choosing import Known
 from .progress import Steps
 from .rest import Moment, Rest
-from .sets import CheckpointSet, checkpoint_sets, state_of
+from .sets import CheckpointSet, checkpoint_sets
 from .snapshot import CHECKPOINTS
 from .trees import Tree, stamp_of
+from .vouching import state_of
 from .walk import Found
 from .writers import held_for_writing
 

@@ -13,15 +13,24 @@ _EPOCHS = re.compile(_BEFORE + rb"epoch" + _THEN_A_NUMBER)
 _GLOBAL = len(b"global_")
 _MOST_WORDS = 1000  # that name no number, in a row; whoever prints more of them is not waited for
 _STEP_IN_NAME = re.compile(r"(?:step|iter)[-_=]?(\d{1,12})", re.IGNORECASE)
-_OTHER_IN_NAME = re.compile(r"(?:epoch|checkpoint|ckpt)[-_=]?(\d{1,12})", re.IGNORECASE)
+_OTHER_IN_NAME = re.compile(
+    r"(?:epoch|checkpoint|ckpt)[-_=]?(\d{1,12})(?:_(\d{1,12})(?!\d|\.\d))?|(?<![a-z0-9])(?:ep|ba)(\d{1,12})(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_NO_COUNT = re.compile(
+    r"(?<![a-z0-9])(?:rank|fold|seed|gpu|shard|worker|node|layer|member|trial|run|exp|version|expert|part|v)[-_=]?\d+",
+    re.IGNORECASE,
+)
+"""Numbers that count something else."""
 _NUMBER = re.compile(r"(?<![a-z0-9])(?<!\d\.)(\d{1,12})(?![a-z0-9])(?!\.\d)", re.IGNORECASE)
 _SNAPSHOT_ITERATION = re.compile(r"snapshot_iter_(\d{1,12})$")
 _NO_STEP = re.compile(
-    r"events\.out\.tfevents\.|mp_rank_\d|zero_pp_rank_\d|random_states_\d|rng_state_\d", re.IGNORECASE
+    r"events\.out\.tfevents\.|__\d+_\d+\.distcp|mp_rank_\d|zero_pp_rank_\d|random_states_\d|rng_state_\d",
+    re.IGNORECASE,
 )
 _DATE = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d(?:[-_T]?[0-2]\d[-_:]?[0-5]\d(?:[-_:]?[0-5]\d)?)?")
 _MODEL = re.compile(
-    r"(?:gpt|bert|llama|qwen|vit|resnet|t5|opt|phi|mistral|gemma|clip|yolo|vgg|efficientnet|densenet|swin)[-_.]?",
+    r"(?:gpt|bert|llama|qwen|vit|resnet|t5|opt|phi|mistral|gemma|clip|yolo|vgg|efficientnet|densenet|swin)(?![a-z])[-_.]?",
     re.IGNORECASE,
 )
 """Beginnings of names in which a number is a model's version or size."""
@@ -124,10 +133,13 @@ def step_of_name(name: str) -> Optional[int]:
     if _NO_STEP.match(name):
         return None
     stem = name.rsplit(".", 1)[0] if "." in name[1:] else name
-    for pattern in (_STEP_IN_NAME, _OTHER_IN_NAME):
-        found = pattern.findall(stem)
-        if found:
-            return int(found[-1])
-    plain = _DATE.sub("", stem)
+    found = _STEP_IN_NAME.findall(stem)
+    if found:
+        return int(found[-1])
+    others = _OTHER_IN_NAME.findall(stem)
+    if others:  # fairseq's checkpoint_EPOCH_STEP, Composer's epEPOCH-baBATCH
+        epoch, step, batch = others[-1]
+        return int(step or batch or epoch)
+    plain = _NO_COUNT.sub("", _DATE.sub("", stem))
     found = _NUMBER.findall(plain)
     return int(found[-1]) if found and _MODEL.match(stem) is None else None

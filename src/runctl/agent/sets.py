@@ -1,4 +1,4 @@
-"""Which files of a tree are one checkpoint, whether it is whole, and what a resume is given of it.
+"""Which files of a tree are one checkpoint, and what a resume is given of it.
 
 A checkpoint is a folder (`checkpoint-500/`), a file (`step_120.pt`), or files beside each other: those of one
 step (`G_10.pth`, `D_10.pth`), or those without a step that a script writes over in place.
@@ -7,121 +7,30 @@ step (`G_10.pth`, `D_10.pth`), or those without a step that a script writes over
 from __future__ import annotations
 
 import fnmatch
-import os
-import re
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from .files import open_regular, read_json
-from .formats import verdict
+from .kinds import (
+    apart,
+    base,
+    has_companions,
+    is_companion_text,
+    is_looked_into,
+    is_mark,
+    is_no_checkpoint,
+    is_save_folder,
+    is_second,
+    is_step_folder,
+    is_text,
+    is_torn,
+    is_weights,
+    may_be_any,
+    may_be_data,
+    rank,
+    stem,
+    suffix,
+)
 from .progress import step_of_name
 from .walk import FILE, Found
-
-_WEIGHTS = frozenset(
-    [
-        *(
-            ".pt",
-            ".pth",
-            ".ckpt",
-            ".bin",
-            ".safetensors",
-            ".npz",
-            ".keras",
-            ".h5",
-            ".hdf5",
-            ".pkl",
-            ".pickle",
-        ),
-        *(
-            ".joblib",
-            ".dill",
-            ".ubj",
-            ".msgpack",
-            ".index",
-            ".distcp",
-            ".eqx",
-            ".pdparams",
-            ".pdopt",
-            ".params",
-        ),
-        *(".model", ".tar", ".orbax", ".cbm", ".lgb", ".bst", ".npy", ".onnx", ".gguf", ".zip"),
-    ]
-)
-"""Suffixes of files in which training is saved, wherever they lie."""
-
-_NEVER = frozenset(
-    [
-        *(
-            ".csv",
-            ".tsv",
-            ".log",
-            ".md",
-            ".rst",
-            ".py",
-            ".pyc",
-            ".ipynb",
-            ".sh",
-            ".html",
-            ".htm",
-            ".css",
-            ".js",
-        ),
-        *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".mp4", ".wav", ".toml", ".ini", ".cfg", ".yaml"),
-        *(
-            ".yml",
-            ".jsonl",
-            ".out",
-            ".err",
-            ".pid",
-            ".lock",
-            ".tmp",
-            ".part",
-            ".partial",
-            ".wandb",
-            ".c",
-            ".cpp",
-        ),
-        *(".h", ".so", ".parquet", ".arrow", ".feather", ".tfrecord", ".sqlite", ".db"),
-    ]
-)
-_TEXT = frozenset([".json", ".txt", ".xml", ""])
-_NO_CHECKPOINT = re.compile(
-    r"training_args\.bin|tokenizer.*|special_tokens_map.*|vocab\..*|merges\.txt|added_tokens.*|readme.*|license.*"
-    r"|.*config.*\.json|hparams.*|args.*|metrics.*|history.*|results?\..*|events\.out\.tfevents.*"
-    r"|profile.*|requirements.*|commit_success\.txt|zero_to_fp32\.py|latest(_.*)?(\.txt)?|checkpoint",
-    re.IGNORECASE,
-)
-"""Names of files that lie beside checkpoints and are none."""
-_NONE_BELOW = frozenset(
-    ["wandb", "mlruns", "data", "dataset", "datasets", "raw", "cache", "logs", "tokenizer", "profile"]
-)
-
-_STEP_FOLDER = re.compile(
-    r"(?:.*[-_.])?(?:checkpoint|ckpt|chkpt|global_?step|step|iter|iteration|epoch|snapshot|save)"
-    r"[-_=.]?\d+(?:[-_.=].*)?",
-    re.IGNORECASE,
-)
-_ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "_sharding")
-_MARKS = re.compile(
-    r"trainer_state\.json|\.metadata|mp_rank_\d+.*|zero_pp_rank_.*|random_states_\d+\.pkl|.*\.distcp"
-    r"|model\.safetensors\.index\.json|pytorch_model\.bin\.index\.json|model-\d+-of-\d+\.safetensors"
-    r"|distrib_optim\.pt|training_metadata\.json|" + "|".join(re.escape(name) for name in _ORBAX)
-)
-"""Files that only a checkpoint of several files has in its folder."""
-_LEAST = re.compile(r"(?:.*[-_.])?(?:best|final|ema|swa|pretrained|init|initial)(?![a-z]).*", re.IGNORECASE)
-_LESS = re.compile(r"(?:.*[-_.])?(?:model|weights)(?![a-z]).*", re.IGNORECASE)
-_APART = re.compile(r"(?:.*[-_.])?(?:best|last|latest|final)(?![a-z]).*|.*-v\d+\.[a-z0-9]+", re.IGNORECASE)
-_COMPANION = re.compile(
-    r"model|net|weight|param|optim|sched|scaler|rng|random|gen(?:erator)?\b|disc(?:riminator)?\b|\b[GD]\b|actor"
-    r"|critic|policy|value|encoder|decoder|backbone|head|teacher|student|state|trainer|amp",
-    re.IGNORECASE,
-)
-"""Words in the names of files that one save writes beside each other, without a step."""
-_SECOND = re.compile(r"optim|sched|scaler|rng|random", re.IGNORECASE)
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)?", re.IGNORECASE)
-_TF_DATA = re.compile(r"(?P<stem>.*)\.data-\d{5}-of-\d{5}")
-_TORN = re.compile(
-    r"incomplete|\.tmp(?:$|[-_.0-9])|\.partial$|\.part$|orbax-checkpoint-tmp|\.corrupt-", re.IGNORECASE
-)
 
 
 class CheckpointSet(NamedTuple):
@@ -145,236 +54,213 @@ def checkpoint_sets(
     """The sets in a tree, the one to resume from last. `own`: the tree is there for checkpoints, so a file of
     any kind may be one. With `pattern`, what matches it (a path or a name) and nothing else.
     """
-    files = [one for one in found if one.kind == FILE and not _TORN.search(one.path)]
+    files = [one for one in found if one.kind == FILE]
+    settled = [one for one in files if not is_torn(one.path)]
     if pattern is not None:
-        return _ordered(_matching(files, pattern))
-    folders = _set_folders(files)
-    inside: Dict[str, List[Found]] = {folder: [] for folder in folders}
+        return _ordered(_matching(settled, pattern))
+    inside: Dict[str, List[Found]] = {folder: [] for folder in _set_folders(settled, own)}
     beside: Dict[str, List[Found]] = {}
-    for one in [one for one in found if one.kind == FILE]:
+    for one in files:
         folder = next((above for above in _above(one.path) if above in inside), None)
         if folder is not None:
             inside[folder].append(one)
-        elif not _TORN.search(one.path):
+        elif not is_torn(one.path):
             beside.setdefault(one.path.rpartition("/")[0], []).append(one)
-    sets = [_of(_base(folder), items, folder) for folder, items in inside.items()]
+    sets = [_of(base(folder), items, folder) for folder, items in inside.items()]
     for folder, items in beside.items():
-        if _is_looked_into(folder):
+        if is_looked_into(folder):
             sets.extend(_beside(items, own))
     if own and not sets:
         sets = [one for items in beside.values() for one in _plain_sets(items)]
     return _ordered(sets)
 
 
-def state_of(root: str, one: CheckpointSet, found: Mapping[str, Found]) -> Optional[bool]:
-    """Whether a set is whole: True where a format or a rule of its kind vouches for it, False where one
-    denies it, None where its files are whole as far as can be told, but not whether these are all.
-    """
-    try:
-        if any(_TORN.search(path) for path in one.paths) or not _has_all_shards(one.paths):
-            return False
-        verdicts = [verdict(os.path.join(root, path)) for path in one.paths if _is_judged(path)]
-        if False in verdicts:
-            return False
-        if one.folder:
-            return _folder_state(root, one, found)
-    except OSError:  # one of them vanished
-        return False
-    if any(path.endswith(".index") for path in one.paths) and any(map(_TF_DATA.fullmatch, one.paths)):
-        return True  # TensorFlow writes the index last
-    return verdicts[0] if len(one.paths) == 1 and verdicts else None
-
-
 def resume_path(one: CheckpointSet, found: Mapping[str, Found]) -> str:
     """What RUNCTL_RESUME_FROM names, relative to the tree: a folder, a file, or the main one of several."""
     if one.folder:
         return one.folder
-    if len(one.paths) == 1:
-        return one.paths[0]
-    for path in one.paths:  # TensorFlow's own name for it has no suffix
-        if path.endswith(".index") and any(map(_TF_DATA.fullmatch, one.paths)):
-            return path[: -len(".index")]
-
-    return max(one.paths, key=lambda path: _weight(path, found[path].size if path in found else 0))
+    for path in one.paths:
+        if path.endswith(".index") and len(one.paths) > 1:
+            return path[: -len(".index")]  # TensorFlow's own name for it has no suffix
+    return max(one.paths, key=lambda path: _weight(path, found[path].size if path in found else 0, one.paths))
 
 
-def _folder_state(root: str, one: CheckpointSet, found: Mapping[str, Found]) -> Optional[bool]:
-    names = {_base(path) for path in one.paths}
-    times = {path: found[path].mtime_ns for path in one.paths if path in found}
-    shards = [path for path in one.paths if path.endswith(".distcp")]
-    if shards and not _dcp_is_whole(root, one, shards, times):
-        return False
-    trainers = _trainers_state(root, one, names, times)
-    if trainers is not None or shards:
-        return trainers is not False
-    is_orbax = bool(names & set(_ORBAX))  # it gives a folder its name when it is whole
-    return True if is_orbax else _pointed_at(root, one)
-
-
-def _trainers_state(
-    root: str, one: CheckpointSet, names: Set[str], times: Mapping[str, int]
-) -> Optional[bool]:
-    """The Hugging Face Trainer writes its state last; None for a folder that it did not write."""
-    if "trainer_state.json" in names:
-        state = one.folder + "/trainer_state.json"
-        first = ("model", "optimizer", "pytorch_")
-        weights = [at for path, at in times.items() if _base(path).startswith(first)]
-        return read_json(os.path.join(root, state)) is not None and times.get(state, 0) >= max(
-            weights, default=0
-        )
-    if "training_args.bin" in names and re.fullmatch(r"checkpoint-\d+", one.name):
-        return False
-    return None
-
-
-def _dcp_is_whole(root: str, one: CheckpointSet, shards: Sequence[str], times: Mapping[str, int]) -> bool:
-    """torch DCP moves `.metadata` to its place last, but leaves that of the save before until then."""
-    for folder in {path.rpartition("/")[0] for path in shards}:
-        metadata = folder + "/.metadata"
-        own = [path for path in shards if path.rpartition("/")[0] == folder]
-        if metadata not in one.paths or times.get(metadata, 0) < max(times.get(path, 0) for path in own):
-            return False
-        with open_regular(os.path.join(root, metadata)) as file:
-            told = set(re.findall(rb"__\d+_\d+\.distcp", file.read(64 * 1024 * 1024)))
-        if not told <= {os.fsencode(_base(path)) for path in own}:
-            return False
-    return True
-
-
-def _pointed_at(root: str, one: CheckpointSet) -> Optional[bool]:
-    """DeepSpeed and Megatron write beside their folders which one is the newest, after it."""
-    above = os.path.dirname(os.path.join(root, one.folder))
-    number = re.search(r"\d+", one.name)
-    for name in ("latest", "latest_checkpointed_iteration.txt"):
-        path = os.path.join(above, name)
-        try:
-            with open_regular(path) as file:
-                said = file.read(256).decode("utf-8", "replace").strip()
-            at = os.stat(path).st_mtime_ns
-        except OSError:  # there is none
-            continue
-        if said == one.name or (said.isdigit() and number is not None and int(said) == int(number.group())):
-            return None if at < one.newest else True
-        return False if at < one.newest else None
-    return None
-
-
-def _has_all_shards(paths: Iterable[str]) -> bool:
-    """`model-00001-of-00003.safetensors` comes with two others."""
-    have: Dict[Tuple[str, int, str], Set[int]] = {}
-    for path in paths:
-        shard = _SHARD.fullmatch(path)
-        if shard:
-            key = (shard["stem"], int(shard["count"]), shard["suffix"] or "")
-            have.setdefault(key, set()).add(int(shard["number"]))
-    return all(len(numbers) >= count for (_, count, _), numbers in have.items())
-
-
-def _set_folders(files: Sequence[Found]) -> Set[str]:
+def _set_folders(files: Sequence[Found], own: bool) -> Set[str]:
     """The topmost folders that are a checkpoint, by their name and what is in them, or by a mark."""
-    weights: Set[str] = set()
+    weights: Dict[str, List[str]] = {}
+    counts: Dict[str, int] = {}
     marked: Set[str] = set()
     for one in files:
         folder, _, name = one.path.rpartition("/")
-        if not folder or not _is_looked_into(folder):
+        if not folder or not is_looked_into(folder):
             continue
-        is_mark = _MARKS.fullmatch(name) is not None
-        if is_mark:
+        for above in _above(one.path):
+            counts[above] = counts.get(above, 0) + 1
+        if is_mark(name):
             marked.add(folder)
-        if is_mark or _is_weights(one.path) or (_suffix(name) == "" and not _NO_CHECKPOINT.fullmatch(name)):
-            weights.update(_above(one.path))
-    named = {folder for folder in weights if _is_named(folder, marked)}
+        if is_mark(name) or is_weights(one.path) or (suffix(name) == "" and not is_no_checkpoint(name)):
+            for above in _above(one.path):
+                weights.setdefault(above, []).append(one.path)
+    named = {
+        folder for folder, paths in weights.items() if _is_named(folder, paths, counts[folder], marked, own)
+    }
     chosen: Set[str] = set()
     for folder in sorted(named | marked, key=lambda path: path.count("/")):
-        holds_others = folder not in named and any(other.startswith(folder + "/") for other in named)
+        holds_others = not is_step_folder(base(folder)) and any(
+            other.startswith(folder + "/") for other in named
+        )
         if not holds_others and not any(above in chosen for above in _above(folder)):
             chosen.add(folder)
     return chosen
 
 
-def _is_named(folder: str, marked: Set[str]) -> bool:
-    """Whether its name says so; a bare number needs a mark in it."""
-    name = _base(folder)
+def _is_named(folder: str, paths: Sequence[str], count: int, marked: Set[str], own: bool) -> bool:
+    """Whether its name says so. A bare number needs a mark in it, or no other step below; so does `last`."""
+    name = base(folder)
+    if is_step_folder(name):
+        return True
+    inner = [path[len(folder) + 1 :] for path in paths]
+    steps = {step for path in inner for step in map(step_of_name, path.split("/")) if step is not None}
     if name.isdigit():
-        return any(mark == folder or mark.startswith(folder + "/") for mark in marked)
-    return _STEP_FOLDER.fullmatch(name) is not None
+        has_mark = any(mark == folder or mark.startswith(folder + "/") for mark in marked)
+        return has_mark or (own and steps <= {int(name)})
+    return is_save_folder(name) and not steps and count > 1
 
 
 def _beside(items: Sequence[Found], own: bool) -> List[CheckpointSet]:
     """The sets among the files of one folder: those of a step, those without one, `best` and `last`."""
-    marked = [one for one in items if _MARKS.fullmatch(_base(one.path))]
-    by_step: Dict[Optional[int], List[Found]] = {}
-    texts: Dict[int, List[Found]] = {}
-    sets: List[CheckpointSet] = []
+    marked = any(is_mark(base(one.path)) for one in items)
+    groups: Dict[Tuple[Optional[int], str, str], List[Found]] = {}
+    texts: List[Found] = []
+    names = {base(one.path) for one in items}
     for one in items:
-        name = _base(one.path)
-        suffix = _suffix(name)
-        if name.startswith(".") or _NO_CHECKPOINT.fullmatch(name):
+        name = base(one.path)
+        mark = marked and is_mark(name)
+        if not mark and (name.startswith(".") or is_no_checkpoint(name)):
             continue
-        step = _step_beside(name)
-        if suffix in _TEXT and step is not None:
-            texts.setdefault(step, []).append(one)
-        if not _is_weights(name) and (not own or suffix in _NEVER or suffix in _TEXT):
-            continue
-        is_alone = step is None and _COMPANION.search(name) is None
-        if not marked and (is_alone or _APART.fullmatch(name)):
-            sets.append(_of(name, [one]))
-        else:
-            by_step.setdefault(step, []).append(one)
-    for step, group in by_step.items():
-        more = marked if step is None else texts.get(step, [])
-        sets.append(_of(_main(group), list(dict.fromkeys([*group, *more]))))
-    return sets
+        if is_text(name) and not mark and not is_weights(name):
+            texts.append(one)
+        elif (
+            mark
+            or (is_weights(name) and (own or marked or not may_be_data(name)))
+            or (own and may_be_any(name))
+        ):
+            groups.setdefault(_group(_lead(name, names), marked), []).append(one)
+    _join_by_name(groups)
+    _join_texts(groups, texts)
+    return [
+        _of(_main(group), group)
+        for group in groups.values()
+        if not all(is_text(base(one.path)) and not is_weights(one.path) for one in group)
+    ]
+
+
+def _group(name: str, marked: bool) -> Tuple[Optional[int], str, str]:
+    """Files with the same one are one checkpoint: a step, `best` or `last`, a name of its own."""
+    short = stem(name)
+    step = step_of_name(short)
+    if marked and step is None:
+        return None, "", ""
+    if step is not None or has_companions(_bare(short)):
+        return step, apart(short), ""
+    return None, apart(short), short
+
+
+def _lead(name: str, names: Set[str]) -> str:
+    """`w2v.model` of `w2v.model.wv.vectors.npy`, if there is such a file; else the name itself."""
+    parts = name.split(".")
+    leads = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((lead for lead in leads if lead in names and apart(lead) == apart(name)), name)
+
+
+def _join_by_name(groups: Dict[Tuple[Optional[int], str, str], List[Found]]) -> None:
+    """`m.pdopt` belongs to `m.pdparams`."""
+    first: Dict[Tuple[str, str], Tuple[Optional[int], str, str]] = {}
+    for key in sorted(key for key in groups if key[2] and key[0] is None):
+        same = first.setdefault((key[1], _bare(key[2])), key)
+        if same != key:
+            groups[same].extend(groups.pop(key))
+
+
+def _join_texts(groups: Dict[Tuple[Optional[int], str, str], List[Found]], texts: Sequence[Found]) -> None:
+    """`step_10.json` belongs to `step_10.pt`; without a step, what has the same name or tells of a resume."""
+    for one in texts:
+        name = base(one.path)
+        step = step_of_name(name)
+        beside = [key for key in groups if key[0] == step]
+        if step is None:
+            same = [key for key in beside if any(_bare(name) == _bare(base(it.path)) for it in groups[key])]
+            beside = same or ([key for key in beside if not key[1]] if is_companion_text(name) else [])
+        for key in beside[:1]:
+            groups[key].append(one)
+
+
+def _bare(name: str) -> str:
+    return name.rpartition(".")[0] or name
 
 
 def _plain_sets(items: Sequence[Found]) -> List[CheckpointSet]:
     """Where nothing else lies in the folder for checkpoints, texts may be what a script resumes from."""
     by_step: Dict[Tuple[Optional[int], str], List[Found]] = {}
     for one in items:
-        name = _base(one.path)
-        if _suffix(name) in _TEXT and not name.startswith(".") and not _NO_CHECKPOINT.fullmatch(name):
-            step = _step_beside(name)
+        name = base(one.path)
+        if is_text(name) and not name.startswith(".") and not is_no_checkpoint(name):
+            step = step_of_name(name)
             by_step.setdefault((step, "" if step is not None else name), []).append(one)
     return [_of(_main(group), group) for group in by_step.values()]
 
 
 def _matching(files: Sequence[Found], pattern: str) -> List[CheckpointSet]:
-    """Files that match, and folders that do, with all that is in them."""
+    """Files that match, those of one step together, and folders that do, with all that is in them."""
     folders: Dict[str, List[Found]] = {}
-    sets: List[CheckpointSet] = []
+    beside: Dict[Tuple[str, Optional[int], str], List[Found]] = {}
     for one in files:
         folder = next((above for above in reversed(_above(one.path)) if _matches(above, pattern)), None)
         if folder is not None:
             folders.setdefault(folder, []).append(one)
         elif _matches(one.path, pattern):
-            sets.append(_of(_base(one.path), [one]))
-    return sets + [_of(_base(folder), items, folder) for folder, items in folders.items()]
+            step, word, own = _group(base(one.path), marked=False)
+            key = (one.path.rpartition("/")[0] + "/" + word, step, own if step is None else "")
+            beside.setdefault(key, []).append(one)
+    sets = [_of(_main(group), group) for group in beside.values()]
+    return sets + [_of(base(folder), items, folder) for folder, items in folders.items()]
 
 
 def _matches(path: str, pattern: str) -> bool:
     wanted = pattern.rstrip("/")
-    return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(_base(path), wanted)
+    return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(base(path), wanted)
 
 
 def _ordered(sets: Iterable[CheckpointSet]) -> List[CheckpointSet]:
     """The newest last; weights alone, such as `best.pt`, before what tells where the script is."""
-    return sorted(
-        sets,
-        key=lambda one: (_rank(one), one.newest, -1 if one.step is None else one.step, one.name),
-    )
+    all_sets = list(sets)
+    folders = {
+        (one.folder.rpartition("/")[0], one.step): one.newest
+        for one in all_sets
+        if one.folder and one.step is not None
+    }
 
+    def place(one: CheckpointSet) -> Tuple[int, int, int, bool, str]:
+        newest = one.newest
+        if not one.folder and one.step is not None:
+            # `at-step00000100.safetensors` beside the folder of that step: weights alone.
+            newest = folders.get((one.paths[0].rpartition("/")[0], one.step), newest)
+        return (
+            rank(one.name, one.step),
+            newest,
+            -1 if one.step is None else one.step,
+            bool(one.folder),
+            one.name,
+        )
 
-def _rank(one: CheckpointSet) -> int:
-    if _LEAST.fullmatch(one.name) and (one.step is None or "best" in one.name.lower()):
-        return 0
-    return 1 if one.step is None and _LESS.fullmatch(one.name) else 2
+    return sorted(all_sets, key=place)
 
 
 def _of(name: str, items: Sequence[Found], folder: str = "") -> CheckpointSet:
     return CheckpointSet(
         name,
         tuple(sorted(one.path for one in items)),
-        step_of_name(name),
+        step_of_name(name if folder else stem(name)),
         max(one.mtime_ns for one in items),
         sum(one.size for one in items),
         folder,
@@ -382,44 +268,17 @@ def _of(name: str, items: Sequence[Found], folder: str = "") -> CheckpointSet:
 
 
 def _main(items: Sequence[Found]) -> str:
-    return _base(max(items, key=lambda one: _weight(one.path, one.size)).path)
+    paths = [one.path for one in items]
+    return base(max(items, key=lambda one: _weight(one.path, one.size, paths)).path)
 
 
-def _weight(path: str, size: int) -> Tuple[bool, bool, int, str]:
+def _weight(path: str, size: int, others: Sequence[str]) -> Tuple[bool, bool, bool, int, str]:
     """Of several files the largest weights are the main one, and not the state of an optimizer."""
-    return _is_weights(path), _SECOND.search(_base(path)) is None, size, path
-
-
-def _step_beside(name: str) -> Optional[int]:
-    data = _TF_DATA.fullmatch(name)
-    shard = _SHARD.fullmatch(name)
-    return step_of_name(data["stem"] if data else shard["stem"] if shard else name)
-
-
-def _is_judged(path: str) -> bool:
-    return _suffix(path) in _WEIGHTS
-
-
-def _is_weights(path: str) -> bool:
-    name = _base(path)
-    if _NO_CHECKPOINT.fullmatch(name):
-        return False
-    return _suffix(name) in _WEIGHTS or _TF_DATA.fullmatch(name) is not None or "snapshot_iter_" in name
-
-
-def _is_looked_into(folder: str) -> bool:
-    return not any(part.lower() in _NONE_BELOW for part in folder.split("/"))
+    begins = any(other.startswith(path + ".") for other in others)
+    return is_weights(path), begins, not is_second(base(path)), size, path
 
 
 def _above(path: str) -> List[str]:
     """The folders above, the nearest first."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(_base(path))[1].lower()

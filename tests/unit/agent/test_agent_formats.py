@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runctl.agent.progress import StepReader, Steps, step_of_name
-from runctl.agent.sets import CheckpointSet, checkpoint_sets, resume_path, state_of
+from runctl.agent.sets import CheckpointSet, checkpoint_sets, resume_path
+from runctl.agent.vouching import state_of
 from runctl.agent.walk import walk
 
 
@@ -265,8 +266,28 @@ def test_deepspeeds_tag_vouches_for_its_folder(tmp_path):
         (["metrics.csv", "train.log", "config.json", "README.md", "hparams.yaml"], None),
         (["trainer_state.json", "checkpoint-7/model.safetensors"], "checkpoint-7"),
         (["model.txt.snapshot_iter_10", "model.txt.snapshot_iter_20"], "model.txt.snapshot_iter_20"),
+        (["checkpoint_1_1000.pt", "checkpoint_1_500.pt"], "checkpoint_1_500.pt"),
+        (["rl_model_10_steps.zip", "rl_model_replay_buffer_10_steps.pkl"], "rl_model_10_steps.zip"),
+        (["100_net_G.pth", "100_net_D.pth", "latest_net_G.pth", "latest_net_D.pth"], "latest_net_G.pth"),
+        (["latest_model.pt", "latest_checkpoint.txt"], "latest_model.pt"),
+        (["step_10.pdparams", "step_10.pdopt"], "step_10.pdparams"),
+        (["w2v.model", "w2v.model.wv.vectors.npy"], "w2v.model"),
+        (["model-best/tok2vec/model", "model-best/meta.json", "model-last/tok2vec/model",
+          "model-last/meta.json"], "model-last"),
+        (["2/model.pt", "2/optim.pt", "4/model.pt", "4/optim.pt"], "4"),
+        (["0/model_10.pt", "0/model_20.pt"], "0/model_20.pt"),
+        (["checkpoint_100", "checkpoint_200"], "checkpoint_200"),
+        (["booster_10.txt", "log.txt", "train_log.txt"], "booster_10.txt"),
+        (["ckpt.pt", "ckpt.pt.bak", "ckpt_prev.pt"], "ckpt.pt"),
+        (["epoch_0/adapter_model.safetensors", "recipe_state/recipe_state.pt"], "epoch_0"),
+        (["at-step00000100-state/model.safetensors", "at-step00000100-state/optimizer.bin",
+          "at-step00000100.safetensors"], "at-step00000100-state"),
+        (["saved/saved_model.pb", "saved/variables/variables.index",
+          "saved/variables/variables.data-00000-of-00001"], "saved"),
+        (["last/model.safetensors", "last/config.json"], "last"),
+        (["checkpoint/model.pt"], "checkpoint/model.pt"),
     ],
-)
+)  # fmt: skip
 def test_what_a_resume_is_given_of_the_folder_for_checkpoints(tmp_path, names, resumed):
     assert resumes(lay(tmp_path, *names)) == resumed
 
@@ -283,6 +304,9 @@ def test_what_a_resume_is_given_of_the_folder_for_checkpoints(tmp_path, names, r
         (["model.pt"], "model.pt"),
         (["outputs/2026-12-01/12-00-00/model_3.pt"], "outputs/2026-12-01/12-00-00/model_3.pt"),
         (["data/mnist.npz", "wandb/run-1/model.pt", "out_1.txt", "result.json"], None),
+        (["model.pt", "features.npy", "embeddings.pkl"], "model.pt"),
+        (["train/checkpoint_100", "train/checkpoint_200"], "train/checkpoint_200"),
+        (["seeds/0/model_10.pt", "seeds/0/model_20.pt"], "seeds/0/model_20.pt"),
     ],
 )  # fmt: skip
 def test_what_a_resume_is_given_of_a_scripts_own_folder(tmp_path, names, resumed):
@@ -296,6 +320,36 @@ def test_files_of_one_step_are_one_checkpoint_and_best_is_one_of_its_own(tmp_pat
         ("D_10.pth", "G_10.pth"),
         ("G_20.pth",),
     ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ckpt_rank0.pt", "ckpt_rank1.pt"],
+        ["step_10_rank0.pt", "step_10_rank1.pt"],
+        ["ep1-ba100-rank0.pt", "ep1-ba100-rank1.pt"],
+        ["model.pt", "training_state.json"],
+        ["checkpoint.npz", "checkpoint.json"],
+        ["optim_10.pt", "model_10.pt", "model_10.json"],
+        ["best_G.pth", "best_D.pth"],
+        ["cp.index", "cp.data-00000-of-00002", "cp.data-00001-of-00002"],
+        ["__0_0.distcp", "__1_0.distcp", ".metadata"],
+        ["optimizer.pt", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ["m.pdparams", "m.pdopt"],
+    ],
+)
+def test_these_are_one_checkpoint(tmp_path, names):
+    (one,) = scan(lay(tmp_path, *names))
+    assert sorted(one.paths) == sorted(names)
+
+
+def test_fields_of_a_name_that_count_something_else_are_no_step():
+    assert [
+        step_of_name(name) for name in ("fold_3.pt", "seed1.pt", "v2.pt", "last-v1.ckpt", "rank0.pt")
+    ] == [None] * 5
+    assert [step_of_name(name) for name in ("optim_10.pt", "fold_3_epoch_7.pt", "checkpoint_2_900.pt")] == [
+        10, 7, 900,
+    ]  # fmt: skip
 
 
 def test_a_pattern_says_what_counts(tmp_path):
