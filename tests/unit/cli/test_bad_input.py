@@ -198,6 +198,6 @@ def test_a_resume_from_a_corrupt_checkpoint_names_the_one_before(run: Run, proje
     assert run("train", "train.py").returncode == 4
     (job,) = (project / ".runctl" / "jobs").iterdir()
     first, second = sorted(path for path in (job / "committed").iterdir() if path.is_dir())
-    (second / "step-2.npz").write_bytes(b"torn")
+    (second / "checkpoints" / "step-2.npz").write_bytes(b"torn")
     check(run("jobs", "resume", "last", "--from", second.name), 1, "corrupt", first.name)
     check(run("jobs", "resume", "last", "--from", "000099"), 1, "000099")

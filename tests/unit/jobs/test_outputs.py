@@ -94,7 +94,7 @@ def test_a_file_that_lies_there_and_differs_is_kept_and_told(arrival: Arrival) -
     assert arrival.deliver() == expected
     assert [text for text in arrival.told if "model.txt.before-1" in text]
     assert arrival.deliver() == expected  # what is the same already is left alone
-    assert arrival.told == []
+    assert not [text for text in arrival.told if "model.txt" in text]
     arrival.take({"model.txt": "newer"}, "000002-files")
     assert arrival.deliver() == {**expected, "model.txt": "newer", "model.txt.before-2": "new"}
 
