@@ -21,7 +21,7 @@ from runctl.sandbox.imds import (
     SpotNotice,
     private_name,
 )
-from runctl.sandbox.isolation import Confines, Stream, isolate, spawning
+from runctl.sandbox.isolation import HOME, Confines, Stream, isolate, spawning
 from runctl.sandbox.switchboard import Fifo
 from runctl.sandbox.timing import CloudClock, Schedule, Timer
 
@@ -232,7 +232,7 @@ class Machine:
         return {
             **self._settings,
             "PATH": ":".join([*map(str, folders), *surroundings.SYSTEM_PATH]),
-            "HOME": str(self.folder / "home"),
+            "HOME": str(HOME if self._isolation.separate else self.folder / "home"),
             "TMPDIR": str(self.folder / "tmp"),
             "LANG": "C.UTF-8",
             "PIP_CACHE_DIR": str(self._state / "cache" / "pip"),

@@ -23,9 +23,15 @@ spawning = threading.RLock()
 writing makes its execution elsewhere fail with "Text file busy"."""
 
 
+HOME = Path("/home/machine")
+"""The home folder in machines that have a root of their own: the same in each, since scripts note paths in
+their checkpoints and look for them in the next attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Confines:
-    """What one machine may see: folders are host paths, and have the same name inside.
+    """What one machine may see: folders are host paths, and have the same name inside. The machine's own home
+    folder is to be seen as `HOME`, too, as on machines that were made from one image.
 
     `folder` is the machine's own; `readable` and `writable` are further paths. `marker` is the entry of the
     environment (NAME=VALUE) that every process of the machine carries, `sandbox_marker` that of every machine

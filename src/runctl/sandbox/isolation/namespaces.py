@@ -22,7 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runctl.sandbox.isolation import UMASK, Confines, Stream, nursery, spawning
+from runctl.sandbox.isolation import HOME, UMASK, Confines, Stream, nursery, spawning
 
 SYSTEM = (
     "/usr",
@@ -153,7 +153,7 @@ class NamespaceIsolation:
 
     def start(self) -> None:
         root = self._confines.folder / "root"
-        for name in ("root", "dev", "tmp"):
+        for name in ("root", "dev", "tmp", "home"):
             (self._confines.folder / name).mkdir(exist_ok=True)
         order = {
             "do": "boot",
@@ -192,6 +192,7 @@ class NamespaceIsolation:
                 found[str(path)] = (str(path), str(path), True)
         for path in (*self._confines.writable, folder):
             found[str(path)] = (str(path), str(path), False)
+        found[str(HOME)] = (str(folder / "home"), str(HOME), False)
         return sorted(found.values(), key=lambda bind: len(Path(bind[1]).parts))
 
     def _enter(self) -> list[str]:
