@@ -50,7 +50,6 @@ def fetch(
     from runctl.jobs import outputs
     from runctl.jobs.spec import decode
     from runctl.render import fetched as shown
-    from runctl.render import output
     from runctl.render.transfer import following
 
     wanted = outputs.TREES if "all" in trees else trees or outputs.USUAL
@@ -61,8 +60,5 @@ def fetch(
             found = outputs.fetch(
                 place, decode(record.spec), record, folder, trees=wanted, name=snapshot, emit=emit
             )
-    if context.json:
-        output.write_json(found)
-    else:
-        shown.show_fetched(found, quiet=context.quiet)
+    shown.show(context.json, found, quiet=context.quiet)
     return ExitCode.INPUT if found.left else ExitCode.SUCCESS

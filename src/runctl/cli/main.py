@@ -17,7 +17,8 @@ GARBAGE_THRESHOLD = 50_000
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("runctl.cli.train:train", "Train a script here, on the sandbox cloud or on AWS."),
-    "jobs": ("runctl.cli.jobs:jobs", "List, show, follow, stop and resume jobs."),
+    "jobs": ("runctl.cli.jobs:jobs", "List, show, follow, stop, resume jobs, and fetch their files."),
+    "checkpoint": ("runctl.cli.checkpoint:checkpoint", "Checkpoints: list, look at, bring home, clean up."),
     "aws": ("runctl.cli.aws:aws", "EC2 instances and EBS volumes, one by one."),
     "resources": ("runctl.cli.resources:resources", "Everything that costs: list, sum up, clean up."),
     "transfer": ("runctl.cli.transfer:transfer", "Copy files between here, S3 and instances, verified."),

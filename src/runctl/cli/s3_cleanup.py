@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,22 @@ from runctl.cli.options import Context, common, on_cloud
 from runctl.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
+
+    from runctl.resources.old_checkpoints import Objects
+    from runctl.safety.checkpoints import Keep
+
+
+def keep_more(function: Any) -> Any:
+    """What else stays of each series, whatever its age."""
+    every = click.option(
+        "--keep-every", type=click.IntRange(1), metavar="M", help="And each whose step is a multiple of M."
+    )
+    best = click.option(
+        "--keep-best", metavar="METRIC", help="And the best by a metric in its name: val_loss."
+    )
+    return every(best(function))
 
 
 @click.command()
@@ -19,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-last", type=click.IntRange(1), required=True, metavar="N", help="So many of each series stay."
 )
+@keep_more
 @click.option("--dry-run", is_flag=True, help="Show what would go and what stays, and touch nothing.")
 @click.option("--force", is_flag=True, help="Those of the last hour, too.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -29,6 +45,8 @@ def cleanup(
     context: Context,
     prefix: str,
     keep_last: int,
+    keep_every: int | None,
+    keep_best: str | None,
     dry_run: bool,
     force: bool,
     yes: bool,
@@ -44,22 +62,40 @@ def cleanup(
     \b
     Examples:
       runctl s3 cleanup s3://my-bucket/runs --keep-last 3 --dry-run
+      runctl s3 cleanup s3://my-bucket/runs --keep-last 2 --keep-every 1000 --keep-best val_loss
       runctl s3 cleanup s3://my-bucket/runctl/jobs/JOB --keep-last 1 --yes
     """
+    from runctl.safety.checkpoints import Keep
+
+    store = moving.store(moving.prefix(prefix), moving.access(context, on, endpoint_url))
+    keep = Keep(keep_last, keep_every, keep_best)
+    return clean(context, store, keep, lambda: now_of(context, on), dry_run=dry_run, force=force, yes=yes)
+
+
+def clean(
+    context: Context,
+    store: Objects,
+    keep: Keep,
+    now: Callable[[], datetime],
+    *,
+    dry_run: bool,
+    force: bool,
+    yes: bool,
+) -> int:
+    """Plan, show, ask and delete; the exit code."""
     from runctl.render import old_checkpoints as shown
     from runctl.render import output
     from runctl.render import transfer as following
     from runctl.resources.old_checkpoints import Cleaner
 
-    store = moving.store(moving.prefix(prefix), moving.access(context, on, endpoint_url))
     with context.ledger() as ledger:
         cleaner = Cleaner(
             store=store,
             ledger=ledger,
-            keep=keep_last,
+            keep=keep,
             request=acting.asked(context, force=force, unmanaged=False),
             policy=acting.policy(context),
-            now=lambda: now_of(context, on),
+            now=now,
         )
         planned = cleaner.plan()
         if dry_run or not planned.allowed:

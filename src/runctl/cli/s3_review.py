@@ -9,7 +9,7 @@ import click
 from runctl.cli import acting, moving
 from runctl.cli.options import Context, common, on_cloud
 from runctl.cli.s3_cleanup import now_of
-from runctl.errors import CloudError, ConfigError, NotFound
+from runctl.errors import CloudError, ConfigError, NotFound, ValidationError
 from runctl.quoting import quoted
 
 if TYPE_CHECKING:
@@ -69,19 +69,20 @@ def _old(
     context: Context, store: BulkStore, entries: list[Entry], keep: int, on: str | None
 ) -> CheckpointCleanup | None:
     from runctl.resources.old_checkpoints import Cleaner
+    from runctl.safety.checkpoints import Keep
 
     with context.ledger() as ledger:
         cleaner = Cleaner(
             store=store,
             ledger=ledger,
-            keep=keep,
+            keep=Keep(keep),
             request=acting.asked(context, force=False, unmanaged=False),
             policy=acting.policy(context),
             now=lambda: now_of(context, on),
         )
         try:
             return cleaner.plan(entries)
-        except NotFound:
+        except (NotFound, ValidationError):  # there is none, or but a part of a job
             return None
 
 

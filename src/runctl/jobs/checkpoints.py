@@ -9,6 +9,8 @@ import msgspec
 
 from runctl.agent import seal as seals
 from runctl.agent import snapshot as agents
+from runctl.agent.sets import checkpoint_sets
+from runctl.agent.walk import Found
 from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.jobs import proven
 from runctl.jobs.place import Place
@@ -27,6 +29,32 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     def files(self, *trees: str) -> list[agents.Entry]:
         """The files of these trees."""
         return [entry for entry in self.manifest.entries if entry.kind == "file" and entry.tree in trees]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.size for entry in self.files(*agents.TREES))
+
+    @property
+    def brought(self) -> int:
+        """Bytes that it brought itself: the others lay in the store already."""
+        return sum(entry.size for entry in self.files(*agents.TREES) if entry.at.startswith(f"{self.name}/"))
+
+    def checkpoint(self) -> list[agents.Entry]:
+        """All that its newest complete checkpoint consists of: a file, a folder, or siblings."""
+        if self.manifest.checkpoint is None:
+            return []
+        tree, path = self.manifest.checkpoint
+        entries = [entry for entry in self.manifest.entries if entry.tree == tree]
+        own = {one.path for one in entries if f"{one.path}/".startswith(f"{path}/")}
+        found = [
+            Found(one.path, one.kind, one.size, one.mtime, one.mtime, 0, 0, one.mode, one.link)
+            for one in entries
+        ]
+        for one in checkpoint_sets(found):
+            if own.intersection(one.paths):
+                own.update(one.paths)
+        return [entry for entry in entries if entry.path in own]
 
 
 def commits(place: Place) -> list[str]:

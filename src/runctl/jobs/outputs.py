@@ -19,7 +19,7 @@ from runctl.agent.walk import Found, walk
 from runctl.errors import NotFound, ValidationError
 from runctl.events import Emit, Notice, ignore
 from runctl.jobs import arriving, checkpoints, folders
-from runctl.jobs.arriving import Wanted
+from runctl.jobs.arriving import Arrived, Wanted
 from runctl.jobs.checkpoints import Snapshot
 from runctl.jobs.place import Place, s3_access
 from runctl.jobs.spec import JobSpec
@@ -103,20 +103,35 @@ def fetch(
     return fetched
 
 
-def kept(place: Place, job: JobRecord) -> dict[str, tuple[int, int]]:
-    """Files and bytes of the newest snapshot by tree, in the order of `TREES`; empty if there is none."""
-    found = checkpoints.newest(place, job.seal)
-    if found is None or not (found.ours or job.adopted_at):
-        return {}
-    by_tree = {tree: found.files(tree) for tree in TREES}
-    return {tree: (len(files), sum(one.size for one in files)) for tree, files in by_tree.items() if files}
+def pull(
+    place: Place, job: JobRecord, folder: Path, *, name: str | None = None, emit: Emit = ignore
+) -> Fetched:
+    """Bring the newest complete checkpoint, or that of the snapshot that is `name`d, into `folder`.
+
+    Raises NotFound if there is none, else as `fetch`.
+    """
+    refuse_brought(folder)
+    found = _named_or_newest(place, job, name, emit)
+    entries = found.checkpoint() if found else []
+    if found is None or not entries:
+        raise NotFound(
+            f"No checkpoint of job {job.id} was kept",
+            why=f"{found.name} has none" if found else "nothing of it was kept",
+            next=f"runctl jobs fetch {quoted(job.id)} {quoted(folder)} --tree all",
+        )
+    above = os.path.commonpath([str(PurePosixPath(one.path).parent) for one in entries])
+    own = PurePosixPath(found.manifest.checkpoint[1] if found.manifest.checkpoint else "")
+    if PurePosixPath(above).is_relative_to(own):
+        above = str(own.parent)  # a folder comes with its name
+    wanted = [
+        Wanted(one, os.path.relpath(one.path, above or "."), place.commits() + one.at) for one in entries
+    ]
+    arrived = arriving.arrive(place.store, folder, wanted, executable=found.ours, emit=emit)
+    return _report(job, found, folder, arrived, {}, {})
 
 
 def _snapshot(place: Place, spec: JobSpec, job: JobRecord, name: str | None, emit: Emit) -> Snapshot:
-    if name is not None:
-        found = checkpoints.read(place, checkpoints.named(place, name), job.seal)
-    else:
-        found = checkpoints.newest(place, job.seal)
+    found = _named_or_newest(place, job, name, emit)
     if place.session is None and name is None:
         found = _with_own_outputs(place, spec, found)
     if found is None:
@@ -125,7 +140,16 @@ def _snapshot(place: Place, spec: JobSpec, job: JobRecord, name: str | None, emi
             why="its script wrote nothing that is kept, or no machine could send it",
             next=f"runctl jobs show {quoted(job.id)}",
         )
-    if found.ours:
+    return found
+
+
+def _named_or_newest(place: Place, job: JobRecord, name: str | None, emit: Emit) -> Snapshot | None:
+    """None if there is none. Raises ValidationError if it is not the job's own."""
+    if name is not None:
+        found = checkpoints.read(place, checkpoints.named(place, name), job.seal)
+    else:
+        found = checkpoints.newest(place, job.seal)
+    if found is None or found.ours:
         return found
     if job.adopted_at is None:
         raise ValidationError(
@@ -186,6 +210,18 @@ def _fetched(
 ) -> Fetched:
     wanted, left = _wanted(place, spec, found, trees)
     arrived = arriving.arrive(place.store, folder, wanted, executable=found.ours, emit=emit)
+    not_asked = {tree: len(files) for tree in TREES if tree not in trees and (files := found.files(tree))}
+    return _report(job, found, folder, arrived, left, not_asked)
+
+
+def _report(
+    job: JobRecord,
+    found: Snapshot,
+    folder: Path,
+    arrived: Arrived,
+    left: dict[str, str],
+    not_asked: dict[str, int],
+) -> Fetched:
     return Fetched(
         job=job.id,
         snapshot=found.name,
@@ -196,7 +232,7 @@ def _fetched(
         same=arrived.same,
         aside=arrived.aside,
         left={**left, **arrived.left},
-        not_asked={tree: len(files) for tree in TREES if tree not in trees and (files := found.files(tree))},
+        not_asked=not_asked,
     )
 
 

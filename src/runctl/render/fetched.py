@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from runctl.jobs.outputs import Fetched
 
 
+def show(json: bool, found: Fetched, *, quiet: bool) -> None:
+    """One object as JSON, or sentences."""
+    if json:
+        output.write_json(found)
+    else:
+        show_fetched(found, quiet=quiet)
+
+
 def show_fetched(found: Fetched, *, quiet: bool) -> None:
     """Names that were given and left on stderr, then one line for the whole."""
     for path, aside in found.aside.items():

@@ -27,7 +27,7 @@ def plan_body(planned: CheckpointCleanup) -> dict[str, Any]:
 def show_plan(planned: CheckpointCleanup) -> None:
     """A row for each checkpoint: what becomes of it, and why."""
     rows = [
-        (one.name, moment(one.modified), size(one.size), "stays", "newest" if one.whole else "not whole yet")
+        (one.name, moment(one.modified), size(one.size), "stays", planned.why[one.name])
         for one in planned.kept
     ]
     for item in planned.items:

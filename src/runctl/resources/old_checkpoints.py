@@ -13,8 +13,9 @@ from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Notice, Progress, ignore
 from runctl.ledger import Ledger
 from runctl.quoting import quoted
+from runctl.resources.folder_objects import FolderObjects
 from runctl.safety import checkpoints, destroy
-from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, StoredCheckpoint, Told
+from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, Keep, StoredCheckpoint, Told
 from runctl.safety.vocabulary import Request
 from runctl.storage import claims, manifests
 from runctl.storage.bulk import BulkStore
@@ -23,6 +24,7 @@ from runctl.storage.objects import TooLarge
 
 _IN_A_JOB = re.compile(r"((?:.*/)?runctl/jobs/[^/]+)/checkpoints/")
 Now = Callable[[], datetime]
+Objects = BulkStore | FolderObjects
 
 
 class CheckpointReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,11 +38,11 @@ class CheckpointReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
-    """Where checkpoints lie, how many of each series stay, who asks. Every call may raise CloudError."""
+    """Where checkpoints lie, what of each series stays, who asks. Every call may raise CloudError."""
 
-    store: BulkStore
+    store: Objects
     ledger: Ledger
-    keep: int
+    keep: Keep
     request: Request
     policy: config.Protection
     now: Now
@@ -53,16 +55,14 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
         """
         store = self.store
         _require_whole_jobs(store)
-        found = checkpoints.found_in(
-            store.entries() if entries is None else entries,
-            store.prefix,
-            self.now(),
-            lambda key: _manifest(store, key),
-        )
+        found = found_at(store, self.now(), self.keep, entries)
         if not found:
-            raise NotFound(
-                f"There is no checkpoint under s3://{store.bucket}/{store.prefix}",
-                next="runctl s3 review shows what is there",
+            raise NotFound(f"There is no checkpoint under {where_of(store)}")
+        if self.keep.best and all(one.value is None for one in found):
+            raise ValidationError(
+                f"No checkpoint under {where_of(store)} has {self.keep.best} in its name",
+                why="the best one is known by a name such as epoch=3-val_loss=0.25.ckpt",
+                next="leave --keep-best out, or name the metric as the names do",
             )
         return checkpoints.plan(
             found,
@@ -123,12 +123,12 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _require_whole_jobs(store: BulkStore) -> None:
+def _require_whole_jobs(store: Objects) -> None:
     inner = _IN_A_JOB.match(f"{store.prefix}/")
     if inner is None:
         return
     raise ValidationError(
-        f"s3://{store.bucket}/{store.prefix} is a part of a job",
+        f"{where_of(store)} is a part of a job",
         why="its snapshots need each other's files, and only the whole job shows which",
         next=f"runctl s3 cleanup {quoted(f's3://{store.bucket}/{inner[1]}')} --keep-last N",
     )
@@ -136,6 +136,21 @@ def _require_whole_jobs(store: BulkStore) -> None:
 
 def _newest_first(item: CleanupItem) -> tuple[str, tuple[int, ...]]:
     return item.checkpoint.series, tuple(-number for number in item.checkpoint.order)
+
+
+def found_at(
+    store: Objects, now: datetime, keep: Keep, entries: Iterable[Entry] | None = None
+) -> list[StoredCheckpoint]:
+    """The checkpoints that are there; `entries` is what is there, where it was listed just now."""
+    look = checkpoints.Look(now, lambda key: _manifest(store, key), keep)
+    if isinstance(store, FolderObjects):
+        look = msgspec.structs.replace(look, verdict=store.verdict)
+    return checkpoints.found_in(store.entries() if entries is None else entries, store.prefix, look)
+
+
+def where_of(store: Objects) -> str:
+    """What a user calls it."""
+    return str(store.root) if isinstance(store, FolderObjects) else f"s3://{store.bucket}/{store.prefix}"
 
 
 def reasons(planned: CheckpointCleanup) -> dict[str, str]:
@@ -147,13 +162,14 @@ def _why(item: CleanupItem) -> str:
     return "; ".join(finding.reason for finding in item.verdict.blocking)
 
 
-def _manifest(store: BulkStore, key: str) -> Told | None:
+def _manifest(store: Objects, key: str) -> Told | None:
     try:
         found, _ = manifests.read(store.read(key, largest=manifests.LARGEST), key, key.split("/")[-2])
     except (claims.Unbelievable, TooLarge, NotFound):
         return None
     files = [entry for entry in found.entries if entry.kind == "file"]
-    return Told({entry.at: entry.size for entry in files}, manifests.point(found))
+    path = found.checkpoint[1] if found.checkpoint else ""
+    return Told({entry.at: entry.size for entry in files}, manifests.point(found), found.step, path)
 
 
 def _jobs(ledger: Ledger, found: Iterable[StoredCheckpoint]) -> Jobs:

@@ -31,6 +31,9 @@ _FOLDER = re.compile(
 )
 _COUNTED = re.compile(r"(?<=step|poch|iter|tion)(?P<mark>[-_=]?)(?P<number>[0-9]+)", re.IGNORECASE)
 _LAST = re.compile(r"(?P<mark>)(?P<number>[0-9]+)(?=[^0-9]*$)")
+_IS_LOW = re.compile(
+    r"(?<![a-z])(?:loss|err|error|perplexity|ppl|mae|mse|rmse|wer|cer)(?![a-z])", re.IGNORECASE
+)
 _JOB = re.compile(r"(?:^|/)runctl/jobs/(?P<job>[^/]+)/")
 
 
@@ -39,7 +42,8 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `whole` says that nothing of it is missing, as far as its kind lets that be known. `needs` are the keys of
     all its files if it is a snapshot, in whichever folder they lie; `point` names the checkpoint that
-    it holds, so that two snapshots of one count as one; None for a snapshot that has none.
+    it holds, so that two snapshots of one count as one; None for a snapshot that has none. `value` is that
+    of the metric by which the best one is known.
     """
 
     name: str
@@ -51,6 +55,8 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool
     needs: frozenset[str] = frozenset()
     point: str | None = None
+    step: int | None = None
+    value: float | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -61,6 +67,26 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """Bytes in its own folder."""
         return sum(self.objects.values())
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """What stays of each series: the newest `last`, each whose step is a multiple of `every`, the best one.
+
+    `best` is a metric as names have it, such as `val_loss=0.25`. The lowest is the best one of a loss, an
+    error or a perplexity, else the highest.
+    """
+
+    last: int
+    every: int | None = None
+    best: str | None = None
+
+    def value(self, name: str) -> float | None:
+        """The metric in a name."""
+        found = _metric(self.best).search(name) if self.best else None
+        return float(found["value"]) if found else None
+
+    def better(self, one: float, other: float) -> bool:
+        return one < other if _IS_LOW.search(self.best or "") else one > other
 
 
 class CleanupItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,10 +101,11 @@ class CleanupItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointCleanup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cleanup keeps and what may go, by name."""
+    """What a cleanup keeps and what may go, by name; `why` has the reason for each that is kept."""
 
     kept: tuple[StoredCheckpoint, ...]
     items: tuple[CleanupItem, ...]
+    why: Mapping[str, str] = {}
 
     @property
     def allowed(self) -> tuple[CleanupItem, ...]:
@@ -102,15 +129,27 @@ class Told(msgspec.Struct, frozen=True):
 
     files: Mapping[str, int]
     point: str | None = None
+    step: int | None = None
+    checkpoint: str = ""
 
 
 Manifest = Callable[[str], Told | None]
 """What the manifest at a key says; None for one that is torn."""
 
 
-def found_in(
-    entries: Iterable[Entry], prefix: str, now: datetime, manifest: Manifest
-) -> list[StoredCheckpoint]:
+class Look(msgspec.Struct, frozen=True):
+    """How checkpoints are looked for: the time, how manifests are read and what is known of single files.
+
+    `verdict` says whether a file is whole, None if nobody can tell. An object in S3 is seen whole.
+    """
+
+    now: datetime
+    manifest: Manifest
+    keep: Keep = Keep(1)
+    verdict: Callable[[str], bool | None] = lambda _key: True
+
+
+def found_in(entries: Iterable[Entry], prefix: str, look: Look) -> list[StoredCheckpoint]:
     """The checkpoints among the objects under `prefix`, the oldest of each series first."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -118,7 +157,7 @@ def found_in(
             groups.setdefault(name, []).append(entry)
     sizes = {entry.key: entry.size for group in groups.values() for entry in group}
     found = [
-        _checkpoint(name, group, sizes, prefix, now, manifest)
+        _checkpoint(name, group, sizes, prefix, look)
         for name, group in groups.items()
         if any(is_checkpoint(entry.key) for entry in group)  # a folder of logs is none
     ]
@@ -127,14 +166,14 @@ def found_in(
 
 def plan(
     checkpoints: Iterable[StoredCheckpoint],
-    keep: int,
+    keep: Keep,
     *,
     jobs: Jobs,
     request: Request,
     now: datetime,
     policy: config.Protection,
 ) -> CheckpointCleanup:
-    """Keep the newest `keep` whole ones of each series, and what is newer than they; judge the others.
+    """Keep what `keep` says of each series, and what is newer than its newest; judge the others.
 
     Snapshots of one checkpoint count as one.
     """
@@ -143,11 +182,16 @@ def plan(
         series.setdefault(one.series, []).append(one)
     kept: list[StoredCheckpoint] = []
     items: list[CleanupItem] = []
+    why: dict[str, str] = {}
     for beside in series.values():
         whole = [one for one in beside if one.whole]
-        first = _first_kept(whole, keep)
+        wanted = _wanted(whole, keep)
+        first = _first_kept(whole, keep.last)
         for one in beside:
             if not whole or one.order >= first:
+                wanted.setdefault(one.name, "newest" if one.whole else "not whole yet")
+            if one.name in wanted:
+                why[one.name] = wanted[one.name]
                 kept.append(one)
                 continue
             known = _facts(one, whole, jobs)
@@ -155,9 +199,8 @@ def plan(
             items.append(CleanupItem(checkpoint=one, verdict=verdict))
     marked = needed(kept, (item.checkpoint for item in items if not item.verdict.allowed))
     items = [msgspec.structs.replace(item, freed=_freed(item.checkpoint, marked)) for item in items]
-    return CheckpointCleanup(
-        kept=tuple(kept), items=tuple(item for item in items if swept(item.checkpoint, marked))
-    )
+    going = tuple(item for item in items if swept(item.checkpoint, marked))
+    return CheckpointCleanup(kept=tuple(kept), items=going, why=why)
 
 
 def needed(*staying: Iterable[StoredCheckpoint]) -> frozenset[str]:
@@ -172,6 +215,28 @@ def swept(one: StoredCheckpoint, marked: frozenset[str]) -> tuple[str, ...]:
 
 def _freed(one: StoredCheckpoint, marked: frozenset[str]) -> int:
     return sum(one.objects[key] for key in swept(one, marked))
+
+
+def _wanted(whole: list[StoredCheckpoint], keep: Keep) -> dict[str, str]:
+    """Those that stay whatever their age, by name, with the reason."""
+    found: dict[str, str] = {}
+    if keep.every:
+        every = f"a multiple of {keep.every} steps"
+        found |= {one.name: every for one in whole if one.step is not None and not one.step % keep.every}
+    best: StoredCheckpoint | None = None
+    for one in whole:  # of two that are alike, the older one came first
+        if one.value is not None and (best is None or keep.better(one.value, best.value or 0.0)):
+            best = one
+    if best is not None:
+        found[best.name] = f"best {keep.best}: {best.value:g}"
+    return found
+
+
+def _metric(name: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?<![A-Za-z0-9]){re.escape(name)}[-_=]?(?P<value>-?[0-9]+(?:[.][0-9]+)?(?:e-?[0-9]+)?)",
+        re.IGNORECASE,
+    )
 
 
 def _first_kept(whole: list[StoredCheckpoint], keep: int) -> tuple[int, ...]:
@@ -217,12 +282,15 @@ def _place(key: str) -> str | None:
     return key if is_checkpoint(key) else None
 
 
-def _numbered(name: str) -> tuple[str, tuple[int, ...]]:
+def _numbered(name: str, metric: str | None) -> tuple[str, tuple[int, ...]]:
     """The series of a name, and its place there: steps and epochs count, else the last number.
 
-    Other numbers, such as a version or a loss, make another series: what is not understood is kept.
+    Other numbers, such as a version or a loss, make another series: what is not understood is kept. The value
+    of `metric` is understood.
     """
     parent, slash, last = name.rpartition("/")
+    if metric:
+        last = _metric(metric).sub(metric, last)
     stem, dot, ending = last.rpartition(".") if not last.rpartition(".")[2].isdigit() else (last, "", "")
     stem, dot, ending = (stem, dot, ending) if stem else (last, "", "")
     pattern = _COUNTED if _COUNTED.search(stem) else _LAST
@@ -235,8 +303,7 @@ def _checkpoint(
     entries: list[Entry],
     sizes: Mapping[str, int],
     prefix: str,
-    now: datetime,
-    manifest: Manifest,
+    look: Look,
 ) -> StoredCheckpoint:
     """`sizes` has every object below the prefix: a snapshot's files may lie in the folders of others."""
     modified = max(datetime.fromtimestamp(entry.modified / 1e9, UTC) for entry in entries)
@@ -248,15 +315,16 @@ def _checkpoint(
         objects={entry.key: entry.size for entry in entries},
         modified=modified,
         job=job["job"] if job else "",
-        # One object is seen whole or not at all; nobody tells when a folder is complete.
-        whole=entries[0].key == name or now - modified > CHECKPOINT_YOUTH,
+        whole=_is_whole(name, entries, look, is_old=look.now - modified > CHECKPOINT_YOUTH),
     )
     commit = _COMMIT.fullmatch(entries[0].key)
     if commit is None:
-        series, order = _numbered(name)
-        return msgspec.structs.replace(one, series=series, order=order)
+        series, order = _numbered(name, look.keep.best)
+        step = order[-1] if order else None
+        value = look.keep.value(name.rpartition("/")[2])
+        return msgspec.structs.replace(one, series=series, order=order, step=step, value=value)
     key = f"{name}/{MANIFEST}"
-    told = manifest(key) if key in one.objects else None
+    told = look.manifest(key) if key in one.objects else None
     files = {f"{commit['series']}/{at}": size for at, size in told.files.items()} if told else {}
     return msgspec.structs.replace(
         one,
@@ -265,4 +333,14 @@ def _checkpoint(
         whole=told is not None and all(sizes.get(at) == size for at, size in files.items()),
         needs=frozenset(files),
         point=told.point if told else None,
+        step=told.step if told else None,
+        value=look.keep.value(told.checkpoint) if told else None,
     )
+
+
+def _is_whole(name: str, entries: list[Entry], look: Look, *, is_old: bool) -> bool:
+    """Whether nothing is missing of what is no snapshot: nobody tells when a folder is complete."""
+    verdicts = [look.verdict(entry.key) for entry in entries]
+    if False in verdicts:
+        return False
+    return is_old or (entries[0].key == name and None not in verdicts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
@@ -22,7 +23,6 @@ from runctl.safety.facts import KnownInstance
 from runctl.safety.fate import OVER, POLL_SECONDS, UNSEEN_PATIENCE, require_kept, to_keep
 from runctl.safety.protection import evaluate, marked
 from runctl.safety.vocabulary import Action, Disk, Effect, Facts, Finding, Request, ResourceKind, Verdict
-from runctl.storage.bulk import BulkStore
 
 DETACH_PATIENCE = timedelta(minutes=2)
 
@@ -216,10 +216,18 @@ class Door:
         return verdict
 
 
+class Removes(Protocol):
+    """Where checkpoints lie: a prefix of S3, or a folder."""
+
+    def remove(self, keys: list[str]) -> None:
+        """Idempotent."""
+        ...
+
+
 def delete_checkpoint(
-    store: BulkStore, keys: Iterable[str], verdict: Verdict, *, ledger: Ledger, user: str, at: datetime
+    store: Removes, keys: Iterable[str], verdict: Verdict, *, ledger: Ledger, user: str, at: datetime
 ) -> None:
-    """Delete a checkpoint's objects in S3 in their order, so that it is none from the first on. Idempotent.
+    """Delete a checkpoint's objects in their order, so that it is none from the first on. Idempotent.
 
     Raises Protected, CloudError. The verdict is recorded.
     """

@@ -39,6 +39,10 @@ WITHOUT_A_CLOUD: dict[str, list[list[str]]] = {
     "jobs show": [[LOCAL], [ODD], [STORABLE]],
     "jobs logs": [[ODD], [STORABLE]],
     "jobs fetch": [[LOCAL, "out", "--tree", "all"], [LOCAL, "out", "--from", "2"], [STORABLE, "out"]],
+    "checkpoint list": [[LOCAL], ["here"], [STORABLE]],
+    "checkpoint info": [[LOCAL], [LOCAL, "000001", "--verify"], ["here", STORABLE], [STORABLE]],
+    "checkpoint pull": [[LOCAL, "out"], [STORABLE, "out"]],
+    "checkpoint cleanup": [["here", "--keep-last", "1", "--dry-run"], [LOCAL, "--keep-last", "1"]],
     "jobs stop": [[LOCAL, "--dry-run"], [ODD, "--dry-run"]],
     "jobs resume": [[LOCAL, "--dry-run"], [LOCAL, "--from", STORABLE, "--dry-run"]],
     "tx list": [[]],
@@ -214,8 +218,11 @@ class World:
             self.project / "job",
             "000001-step_1.pt",
             files,
+            checkpoint=("checkpoints", "a"),
             more=(Entry("work", odd, "link", link="fine.txt"),),
         )
+        for number in (1, 2):
+            (self.project / "here" / f"step_{number}{odd}.pt").write_text("x")
         log = self.project / "job" / "attempt-1" / "output.log"
         log.parent.mkdir(parents=True)
         log.write_bytes(STORABLE.encode() + b"\n")
@@ -231,7 +238,7 @@ class World:
                 main.run([*command.split(), *words, *(["--output", form] if form == "json" else [])])
             self.shown += STORABLE[:4].encode() in out.written() + err.written()
             told = err.written()
-            if terminal and command in {*WITH_A_BUCKET, "jobs fetch"}:
+            if terminal and command in {*WITH_A_BUCKET, "jobs fetch", "checkpoint pull"}:
                 told = _BAR.sub(b"", told)
             assert_clean(told, terminal=terminal, where=where)
             if command == "jobs logs" and form == "text":  # the script's own lines

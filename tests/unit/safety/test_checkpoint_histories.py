@@ -23,6 +23,7 @@ from runctl.errors import NotFound
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
 from runctl.model import JobId, JobState
 from runctl.resources.old_checkpoints import Cleaner
+from runctl.safety.checkpoints import Keep
 from runctl.safety.vocabulary import Request
 from runctl.storage.entries import Entry
 
@@ -221,7 +222,7 @@ class History:
         cleaner = Cleaner(
             store=store,
             ledger=self.ledger,
-            keep=keep,
+            keep=Keep(keep),
             request=Request(user="ada", force=force),
             policy=Protection(),
             now=lambda: self.now,

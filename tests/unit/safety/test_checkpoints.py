@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runctl.config import Protection
 from runctl.model import JobState
-from runctl.safety.checkpoints import Jobs, StoredCheckpoint, Told, found_in, plan
+from runctl.safety.checkpoints import Jobs, Keep, Look, StoredCheckpoint, Told, found_in, plan
 from runctl.safety.vocabulary import Request
 from runctl.storage.entries import Entry
 
@@ -35,9 +35,9 @@ def manifest(key: str) -> Told:
 
 def look(entries: list[Entry], keep: int = 1, *, force: bool = False, **jobs: Any) -> dict[str, str]:
     """What becomes of each checkpoint: `kept`, `deleted`, or the rule that holds it."""
-    found = found_in(entries, "", NOW, manifest)
+    found = found_in(entries, "", Look(NOW, manifest))
     request = Request(user="ann", force=force)
-    planned = plan(found, keep, jobs=Jobs(**jobs), request=request, now=NOW, policy=Protection())
+    planned = plan(found, Keep(keep), jobs=Jobs(**jobs), request=request, now=NOW, policy=Protection())
     fates = {one.name: "kept" for one in planned.kept}
     for item in planned.items:
         held = item.verdict.blocking
@@ -65,7 +65,7 @@ def test_a_folder_goes_whole_and_one_without_weights_is_none() -> None:
     folder = ("model.safetensors", "config.json", "global_step5/rank_0.pt", "rng_1.pth")
     entries = [entry(f"run/checkpoint-{step}/{name}") for step in (500, 1000) for name in folder]
     entries += [entry(f"logs/step_{number}/loss.csv") for number in range(3)]
-    found = found_in(entries, "", NOW, lambda _: None)
+    found = found_in(entries, "", Look(NOW, lambda _: None))
     assert [(one.name, len(one.keys), one.order) for one in found] == [
         ("run/checkpoint-500", 4, (500,)),
         ("run/checkpoint-1000", 4, (1000,)),
@@ -110,7 +110,7 @@ def test_a_manifest_that_lies_makes_nothing_whole() -> None:
 
 
 def test_the_manifest_goes_first() -> None:
-    (found,) = found_in(commit("1-a"), "", NOW, lambda _: Told({}))
+    (found,) = found_in(commit("1-a"), "", Look(NOW, lambda _: Told({})))
     assert found.keys[0].endswith("/manifest.json")
 
 
@@ -132,10 +132,10 @@ def test_no_series_ever_loses_its_last_whole_ones(
     objects: dict[str, tuple[float, int]], keep: int, force: bool, state: JobState | None
 ) -> None:
     entries = [entry(key, hours=hours, size=size) for key, (hours, size) in sorted(objects.items())]
-    found = found_in(entries, "", NOW, manifest)
+    found = found_in(entries, "", Look(NOW, manifest))
     jobs = Jobs(states={"walk-1": state} if state else {})
     request = Request(user="ann", force=force)
-    planned = plan(found, keep, jobs=jobs, request=request, now=NOW, policy=Protection())
+    planned = plan(found, Keep(keep), jobs=jobs, request=request, now=NOW, policy=Protection())
     gone = {item.checkpoint.name for item in planned.allowed}
     series: dict[str, list[StoredCheckpoint]] = {}
     for one in found:
