@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Callable, Iterator, List, NamedTuple, Optional, Sequence, Union
 
@@ -21,6 +22,8 @@ from .s3 import TRIES, Bucket
 CONNECTIONS = 24
 _MOST = 2 * CONNECTIONS
 """Files that are open for sending at once."""
+_MOST_PACKS = 8
+"""Packs that are being sent at once: they are in memory."""
 _WAITING = 4
 """Connections that stay open for what comes next."""
 _OWN_FAULTS = (OSError, SourceChanged, StoreRefused)
@@ -29,7 +32,7 @@ _Result = Union[Placed, Exception]
 
 class _Packed(NamedTuple):
     number: int
-    data: bytes
+    size: int
     digest: str
 
 
@@ -44,7 +47,9 @@ class Outgoing:
         self._under_way = 0
         self._stopping = False
         self._pack: List[_Packed] = []
+        self._pack_data: List[bytes] = []
         self._pack_size = 0
+        self._packs_left = threading.Semaphore(_MOST_PACKS)
         self._in_parts: List[InParts] = []
         self._pool = ThreadPoolExecutor(CONNECTIONS, "store")
 
@@ -135,28 +140,32 @@ class Outgoing:
             return
         if self._pack_size + size > packs.LARGEST:
             self._send_pack()
-        self._pack.append(_Packed(number, data, digest))
+        self._pack.append(_Packed(number, size, digest))
+        self._pack_data.append(data)
         self._pack_size += size
 
     def _send_pack(self) -> None:
         if self._pack:
+            self._packs_left.acquire()
             self._under_way += 1
-            files, self._pack, self._pack_size = self._pack, [], 0
-            self._submit(lambda: self._pack_sent(files))
+            files, data = self._pack, b"".join(self._pack_data)
+            self._pack, self._pack_data, self._pack_size = [], [], 0
+            self._submit(lambda: self._pack_sent(files, data))
 
-    def _pack_sent(self, files: List[_Packed]) -> List[Outcome]:
+    def _pack_sent(self, files: List[_Packed], data: bytes) -> List[Outcome]:
         snapshot = self._items[files[0].number].at.split("/", 1)[0]
         place = packs.new_place(snapshot)
         try:
-            self._bucket.put(self._prefix + place, b"".join(one.data for one in files))
+            self._bucket.put(self._prefix + place, data)
         except StoreRefused as error:
             return [(one.number, error) for one in files]
+        finally:
+            self._packs_left.release()
         placed: List[Outcome] = []
         offset = 0
         for one in files:
-            at = packs.place_in(place, offset)
-            placed.append((one.number, Placed(at, len(one.data), one.digest)))
-            offset += len(one.data)
+            placed.append((one.number, Placed(packs.place_in(place, offset), one.size, one.digest)))
+            offset += one.size
         return placed
 
 
