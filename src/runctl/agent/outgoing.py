@@ -154,7 +154,7 @@ class Outgoing:
 
     def _pack_sent(self, files: List[_Packed], data: bytes) -> List[Outcome]:
         snapshot = self._items[files[0].number].at.split("/", 1)[0]
-        place = packs.new_place(snapshot)
+        place = packs.new_place(snapshot, len(data))
         try:
             self._bucket.put(self._prefix + place, data)
         except StoreRefused as error:

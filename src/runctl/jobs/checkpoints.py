@@ -7,6 +7,7 @@ import hashlib
 
 import msgspec
 
+from runctl.agent import packs
 from runctl.agent import seal as seals
 from runctl.agent import snapshot as agents
 from runctl.agent.sets import checkpoint_sets
@@ -117,9 +118,9 @@ def verify(place: Place, name: str, seal: str) -> Snapshot:
     except claims.Unbelievable as error:
         raise _corrupt(place, name, f"its manifest cannot be read: {error.why}") from error
     for entry in found.files(*agents.TREES):
-        key = place.commits() + entry.at
+        key = proven.key_of(entry, place.commits())
         try:
-            whole = place.store.info(key).size == entry.size
+            whole = place.store.info(key).size == packs.object_of(entry.at, entry.size)[1]
             if whole:
                 proven.check(place.store, key, entry)
         except NotFound:

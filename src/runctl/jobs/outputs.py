@@ -18,7 +18,7 @@ from runctl.agent.snapshot import CHECKPOINTS, OUTPUTS, TREES, WORK, Entry, Mani
 from runctl.agent.walk import Found, walk
 from runctl.errors import NotFound, ValidationError
 from runctl.events import Emit, Notice, ignore
-from runctl.jobs import arriving, checkpoints, folders
+from runctl.jobs import arriving, checkpoints, folders, proven
 from runctl.jobs.arriving import Arrived, Wanted
 from runctl.jobs.checkpoints import Snapshot
 from runctl.jobs.place import Place, s3_access
@@ -252,7 +252,7 @@ def _wanted(
         above = [str(parent) for parent in PurePosixPath(path).parents]
         before = next((taken[one] for one in (path, *above) if one in taken), None)
         if before is None and (entry.kind == "folder" or path not in folders):
-            key = place.commits() + entry.at if entry.at else f"{entry.tree}/{entry.path}"
+            key = proven.key_of(entry, place.commits()) if entry.at else f"{entry.tree}/{entry.path}"
             wanted.append(Wanted(entry, path, key))
             folders.update(above)
             if entry.kind == "folder":

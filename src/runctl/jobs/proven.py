@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from runctl.agent import packs
 from runctl.agent.snapshot import Entry
 from runctl.errors import CloudError, TransferError
 from runctl.storage.objects import Store
@@ -23,17 +24,24 @@ class NotAsCommitted(TransferError):
 
 
 class Stretch(NamedTuple):
-    """Bytes of a file that have a digest of their own."""
+    """Bytes of a file that have a digest of their own; `before` are those of its object that are others'."""
 
     start: int
     length: int
     sha256: bytes
+    before: int = 0
+
+
+def key_of(entry: Entry, commits: str) -> str:
+    """The key of the object in which a file's bytes lie; `commits` is the folder of the snapshots."""
+    return commits + packs.object_of(entry.at, entry.size)[0]
 
 
 def stretches(entry: Entry) -> list[Stretch]:
     """The whole file, or the parts in which it was sent."""
     if not entry.part:
-        return [Stretch(0, entry.size, bytes.fromhex(entry.sha256))]
+        packed = packs.inside(entry.at)
+        return [Stretch(0, entry.size, bytes.fromhex(entry.sha256), packed.offset if packed else 0)]
     return [
         Stretch(start, length, entry.parts[number * _DIGEST : (number + 1) * _DIGEST])
         for number, (start, length) in enumerate(_cut(entry.size, entry.part))
@@ -47,7 +55,7 @@ def receive(store: Store, key: str, stretch: Stretch, take: Callable[[int, bytes
     """
     digest = hashlib.sha256()
     for start, length in _cut(stretch.length, READ):
-        data = _read(store, key, stretch.start + start, length)
+        data = _read(store, key, stretch.before + stretch.start + start, length)
         digest.update(data)
         take(stretch.start + start, data)
     if digest.digest() != stretch.sha256:

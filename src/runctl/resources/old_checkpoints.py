@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from runctl import config
+from runctl.agent import packs
 from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Notice, Progress, ignore
 from runctl.ledger import Ledger
@@ -169,7 +170,8 @@ def _manifest(store: Objects, key: str) -> Told | None:
         return None
     files = [entry for entry in found.entries if entry.kind == "file"]
     path = found.checkpoint[1] if found.checkpoint else ""
-    return Told({entry.at: entry.size for entry in files}, manifests.point(found), found.step, path)
+    objects = dict(packs.object_of(entry.at, entry.size) for entry in files)
+    return Told(objects, manifests.point(found), found.step, path)
 
 
 def _jobs(ledger: Ledger, found: Iterable[StoredCheckpoint]) -> Jobs:

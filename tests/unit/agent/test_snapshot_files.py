@@ -217,7 +217,7 @@ def test_many_small_files_go_in_few_objects(store, bucket, written, tmp_path):
 
 
 def test_a_file_in_a_pack_that_grows_large_is_sent_by_itself(store, bucket, written, tmp_path):
-    base = Placed(packs.place_in(packs.new_place("000001-a"), 0), 1, hashlib.sha256(b"x").hexdigest())
+    base = Placed(packs.place_in(packs.new_place("000001-a", 1), 0), 1, hashlib.sha256(b"x").hexdigest())
     data = os.urandom(3 * PART)
     placed = send(store, "000002-a/checkpoints/a", written("a", data), base)
     assert fetched(store, placed, tmp_path / "back") == data

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from runctl.agent import packs, snapshot
 from runctl.agent import seal as seals
-from runctl.agent import snapshot
 from runctl.agent.snapshot import Entry, Manifest
 
 KEY = "5e" * 32
@@ -35,6 +35,7 @@ def take(
     *,
     more: tuple[Entry, ...] = (),
     seal: object = KEY,
+    pack: bool = False,
     part: int = 0,
     mode: int = 0o644,
     under: str = "committed",
@@ -44,17 +45,23 @@ def take(
 ) -> Manifest:
     """Write a snapshot of `files` (by `TREE/PATH`) and of `more` entries, whose bytes lie there already.
 
-    With the job's key as `seal` its manifest is sealed, else it carries what is given.
+    With `pack` all are in one object. With the job's key as `seal` its manifest is sealed, else it carries
+    what is given.
     """
     folder = store / under
     entries = list(more)
+    packed = packs.new_place(name, sum(len(value) for value in files.values())) if pack else ""
+    before = 0
     for key, value in files.items():
         tree, _, path = key.partition("/")
         data = value.encode() if isinstance(value, str) else value
         entry = file_entry(name, tree, path, data, part=part, mode=mode)
-        (folder / entry.at).parent.mkdir(parents=True, exist_ok=True)
-        (folder / entry.at).write_bytes(data)
-        entries.append(entry)
+        lies = folder / (packed or entry.at)
+        lies.parent.mkdir(parents=True, exist_ok=True)
+        with lies.open("ab" if packed else "wb") as file:
+            file.write(data)
+        entries.append(entry._replace(at=packs.place_in(packed, before)) if packed else entry)
+        before += len(data)
     manifest = Manifest(name, checkpoint, step, 1, "2026-11-23T00:00:00Z", False, sorted(entries))
     told = {**snapshot.to_dict(manifest), **fields}
     told["seal"] = seals.of(KEY, told) if seal == KEY else seal

@@ -65,6 +65,27 @@ def test_a_file_is_looked_for_where_an_earlier_snapshot_has_it(tmp_path: Path) -
     assert refused.value.next == "resume from the one before it: --from 000001-a.pt"
 
 
+def test_files_that_share_an_object_are_proven_one_by_one(tmp_path: Path) -> None:
+    take(
+        tmp_path,
+        "000001-a.pt",
+        {"checkpoints/a.pt": "aa", "outputs/log.csv": "12", "outputs/x": ""},
+        pack=True,
+    )
+    place = local_place(tmp_path)
+    assert checkpoints.verify(place, "000001", "").name == "000001-a.pt"
+    (pack,) = (tmp_path / "committed/000001-a.pt/.packs").iterdir()
+    for torn, why in ((b"aa13", "log.csv is not"), (b"aa1", "a.pt is not"), (b"aa123", "a.pt is not")):
+        pack.write_bytes(torn)
+        with pytest.raises(ValidationError) as refused:
+            checkpoints.verify(place, "000001", "")
+        assert why in refused.value.why
+    pack.unlink()
+    with pytest.raises(ValidationError, match="corrupt") as refused:
+        checkpoints.verify(place, "000001", "")
+    assert "a.pt is missing" in refused.value.why
+
+
 def test_a_manifest_under_another_name_is_none(tmp_path: Path) -> None:
     take(tmp_path, "000002-b.pt", {"checkpoints/b.pt": "b"})
     (tmp_path / "committed/000002-b.pt").rename(tmp_path / "committed/000001-a.pt")

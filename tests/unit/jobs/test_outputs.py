@@ -107,6 +107,11 @@ def test_what_is_the_same_is_not_even_read_in_the_store(arrival: Arrival) -> Non
     assert (again.files, again.same, again.left) == (0, 1, {})
 
 
+def test_files_that_share_an_object_come_each_by_itself(arrival: Arrival) -> None:
+    arrival.take({"a.txt": "first", "empty": "", "b.txt": "second"}, pack=True)
+    assert arrival.deliver() == {"a.txt": "first", "empty": "", "b.txt": "second"}
+
+
 def test_each_tree_comes_to_its_place(arrival: Arrival) -> None:
     arrival.spec = msgspec.structs.replace(arrival.spec, workdir="sub", checkpoints="out")
     files = {"outputs/score.txt": "1", "work/sub/runs/a": "2", "checkpoints/step_5.pt": "3"}

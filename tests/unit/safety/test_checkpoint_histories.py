@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from runctl.agent import packs
 from runctl.agent.snapshot import Entry as Snapped
 from runctl.agent.snapshot import Manifest, to_dict
 from runctl.config import Protection
@@ -123,13 +124,14 @@ class History:
             self.count += 1
             self.writing = name = f"{self.count:06}-step-{self.count:05}"
             self.commits[name] = Commit(self.count, self.now)
-            self.bucket.objects[self.key(name, "checkpoints/model.pt")] = (b"weights", self.now)
+            self.bucket.objects[self.key(name, model_of(name))] = (b"weights", self.now)
 
     def finish(self) -> None:
         """The manifest is written last; what has not changed lies where the snapshot before has it."""
         if self.writing is not None:
             name, size = self.writing, len(b"weights")
-            files = {f"{name}/checkpoints/model.pt": size}
+            at = f"{name}/{model_of(name)}"
+            files = {packs.place_in(at, 3) if ".packs" in at else at: 4 if ".packs" in at else size}
             if self.before is not None:
                 known = self.needs[self.before]
                 files |= {at: known[at] for at in known if self.dice.random() < 0.7}
@@ -153,7 +155,7 @@ class History:
         whole = [name for name, commit in self.commits.items() if commit.complete]
         if whole:
             name = self.dice.choice(whole)
-            for file in ("checkpoints/model.pt", "manifest.json"):
+            for file in (model_of(name), "manifest.json"):
                 data, _ = self.bucket.objects[self.key(name, file)]
                 self.bucket.objects[self.key(name, file)] = (data, self.now)
             self.commits[name].written = self.commits[name].complete = self.now
@@ -266,12 +268,13 @@ class History:
         """Whatever went, each snapshot that has a manifest has all that it names."""
         for name, files in self.needs.items():
             for at in files:
-                assert f"{self.base}/checkpoints/{at}" in self.bucket.objects, f"{name} lacks {at}"
+                key = f"{self.base}/checkpoints/{packs.object_of(at, 0)[0]}"
+                assert key in self.bucket.objects, f"{name} lacks {at}"
 
     def swept(self, going: set[str]) -> set[str]:
         """The objects that go with these snapshots, if all others stay."""
         marked = {
-            f"{self.base}/checkpoints/{at}"
+            f"{self.base}/checkpoints/{packs.object_of(at, 0)[0]}"
             for name, files in self.needs.items()
             if name not in going
             for at in files
@@ -295,6 +298,12 @@ class History:
             whole = self.commits[short(folder)].complete
             assert file == "manifest.json" or folder in gone or not whole
             gone.add(folder)
+
+
+def model_of(name: str) -> str:
+    """The object of a snapshot's own file, which every second one shares with others."""
+    number = int(name.split("-", maxsplit=1)[0])
+    return f".packs/{number:016x}-7" if number % 2 else "checkpoints/model.pt"
 
 
 def folder_of(key: str) -> str:
