@@ -1,15 +1,18 @@
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalCall=false
-"""What S3 does and moto does not: checksums, owners of buckets; ranges read without the whole object."""
+"""What S3 does and moto does not: checksums, owners of buckets, refusals of copies, ranges by themselves."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import threading
 import zlib
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from moto.s3.exceptions import MissingKey, NoSuchUpload, PreconditionFailed, S3ClientError
 from moto.s3.models import FakeKey, S3Backend, s3_backends
 from moto.s3.responses import S3Response
 from moto.s3.utils import compute_checksum
@@ -24,12 +27,15 @@ _HEADERS = {
 
 def wrong_owner(environ: Mapping[str, Any]) -> tuple[str, str] | None:
     """The code and message with which S3 refuses a request that expects another owner of its bucket."""
-    expected = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER")
-    bucket = str(environ.get("PATH_INFO", "")).lstrip("/").partition("/")[0]
-    owner = s3_backends.bucket_accounts.get(bucket)
-    if not expected or owner is None or owner[1] == expected:
-        return None
-    return "AccessDenied", "Access Denied"
+    for header, path in (
+        ("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", environ.get("PATH_INFO", "")),
+        ("HTTP_X_AMZ_SOURCE_EXPECTED_BUCKET_OWNER", unquote(environ.get("HTTP_X_AMZ_COPY_SOURCE", ""))),
+    ):
+        expected = environ.get(header)
+        owner = s3_backends.bucket_accounts.get(str(path).lstrip("/").partition("/")[0])
+        if expected and owner is not None and owner[1] != expected:
+            return "AccessDenied", "Access Denied"
+    return None
 
 
 def carries_checksum(headers: Mapping[str, Any]) -> bool:
@@ -104,5 +110,44 @@ def _copy_object(self: Any, source: Any, bucket: str, key: str, *more: Any, **op
         made.checksum_value = compute_checksum(made.value, made.checksum_algorithm).decode()
 
 
+_copy_part: Any = S3Response.upload_part_copy
+
+
+def _upload_part_copy(self: Any) -> Any:
+    """A copied part is answered with the checksum that its upload wants; only what is asked for is read."""
+    source, span = str(self.headers["x-amz-copy-source"]), self.headers.get("x-amz-copy-source-range", "")
+    bucket, _, key = unquote(urlsplit(source).path).lstrip("/").partition("/")
+    version = parse_qs(urlsplit(source).query).get("versionId", [None])[0]
+    upload = self.backend.get_bucket(self.bucket_name).multiparts.get(self._get_param("uploadId"))
+    if upload is None:
+        raise NoSuchUpload(self._get_param("uploadId"))
+    found = self.backend.get_object(bucket, key, version_id=version)
+    if found is None:
+        raise MissingKey(key)
+    wanted = self.headers.get("x-amz-copy-source-if-match", "").strip('"')
+    if wanted and wanted != found.etag.strip('"'):
+        raise PreconditionFailed("x-amz-copy-source-If-Match")
+    if span:
+        cut = re.fullmatch(r"bytes=(\d+)-(\d+)", span)
+        if cut is None or not int(cut[1]) <= int(cut[2]) < found.size:
+            message = f"Range specified is not valid for source object of size: {found.size}"
+            raise S3ClientError("InvalidArgument", message)
+    ranged.on = bool(span)
+    try:
+        status, headers, body = _copy_part(self)
+    finally:
+        ranged.on = False
+    algorithm = upload.metadata.get("x-amz-checksum-algorithm")
+    if algorithm:
+        made = upload.parts[self._get_int_param("partNumber")].value
+        name = f"Checksum{algorithm.upper()}"
+        told = f"<{name}>{compute_checksum(made, algorithm).decode()}</{name}></CopyPartResult>"
+        text = body.decode() if isinstance(body, bytes) else body
+        body = text.replace("</CopyPartResult>", told)
+        headers["content-length"] = str(len(body))
+    return status, headers, body
+
+
 S3Response.head_object = _head_object
+S3Response.upload_part_copy = _upload_part_copy
 S3Backend.copy_object = _copy_object

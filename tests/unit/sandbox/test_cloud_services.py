@@ -280,3 +280,31 @@ def test_an_object_sent_in_parts_has_their_checksum_and_its_copy_that_of_the_who
     s3.copy_object(Bucket=bucket, Key="copy", CopySource=of)
     copied = s3.head_object(Bucket=bucket, Key="copy", ChecksumMode="ENABLED")
     assert copied["ChecksumSHA256"] == base64.b64encode(_sha256(b"".join(parts))).decode()
+
+
+def test_a_part_that_is_copied_has_the_checksum_of_its_range(sandbox_cloud: LiveSandbox) -> None:
+    s3, bucket = sandbox_cloud.client("s3"), sandbox_cloud.name("copies")
+    s3.create_bucket(Bucket=bucket)
+    body = bytes(range(256)) * (24 << 10)
+    etag = s3.put_object(Bucket=bucket, Key="from", Body=body)["ETag"]
+    of = {"Bucket": bucket, "Key": "to"}
+    upload = s3.create_multipart_upload(**of, ChecksumAlgorithm="SHA256")["UploadId"]
+    asked = {**of, "UploadId": upload, "CopySource": {"Bucket": bucket, "Key": "from"}}
+    sent = []
+    for number, (first, end) in enumerate([(7, (5 << 20) + 7), (3, 1003)], 1):
+        span = f"bytes={first}-{end - 1}"
+        made = s3.upload_part_copy(**asked, PartNumber=number, CopySourceRange=span)["CopyPartResult"]
+        assert made["ChecksumSHA256"] == base64.b64encode(_sha256(body[first:end])).decode()
+        assert made["ETag"].strip('"') == hashlib.md5(body[first:end]).hexdigest()
+        sent.append({"PartNumber": number, "ETag": made["ETag"], "ChecksumSHA256": made["ChecksumSHA256"]})
+    for change, code in (
+        ({"CopySourceRange": f"bytes=0-{len(body)}"}, "InvalidArgument"),
+        ({"CopySource": {"Bucket": bucket, "Key": "none"}}, "NoSuchKey"),
+        ({"CopySourceIfMatch": '"other"'}, "PreconditionFailed"),
+        ({"UploadId": "none"}, "NoSuchUpload"),
+        ({"ExpectedSourceBucketOwner": "999999999999"}, "AccessDenied"),
+    ):
+        assert sandbox_cloud.refusal(s3.upload_part_copy, **{**asked, "PartNumber": 3, **change}) == code
+    s3.upload_part_copy(**asked, PartNumber=3, CopySourceIfMatch=etag)
+    s3.complete_multipart_upload(**of, UploadId=upload, MultipartUpload={"Parts": sent})
+    assert s3.get_object(**of)["Body"].read() == body[7 : (5 << 20) + 7] + body[3:1003]
