@@ -116,8 +116,8 @@ class Closing:
                 committed_step=agent.committed.step if agent.committed else None,
                 committed_seconds=agent.committed.seconds_after_notice if agent.committed else None,
                 began_step=agent.began_at_step,
-                kept_files=agent.kept.files if agent.kept else None,
-                kept_bytes=agent.kept.bytes if agent.kept else None,
+                kept_files=agent.kept.files if agent.kept else 0,
+                kept_bytes=agent.kept.bytes if agent.kept else 0,
             )
         if state in {"ended", "lost"}:
             ended = datetime.fromtimestamp(agent.ended, UTC) if agent and agent.ended else now

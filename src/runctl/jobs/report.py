@@ -61,6 +61,7 @@ class JobReport(msgspec.Struct, frozen=True):
     interruptions: int
     failures: int
     retried: tuple[str, ...]
+    keep_written: int
     kept_files: int | None
     kept_bytes: int | None
     cause: str
@@ -80,7 +81,10 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
     cut_short = [
         row for row, attempt in zip(rows, attempts, strict=True) if attempt.cause in steps.PREEMPTIONS
     ]
-    kept = next((one for one in reversed(attempts) if one.kept_files is not None), None)
+    # One that kept nothing went on with what those before it had kept.
+    told = [one for one in attempts if one.kept_files is not None]
+    kept = next((one for one in reversed(told) if one.kept_files), told[-1] if told else None)
+    asked = decoded(job.spec, _Asked, job.id)
     lost = [row.steps_lost for row in cut_short]
     events = ledger.jobs.events(job.id)
     return JobReport(
@@ -99,7 +103,8 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
         steps_lost=None if any(count is None for count in lost) else sum(count or 0 for count in lost),
         interruptions=len(cut_short),
         failures=sum(attempt.cause in {"failed", "prepare-failed"} for attempt in attempts),
-        retried=decoded(job.spec, _Retried, job.id).not_from,
+        retried=asked.not_from,
+        keep_written=asked.keep_written,
         kept_files=kept.kept_files if kept else None,
         kept_bytes=kept.kept_bytes if kept else None,
         cause=events[-1].cause if events else "",
@@ -108,10 +113,11 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
     )
 
 
-class _Retried(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct, frozen=True):
     """What of a job's spec the report tells."""
 
     not_from: tuple[str, ...] = ()
+    keep_written: int = 0
 
 
 def _attempt(ledger: Ledger, attempts: Sequence[AttemptRecord], index: int, now: datetime) -> AttemptReport:

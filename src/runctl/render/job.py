@@ -40,7 +40,7 @@ def show_plan(plan: Plan) -> None:
             lines.append(
                 f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer"
             )
-    lines.append(f"  keeps     {_kept(plan)}")
+    lines.extend(_kept(plan))
     if plan.data:
         lines.append(f"  data      {spec.data}, {plan.data.strategy}: {plan.data.why}")
     lines.extend(f"  note      {warning}" for warning in plan.warnings)
@@ -48,14 +48,17 @@ def show_plan(plan: Plan) -> None:
         output.talk(line)
 
 
-def _kept(plan: Plan) -> str:
+def _kept(plan: Plan) -> list[str]:
     """What is kept of what the script writes, and up to which size."""
     spec = plan.spec
-    named = spec.checkpoints or "RUNCTL_CHECKPOINT_DIR"
-    folders = f"what is in {named} and in RUNCTL_OUTPUT_DIR"
+    folders = f"{spec.checkpoints or 'RUNCTL_CHECKPOINT_DIR'} and RUNCTL_OUTPUT_DIR"
     if spec.is_local or not spec.keep_written:
-        return folders
-    return f"{folders}, and up to {figures.size(spec.keep_written)} of what the script writes in its folder"
+        return [f"  keeps     {folders}"]
+    most = figures.size(spec.keep_written)
+    return [
+        f"  keeps     {folders},",
+        f"            and up to {most} of what the script writes in its folder",
+    ]
 
 
 def _offer_line(offer: Offer) -> str:
@@ -142,7 +145,9 @@ def _kept_of(report: JobReport) -> str:
     if report.kept_files is None:
         return "unknown: no machine has told"
     if not report.kept_files:
-        return "nothing: the script wrote no file in its folder, RUNCTL_CHECKPOINT_DIR or RUNCTL_OUTPUT_DIR"
+        own = "its folder, " if report.keep_written else ""
+        more = "" if report.keep_written else "; its own folder was not kept: --keep-written"
+        return f"nothing: the script wrote no file in {own}RUNCTL_CHECKPOINT_DIR or RUNCTL_OUTPUT_DIR{more}"
     files = f"{figures.count(report.kept_files, 'file')}, {figures.size(report.kept_bytes or 0)}"
     return f"{files}: runctl jobs fetch {quoted(report.id)} DIR"
 

@@ -275,6 +275,8 @@ def _resumed_by(one: StoredCheckpoint, jobs: Jobs) -> tuple[str, ...] | None:
 
 def _place(key: str) -> str | None:
     """The name of the checkpoint that an object may belong to: its key, or that of a folder."""
+    if f"/{key}".endswith("/checkpoints/latest.json"):
+        return None  # it names a snapshot, and is none
     if commit := _COMMIT.fullmatch(key):
         return f"{commit['series']}/{commit['name']}"
     if folder := _FOLDER.fullmatch(key):

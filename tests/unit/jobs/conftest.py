@@ -28,6 +28,7 @@ class Attempted:
     def __init__(self, live: Any, ledger: Ledger, **asked: Any) -> None:
         self.live = live
         self.ledger = ledger
+        self.number = 1
         self.job = JobId(live.name("job"))
         self.bucket = live.name("bucket")
         live.client("s3").create_bucket(Bucket=self.bucket)
@@ -97,7 +98,7 @@ class Attempted:
         now = (self.place.clock.now() - timedelta(seconds=silent)).timestamp()
         said = AgentState(
             job=self.job,
-            attempt=1,
+            attempt=self.number,
             phase=phase,
             cause=cause,
             heartbeat=now,
@@ -105,7 +106,7 @@ class Attempted:
             ended=now if phase == "ended" else None,
             **more,
         )
-        self.place.store.write("attempt-1/state.json", msgspec.json.encode(said))
+        self.place.store.write(f"attempt-{self.number}/state.json", msgspec.json.encode(said))
 
     def supervise(self, heard: Callable[[Event], None] = lambda _: None) -> JobRecord:
         """Supervise to the end; `heard` may do something about what is told."""

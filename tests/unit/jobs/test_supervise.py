@@ -13,7 +13,9 @@ from runctl.errors import ValidationError
 from runctl.events import Event, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import LeftOut
+from runctl.jobs.report import report
 from runctl.model import JobState
+from runctl.render.job import show_report
 
 GONE = {"shutting-down", "terminated"}
 SILENT = 120.0
@@ -220,3 +222,39 @@ def test_whoever_follows_goes_on_when_the_store_is_away(attempted: Callable[...,
             )
 
     assert attempt.supervise(heard).state is JobState.FAILED
+
+
+def test_a_job_that_kept_nothing_says_so(
+    attempted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = attempted()
+    attempt.agent("ended", cause="finished", exit_code=0)
+    attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+    now = attempt.place.clock.now()
+    found = report(attempt.ledger, attempt.supervise(), now)
+    assert found.kept_files == 0
+    show_report(found)
+    assert "kept        nothing: the script wrote no file" in capsys.readouterr().out
+
+
+def test_a_script_that_begins_anew_is_told_of_while_it_runs(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    before = attempt.ledger.jobs.attempts(attempt.job)[0]
+    earlier = msgspec.structs.replace(
+        before, state="ended", cause="notice", began_step=1, last_step=20, instance_id=None
+    )
+    attempt.ledger.jobs.save_attempt(earlier)
+    attempt.ledger.jobs.save_attempt(msgspec.structs.replace(before, number=2))
+    attempt.number = 2
+    given = {"resumed_from": "000004-step_20.pt", "resumed_step": 20, "began_at_step": 1, "step": 3}
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Notice) and "begins anew, at step 1" in event.text:
+            attempt.agent("ended", cause="finished", exit_code=0, **given)
+            attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+
+    attempt.agent("running", silent=HEARD, **given)
+    assert attempt.supervise(heard).state is JobState.SUCCEEDED
+    found = report(attempt.ledger, attempt.ledger.jobs.get(attempt.job), attempt.place.clock.now())
+    assert [one.began_anew for one in found.attempts] == [False, True]
+    assert found.attempts[0].steps_lost == 20
