@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-kills test-browser test-torch bench bench-transfer bench-loading compiled lock clean
+.PHONY: demo test check test-all test-kills test-browser test-torch test-formats bench bench-transfer bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -38,6 +38,15 @@ $(VENV)-torch/.done: requirements/torch.txt requirements/dev.txt pyproject.toml
 	$(VENV)-torch/bin/pip install --quiet --require-hashes --requirement requirements/dev.txt
 	$(VENV)-torch/bin/pip install --quiet --requirement requirements/torch.txt
 	$(VENV)-torch/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Checkpoints of the real libraries, which live in an environment of their own: cut, caught in mid-write, written over.
+test-formats: $(VENV)/.dev .frameworks/formats/.done
+	FORMATS_PYTHON=$(abspath .frameworks/formats/bin/python) $(BIN)/pytest -q -s tests/formats
+
+.frameworks/formats/.done: requirements/formats.txt
+	$(PYTHON) -m venv .frameworks/formats
+	.frameworks/formats/bin/pip install --quiet --requirement requirements/formats.txt
 	touch $@
 
 check: $(VENV)/.dev
@@ -94,4 +103,4 @@ lock: | $(VENV)/bin/python
 	  --output-file requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-loading $(VENV)-torch .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .frameworks $(VENV) $(VENV)-bench $(VENV)-loading $(VENV)-torch .pytest_cache .ruff_cache .import_linter_cache

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import struct
 import zlib
-from typing import IO, Callable, Dict, List, Optional, Tuple
+from typing import IO, Any, Callable, Dict, List, Optional, Tuple
 
+from . import pickled
 from .files import open_regular
 
 ZIP_SUFFIXES = (".pt", ".pth", ".ckpt", ".npz", ".keras", ".zip", ".bin")
 _ALWAYS_ZIP = (".npz", ".keras", ".zip")
-_CHECKED_ZIP = (".npz", ".keras")  # their readers look at the checksums, torch.load does not
+_CHECKED_ZIP = (".npz", ".keras", ".zip")  # their readers look at the checksums, torch.load does not
 _TORCH = (".pt", ".pth", ".ckpt")
-_PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
+_PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
 _HDF5 = (".h5", ".hdf5")
 
 _LARGEST_HEADER = 100 * 1024 * 1024  # of safetensors; the format's own readers refuse more
 _READ_WHOLE = 16 * 1024 * 1024
 """Bytes up to which a file is read to its end, where its format asks for that."""
-_LARGEST_PICKLE = 256 * 1024
-"""Bytes up to which the operations of a pickle are gone through: that is slow."""
+_SLOWEST_TO_READ = 4 * 1024 * 1024
+"""Bytes of what takes a second of CPU for each few of them."""
 _MOST_VALUES = 200_000
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _TABLE_MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)  # tensorflow/core/lib/io/format.h
-_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # the first pickle of torch's old format
 
 
 def verdict(path: str) -> Optional[bool]:
@@ -40,6 +41,8 @@ def verdict(path: str) -> Optional[bool]:
         magic = file.read(16)
         if suffix == ".safetensors":
             return _safetensors(file, size)
+        if suffix == ".distcp":
+            return None  # archives, one after the other: what is beside it tells
         if magic.startswith(b"PK\x03\x04"):
             return _zip(file, size, suffix)
         if suffix in _ALWAYS_ZIP or (suffix in ZIP_SUFFIXES and size < 4):
@@ -90,9 +93,8 @@ def _safetensors(file: IO[bytes], size: int) -> bool:
 
 def _hdf5(file: IO[bytes], size: int) -> Optional[bool]:
     """The superblock names the end of the file. Format specification 3.0, section II.A."""
-    file.seek(0)
-    block = file.read(64)
-    if len(block) < 64 or not block.startswith(_HDF5_MAGIC):
+    block = _superblock(file, size)
+    if len(block) < 64:
         return False
     version = block[8]
     wide = block[13] if version < 2 else block[9]
@@ -105,6 +107,18 @@ def _hdf5(file: IO[bytes], size: int) -> Optional[bool]:
     return None if size > end > 0 and version >= 2 else False
 
 
+def _superblock(file: IO[bytes], size: int) -> bytes:
+    """At the file's beginning, or after a block of the user's: at 512 bytes, twice as far, and so on."""
+    at = 0
+    while at < min(size, _READ_WHOLE):
+        file.seek(at)
+        block = file.read(64)
+        if block.startswith(_HDF5_MAGIC):
+            return block
+        at = 2 * at or 512
+    return b""
+
+
 def _npy(file: IO[bytes], size: int) -> Optional[bool]:
     """The header says how many bytes follow it. NumPy's NEP 1."""
     file.seek(0)
@@ -113,47 +127,42 @@ def _npy(file: IO[bytes], size: int) -> Optional[bool]:
         return False
     long = start[6] > 1
     length = struct.unpack("<I", start[8:12])[0] if long else struct.unpack("<H", start[8:10])[0]
-    begin = 12 if long else 10
-    if length > min(size - begin, _READ_WHOLE):
+    begin = (12 if long else 10) + length
+    if length > _READ_WHOLE or begin > size:
         return False
-    file.seek(begin)
+    file.seek(begin - length)
     try:
         header = ast.literal_eval(file.read(length).decode("latin-1").strip())
-        width = re.fullmatch(r"[<>|=]?([a-zA-Z])(\d+)", str(header["descr"]))
-        count = 1
-        for side in header["shape"]:
-            count *= int(side)
+        each, count = _bytes_of(header["descr"]), math.prod(header["shape"])
     except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError):
         return False
-    if width is None:
-        return None  # records, or objects that are pickled
-    return size == begin + length + count * int(width.group(2)) * (4 if width.group(1) == "U" else 1)
+    if each is None:
+        end = pickled.end_of(file, size, begin)
+        return None if end is None else end == size
+    if size > begin + count * each:
+        return None  # more than one array, one after the other
+    return size == begin + count * each
+
+
+def _bytes_of(kind: Any) -> Optional[int]:
+    """Of one element, records too; None for objects, which are pickled."""
+    if isinstance(kind, list):
+        total = 0
+        for field in kind:
+            each = _bytes_of(field[1])
+            if each is None:
+                return None
+            shape = field[2] if len(field) > 2 else ()
+            total += each * math.prod(shape if isinstance(shape, tuple) else (shape,))
+        return total
+    told = re.fullmatch(r"[<>|=]?([a-zA-Z])(\d+)?(?:\[\w+\])?", str(kind))
+    if told is None or told[2] is None:
+        return None
+    return int(told[2]) * (4 if told[1] == "U" else 1)
 
 
 def _pickle(file: IO[bytes], size: int) -> Optional[bool]:
-    """A pickle ends with its STOP; the operations of a small one are gone through."""
-    file.seek(0)
-    begin = file.read(len(_LEGACY_TORCH))
-    if not begin or begin[:1] == b"\0":
-        return False
-    if begin[:1] != b"\x80" or begin == _LEGACY_TORCH:
-        return None  # compressed in another way, of the oldest protocol, or with tensors after the pickles
-    if _last(file, 1) != b".":
-        return False
-    return None if size > _LARGEST_PICKLE else _has_whole_operations(file, size)
-
-
-def _has_whole_operations(file: IO[bytes], size: int) -> Optional[bool]:
-    import pickletools
-
-    file.seek(0)
-    try:
-        while file.tell() < size:
-            for _ in pickletools.genops(file):
-                pass
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError):
-        return None  # joblib puts arrays between the operations
-    return True
+    return pickled.is_whole(file, size)
 
 
 def _gzip(file: IO[bytes], size: int) -> Optional[bool]:
@@ -165,21 +174,52 @@ def _zlib(file: IO[bytes], size: int) -> Optional[bool]:
 
 
 def _inflated(file: IO[bytes], size: int, bits: int) -> Optional[bool]:
+    """One stream after another. Nobody reads what stands after a pickle's end, so that may be missing."""
     if size > _READ_WHOLE:
         return None
     file.seek(0)
-    data = file.read(size)
+    data, last = file.read(size), b""
     try:
-        while data:
+        while data.strip(b"\0"):
             stream = zlib.decompressobj(bits)
             left = data
             while left and not stream.eof:
-                stream.decompress(left, 1024 * 1024)
+                last = stream.decompress(left, 1024 * 1024)[-1:] or last
                 left = stream.unconsumed_tail
             if not stream.eof:
-                return False
+                return None if last == b"." else False
             data = stream.unused_data
     except zlib.error:
+        return False
+    return True
+
+
+def _bz2(file: IO[bytes], size: int) -> Optional[bool]:
+    import bz2
+
+    return _unpacked(file, size, bz2.BZ2Decompressor)
+
+
+def _xz(file: IO[bytes], size: int) -> Optional[bool]:
+    import lzma
+
+    return _unpacked(file, size, lzma.LZMADecompressor)
+
+
+def _unpacked(file: IO[bytes], size: int, decompressor: Callable[[], Any]) -> Optional[bool]:
+    if size > _SLOWEST_TO_READ:
+        return None
+    file.seek(0)
+    stream, data, last = decompressor(), file.read(size), b""
+    try:
+        while not stream.eof:
+            last = stream.decompress(data, 1024 * 1024)[-1:] or last
+            data = b""
+            if stream.needs_input and not stream.eof:
+                return None if last == b"." else False
+    except Exception as error:  # lzma.LZMAError is an Exception of its own
+        if isinstance(error, MemoryError):
+            raise
         return False
     return True
 
@@ -200,10 +240,12 @@ def _ubjson(file: IO[bytes], size: int) -> Optional[bool]:
     return None if size > 1 and _last(file, 1) == b"}" else False
 
 
-def _lightgbm(file: IO[bytes], size: int) -> bool:
-    """The parameters are written last, and by Python a line on categories after them."""
+def _lightgbm(file: IO[bytes], size: int) -> Optional[bool]:
+    """The parameters are written last, and by Python a line on categories after them; both may be missing."""
     tail = _last(file, min(size, 256 * 1024))
-    return tail.endswith(b"\n") and (b"\nend of parameters\n" in tail or b"\npandas_categorical:" in tail)
+    if tail.endswith(b"\n") and (b"\nend of parameters\n" in tail or b"\npandas_categorical:" in tail):
+        return True
+    return None if b"\nend of trees\n" in tail else False
 
 
 def _both_ends(file: IO[bytes], size: int) -> bool:
@@ -298,7 +340,9 @@ _JUDGES: Tuple[Tuple[_Judge, _IsIts], ...] = (
     (_hdf5, lambda _, suffix, magic: magic.startswith(_HDF5_MAGIC) or suffix in _HDF5),
     (_npy, lambda _, suffix, magic: magic.startswith(b"\x93NUMPY") or suffix == ".npy"),
     (_gzip, lambda _, __, magic: magic.startswith(b"\x1f\x8b")),
-    (_zlib, lambda _, suffix, magic: suffix in (".joblib", ".z") and magic[:1] == b"\x78"),
+    (_zlib, lambda _, suffix, magic: suffix in _PICKLES and magic[:1] == b"\x78"),
+    (_bz2, lambda _, __, magic: magic.startswith(b"BZh")),
+    (_xz, lambda _, __, magic: magic.startswith((b"\xfd7zXZ\0", b"]\0\0"))),
     (_pickle, lambda _, suffix, magic: suffix in _PICKLES or (suffix in _TORCH and magic[:1] == b"\x80")),
     (_never, lambda _, suffix, magic: suffix in _TORCH and not magic.strip(b"\0")),
     (_json, lambda _, suffix, __: suffix == ".json"),

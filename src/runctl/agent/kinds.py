@@ -56,12 +56,12 @@ _MARKS = re.compile(
     r"|distrib_optim\.pt|training_metadata\.json|saved_model\.pb|" + "|".join(map(re.escape, sorted(ORBAX)))
 )
 _LEAST = re.compile(
-    r"(?:.*[-_.])?(?:best|final|ema|swa|pretrained|init|initial|prev|previous|old|bak|backup)(?![a-z]).*|.*~",
+    r"(?:.*[-_.])?(?:best|final|ema|swa|pretrained|init|initial|prev|previous|old|bak|bkp|backup)(?![a-z]).*|.*~",
     re.IGNORECASE,
 )
 _LESS = re.compile(r"(?:.*[-_.])?(?:model|weights|optim\w*|sched\w*|recipe_state)(?![a-z]).*", re.IGNORECASE)
 _APART = re.compile(
-    r"(?:.*[-_.])?(?P<word>best|last|latest|final|prev|previous|old|bak|backup)(?![a-z]).*", re.IGNORECASE
+    r"(?:.*[-_.])?(?P<word>best|last|latest|final|prev|previous|old|bak|bkp|backup)(?![a-z]).*", re.IGNORECASE
 )
 _VERSION = re.compile(r"-v\d+(?=\.[a-z0-9]+$)", re.IGNORECASE)
 _COMPANION = re.compile(
@@ -145,7 +145,7 @@ def is_no_checkpoint(name: str) -> bool:
 
 def is_judged(path: str) -> bool:
     """Whether a file of a checkpoint is worth a look at its format."""
-    return _WEIGHTS.fullmatch(suffix(path)) is not None
+    return suffix(path) in (".json", ".txt") or _WEIGHTS.fullmatch(suffix(path)) is not None
 
 
 def is_mark(name: str) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import pickle
 import struct
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -116,10 +121,95 @@ def test_an_archive_cut_right_behind_an_inner_archive_is_not_complete(tmp_path):
     assert verdict(tmp_path) is False
 
 
-def test_torchs_old_format_cannot_tell(tmp_path):
-    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-    (tmp_path / "a.pt").write_bytes(magic + pickle.dumps({"w": 1}) + b"tensor")
+def test_torchs_old_format_tells_only_that_its_pickles_are_torn(tmp_path):
+    pickles = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {"w": 1}, ["0"]]
+    data = b"".join(pickle.dumps(one, protocol=2) for one in pickles)
+    (tmp_path / "a.pt").write_bytes(data + b"tensor")
     assert verdict(tmp_path) is None
+    (tmp_path / "a.pt").write_bytes(data[:-3])
+    assert verdict(tmp_path) is False
+
+
+def compressed(module: object) -> bytes:
+    return module.compress(pickle.dumps({"step": 5, "w": os.urandom(3000)}))  # type: ignore[attr-defined]
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+RECORDS = np.zeros(50, dtype=[("w", "f4", (2, 3)), ("name", "U7"), ("step", "i8")])
+WHOLE = {
+    "a.pkl": pickle.dumps({"step": 3, "w": b"x" * 70_000}) + pickle.dumps([1, 2]),
+    "b.pkl": pickle.dumps({"step": 3}, protocol=0),
+    "gzip.pkl": compressed(gzip),
+    "bz2.pkl": compressed(bz2),
+    "xz.joblib": compressed(lzma),
+    "zlib.joblib": compressed(zlib),
+    "a.npy": npy(np.arange(300)),
+    "records.npy": npy(RECORDS),
+    "object.npy": npy(np.array([{"step": 3}], dtype=object)),
+    "a.json": json.dumps({"step": 3, "w": [0.5] * 50}).encode(),
+    "model.txt": b"tree\nversion=v4\n\nTree=0\n\nend of trees\n\nparameters:\nend of parameters\n",
+    "a.msgpack": b"\x82\xa1w\xc4\x05aaaaa\xa4step\xcd\x01\x00",
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_format_tells_a_whole_file_from_one_that_is_cut(tmp_path, name):
+    """At a cut that loses only what a reader does not look at, it cannot tell."""
+    path = tmp_path / name
+    path.write_bytes(WHOLE[name])
+    assert verdict(tmp_path) is True
+    said = []
+    for keep in range(0, len(WHOLE[name]), max(1, len(WHOLE[name]) // 150)):
+        path.write_bytes(WHOLE[name][:keep])
+        said.append(verdict(tmp_path))
+    assert True not in said
+    assert said[len(said) // 4] is (None if name == "b.pkl" else False)
+
+
+@pytest.mark.parametrize(("version", "user"), [(0, 0), (0, 1024), (3, 512)])
+def test_hdf5_names_its_own_end(tmp_path, version, user):
+    block = bytearray(64)
+    block[:8], block[8], block[9 if version else 13] = b"\x89HDF\r\n\x1a\n", version, 8
+    at = {0: 40, 3: 28}[version]
+    block[at : at + 8] = struct.pack("<Q", user + 1000)
+    whole = bytes(user) + bytes(block) + bytes(1000 - 64)
+    path = tmp_path / "model.h5"
+    for data, state in (
+        (whole, True),
+        (whole[:-1], False),
+        (whole[: user + 10], False),
+        (bytes(2000), False),
+    ):
+        path.write_bytes(data)
+        assert verdict(tmp_path) is state
+
+
+def test_what_keras_backs_up_is_of_one_epoch(tmp_path):
+    """It writes the weights over, then which epoch they are of."""
+    block = bytearray(64)
+    block[:8], block[8], block[9] = b"\x89HDF\r\n\x1a\n", 3, 8
+    block[28:36] = struct.pack("<Q", 64)
+    (tmp_path / "latest.weights.h5").write_bytes(block)
+    os.utime(tmp_path / "latest.weights.h5", (1000, 1000))
+    assert verdict(tmp_path) is False
+    (tmp_path / "training_metadata.json").write_text('{"epoch": 3}')
+    assert verdict(tmp_path) is True
+    os.utime(tmp_path / "training_metadata.json", (999, 999))
+    assert verdict(tmp_path) is False
+
+
+def test_tensorflows_index_is_written_after_its_data(tmp_path):
+    lay(tmp_path, "ckpt-1.data-00000-of-00001")
+    assert verdict(tmp_path) is False
+    (tmp_path / "ckpt-1.index").write_bytes(bytes(60) + struct.pack("<Q", 0xDB4775248B80FB57))
+    assert verdict(tmp_path) is True
+    os.utime(tmp_path / "ckpt-1.index", (999, 999))
+    assert verdict(tmp_path) is False
 
 
 @pytest.mark.parametrize(
@@ -215,6 +305,17 @@ def test_a_distributed_checkpoint_that_is_written_over_is_not_whole(tmp_path):
     assert verdict(tmp_path) is True
     (tmp_path / "latest/__1_0.distcp").unlink()
     assert verdict(tmp_path) is False
+
+
+def test_a_distributed_checkpoint_has_several_archives_in_a_file(tmp_path):
+    folder = tmp_path / "step-10"
+    folder.mkdir()
+    write_torch(folder / "one.pt")
+    archive = (folder / "one.pt").read_bytes()
+    (folder / "one.pt").unlink()
+    (folder / "__0_0.distcp").write_bytes(archive * 3)
+    (folder / ".metadata").write_bytes(b"..__0_0.distcp..")
+    assert verdict(tmp_path) is True
 
 
 def test_a_trainers_state_vouches_for_nothing_that_was_saved_after_it(tmp_path, hugging_face):
