@@ -122,7 +122,7 @@ class Outgoing:
 
     def _send_in_parts(self, number: int, item: ToPut, file: IO[bytes], size: int) -> None:
         def end(outcome: Union[Placed, BaseException]) -> None:
-            self._in_parts.remove(sending)
+            del self._in_parts[self._in_parts.index(sending)]
             is_own = isinstance(outcome, (Placed, *_OWN_FAULTS))
             self._came.put([(number, outcome)] if is_own else outcome)  # type: ignore[list-item, arg-type]
 

@@ -124,7 +124,8 @@ def pull(
     if PurePosixPath(above).is_relative_to(own):
         above = str(own.parent)  # a folder comes with its name
     wanted = [
-        Wanted(one, os.path.relpath(one.path, above or "."), place.commits() + one.at) for one in entries
+        Wanted(one, os.path.relpath(one.path, above or "."), proven.key_of(one, place.commits()))
+        for one in entries
     ]
     arrived = arriving.arrive(place.store, folder, wanted, executable=found.ours, emit=emit)
     return _report(job, found, folder, arrived, {}, {})

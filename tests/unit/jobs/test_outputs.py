@@ -325,6 +325,33 @@ def test_an_earlier_snapshot_can_be_named(arrival: Arrival) -> None:
     assert arrival.found() == {"a": "old"}
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_checkpoint_is_pulled_with_all_that_belongs_to_it(arrival: Arrival, pack: bool) -> None:
+    files = {
+        "work/runs/G_10.pth": "g",
+        "work/runs/D_10.pth": "d",
+        "work/runs/G_5.pth": "old",
+        "outputs/log.csv": "1",
+    }
+    arrival.take(files, pack=pack, checkpoint=("work", "runs/G_10.pth"))
+    outputs.pull(arrival.place, arrival.job, arrival.target)
+    assert arrival.found() == {"G_10.pth": "g", "D_10.pth": "d"}
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_checkpoint_that_is_a_folder_comes_with_its_name(arrival: Arrival, pack: bool) -> None:
+    files = {"checkpoints/a/checkpoint-5/model.safetensors": "m", "checkpoints/a/checkpoint-4/x": "old"}
+    arrival.take(files, pack=pack, checkpoint=("checkpoints", "a/checkpoint-5"))
+    outputs.pull(arrival.place, arrival.job, arrival.target)
+    assert arrival.found() == {"checkpoint-5/model.safetensors": "m"}
+
+
+def test_a_job_without_a_checkpoint_has_none_to_pull(arrival: Arrival) -> None:
+    arrival.take({"log.csv": "1"})
+    with pytest.raises(NotFound, match="No checkpoint of job walk was kept"):
+        outputs.pull(arrival.place, arrival.job, arrival.target)
+
+
 PATHS = st.lists(st.sampled_from(["a", "b", ".git", "x.txt", "d"]), min_size=1, max_size=3).map("/".join)
 TEXTS = st.sampled_from(["", "1", "22"])
 
