@@ -9,7 +9,9 @@ import re
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 
 from .answers import parsed
-from .failures import StoreAway
+from .failures import StoreAway, StoreRefused
+from .objects import composite
+from .s3 import body_of
 
 if TYPE_CHECKING:
     from .s3 import Bucket
@@ -20,6 +22,7 @@ TRIES_OF_A_COPY = 4
 TRIES_OF_A_PART = 16  # about a minute: a long upload outlives a short outage
 
 _ETAG = re.compile(rb"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)")
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _CHECKSUM = re.compile(rb"<ChecksumSHA256>([A-Za-z0-9+/=]+)<")
 
 
@@ -112,15 +115,38 @@ class Multipart:
             for part in sorted(parts)
         )
         done = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % listed).encode()
-        _, _, body = self._bucket.ask(
-            "POST", self.key, query={"uploadId": self.upload}, headers=condition, body=done
-        )
-        if b"<Error>" in body:  # S3 may answer 200 and then fail
-            raise StoreAway(body.decode("utf-8", "replace")[:200])
-        etag = _ETAG.search(body)
+        came = [b""]
+
+        def into(answer: object) -> None:
+            came[0] = b"".join(body_of(answer))
+            if b"<Error>" in came[0]:  # S3 may begin with 200 and then fail: it is asked again
+                raise StoreAway("%s: %s" % (self.key, came[0].decode("utf-8", "replace")[:200]))
+
+        query = {"uploadId": self.upload}
+        try:
+            self._bucket.ask("POST", self.key, query=query, headers=condition, body=done, into=into)
+        except StoreRefused:
+            if not self._is_made_of(parts):  # of an upload that is over S3 knows nothing any more
+                raise
+            return _etag_of(parts)
+        etag = _ETAG.search(came[0])
         return etag[1].decode() if etag else ""
+
+    def _is_made_of(self, parts: List[Part]) -> bool:
+        """Whether the object is there and has these parts: then only the answer that said so was lost."""
+        expected = _etag_of(parts)
+        status, told, _ = self._bucket.ask("HEAD", self.key, missing_is_fine=True)
+        return bool(expected) and status == 200 and told.get("etag", "").strip('"') == expected
 
     def abort(self, tries: int = 4) -> None:
         """Give it up with all its parts. Idempotent."""
         query = {"uploadId": self.upload}
         self._bucket.ask("DELETE", self.key, query=query, missing_is_fine=True, tries=tries)
+
+
+def _etag_of(parts: List[Part]) -> str:
+    """The ETag of the object that they make; empty if theirs are no MD5s, as with keys of KMS."""
+    etags = [part.etag.strip('"') for part in sorted(parts)]
+    if not all(_MD5.fullmatch(etag) for etag in etags):
+        return ""
+    return composite([bytes.fromhex(etag) for etag in etags])

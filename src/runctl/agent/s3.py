@@ -104,7 +104,7 @@ class Bucket:
 
         def take(answer: Any) -> None:
             size = 0
-            for chunk in _body(answer):
+            for chunk in body_of(answer):
                 size += len(chunk)
                 if size > limit:
                     raise StoreRefused("%s holds more than %d bytes: it is not read" % (key, limit))
@@ -365,7 +365,7 @@ class _Slice:
 
 def _save(answer: Any, path: str) -> None:
     with open(path, "wb") as file:
-        for chunk in _body(answer):
+        for chunk in body_of(answer):
             file.write(chunk)
 
 
@@ -386,8 +386,8 @@ def _pieces(answer: Any) -> Iterator[memoryview]:
         yield buffer[:count]
 
 
-def _body(answer: Any) -> Iterator[bytes]:
-    """Raises StoreAway where it comes short."""
+def body_of(answer: Any) -> Iterator[bytes]:
+    """The body of an answer, piece by piece. Raises StoreAway where it comes short."""
     import http.client
 
     length = answer.getheader("content-length")

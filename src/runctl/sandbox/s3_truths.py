@@ -8,11 +8,12 @@ import hashlib
 import re
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.dom import minidom
 
-from moto.s3.exceptions import MissingKey, NoSuchUpload, PreconditionFailed, S3ClientError
+from moto.s3.exceptions import InvalidPart, MissingKey, NoSuchUpload, PreconditionFailed, S3ClientError
 from moto.s3.models import FakeKey, S3Backend, s3_backends
 from moto.s3.responses import S3Response
 from moto.s3.utils import compute_checksum
@@ -148,6 +149,53 @@ def _upload_part_copy(self: Any) -> Any:
     return status, headers, body
 
 
+_OF_PARTS = {"SHA1", "SHA256"}
+"""Algorithms whose checksum of an object is always made of those of its parts."""
+_upload_part: Any = S3Backend.upload_part
+_complete: Any = S3Backend.complete_multipart_upload
+_completion_body: Any = S3Response._complete_multipart_body
+
+
+def _begun(backend: Any, bucket: str, upload: str) -> Any:
+    found = backend.get_bucket(bucket).multiparts.get(upload)
+    if found is None:
+        raise NoSuchUpload(upload)
+    return found
+
+
+def _part_of_an_upload(self: Any, bucket: str, upload: str, number: int, value: bytes) -> Any:
+    _begun(self, bucket, upload)
+    return _upload_part(self, bucket, upload, number, value)
+
+
+def _end_of_an_upload(self: Any, bucket: str, upload: str, body: Any) -> Any:
+    _begun(self, bucket, upload)
+    return _complete(self, bucket, upload, body)
+
+
+def _named_parts(self: Any, body: bytes) -> Iterator[tuple[int, str]]:
+    """The parts that a completion names, each with the checksum of what was sent or copied."""
+    upload = _begun(self.backend, self.bucket_name, self._get_param("uploadId"))
+    algorithm = str(upload.metadata.get("x-amz-checksum-algorithm") or "").upper()
+    items = minidom.parseString(body).getElementsByTagName("Part")  # noqa: S318 (as moto reads it below)
+    for place, (item, (number, etag)) in enumerate(zip(items, _completion_body(self, body), strict=True), 1):
+        found = item.getElementsByTagName(f"Checksum{algorithm}") if algorithm else []
+        told = "".join(child.data for child in found[0].childNodes) if found else ""
+        part = upload.parts.get(number)
+        if told and part is not None and told != compute_checksum(part.value, algorithm).decode():
+            raise InvalidPart
+        if algorithm in _OF_PARTS and not told:
+            raise S3ClientError(
+                "InvalidRequest",
+                f"The upload was created using a {algorithm.lower()} checksum. The complete request must"
+                f" include the checksum for each part. It was missing for part {place} in the request.",
+            )
+        yield number, etag
+
+
+S3Backend.upload_part = _part_of_an_upload
+S3Backend.complete_multipart_upload = _end_of_an_upload
+S3Response._complete_multipart_body = _named_parts
 S3Response.head_object = _head_object
 S3Response.upload_part_copy = _upload_part_copy
 S3Backend.copy_object = _copy_object

@@ -308,3 +308,31 @@ def test_a_part_that_is_copied_has_the_checksum_of_its_range(sandbox_cloud: Live
     s3.upload_part_copy(**asked, PartNumber=3, CopySourceIfMatch=etag)
     s3.complete_multipart_upload(**of, UploadId=upload, MultipartUpload={"Parts": sent})
     assert s3.get_object(**of)["Body"].read() == body[7 : (5 << 20) + 7] + body[3:1003]
+
+
+def test_the_end_of_an_upload_in_parts_names_the_checksum_of_each(sandbox_cloud: LiveSandbox) -> None:
+    s3, bucket = sandbox_cloud.client("s3"), sandbox_cloud.name("ends")
+    s3.create_bucket(Bucket=bucket)
+    of = {"Bucket": bucket, "Key": "a"}
+    upload = s3.create_multipart_upload(**of, ChecksumAlgorithm="SHA256")["UploadId"]
+    sent = s3.upload_part(**of, UploadId=upload, PartNumber=1, Body=b"body", ChecksumAlgorithm="SHA256")
+
+    def refused(**named: str) -> str:
+        part = {"PartNumber": 1, "ETag": sent["ETag"], **named}
+        ending = {**of, "UploadId": upload, "MultipartUpload": {"Parts": [part]}}
+        return sandbox_cloud.refusal(s3.complete_multipart_upload, **ending)
+
+    assert refused() == "InvalidRequest"
+    assert refused(ChecksumSHA256=base64.b64encode(_sha256(b"other")).decode()) == "InvalidPart"
+    assert sandbox_cloud.refusal(s3.head_object, **of) == "404"
+    assert refused(ChecksumSHA256=sent["ChecksumSHA256"]) == ""
+    assert s3.get_object(**of)["Body"].read() == b"body"
+
+
+def test_an_upload_in_parts_that_nobody_knows_is_told(sandbox_cloud: LiveSandbox) -> None:
+    s3, bucket = sandbox_cloud.client("s3"), sandbox_cloud.name("unknown")
+    s3.create_bucket(Bucket=bucket)
+    of = {"Bucket": bucket, "Key": "a", "UploadId": "none"}
+    parts = {"Parts": [{"PartNumber": 1, "ETag": "a"}]}
+    assert sandbox_cloud.refusal(s3.upload_part, **of, PartNumber=1, Body=b"a") == "NoSuchUpload"
+    assert sandbox_cloud.refusal(s3.complete_multipart_upload, **of, MultipartUpload=parts) == "NoSuchUpload"
