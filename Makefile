@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-kills test-browser test-torch test-formats bench bench-transfer bench-loading compiled lock clean
+.PHONY: demo test check test-all test-kills test-browser test-torch test-formats bench bench-transfer bench-snapshots bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -70,6 +70,9 @@ $(VENV)-bench/.done: requirements/bench.txt
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/pip install --quiet --require-hashes --requirement requirements/bench.txt
 	touch $@
+
+bench-snapshots: compiled
+	$(BIN)/python -m benchmarks.snapshots $(BENCH)
 
 # Beside s3torchconnector, s3fs and mosaicml-streaming, which live with PyTorch in an environment of their own.
 bench-loading: compiled $(VENV)-loading/.done

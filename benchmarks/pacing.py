@@ -1,8 +1,9 @@
 """A network with distance before a server: each request waits, and each connection has a pace of its own.
 
-`python -m benchmarks.pacing PORT` stands before the port of a server on this machine and prints its own. It
-passes on what comes as it comes, `Host` included, so that signatures stay valid. A request begins with the
-first bytes of a client after those of the server; that one says `100 Continue` begins none.
+`python -m benchmarks.pacing PORT` stands before the port of a server on this machine and prints its own, and
+for each line that it reads, how many bytes went up and down by then. It passes on what comes as it comes,
+`Host` included, so that signatures stay valid. A request begins with the first bytes of a client after those
+of the server; that one says `100 Continue` begins none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import os
 import select
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Generator
 from enum import Enum
+from typing import NamedTuple
 
 DISTANCE = 0.020
 """Seconds that a request waits."""
@@ -27,19 +30,32 @@ _SOON = 0.0005
 _CONTINUE = b"HTTP/1.1 100"
 
 
+class Network(NamedTuple):
+    """A proxy that is up, in a process of its own."""
+
+    port: int
+    process: subprocess.Popen[str]
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes that went up and down by now."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        up, down = self.process.stdout.readline().split()
+        return int(up), int(down)
+
+
 @contextlib.contextmanager
-def paced(port: int) -> Generator[tuple[int, int]]:
-    """The port of a proxy before this one, and the process in which it runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.pacing", str(port)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline()), process.pid
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+def paced(port: int) -> Generator[Network]:
+    """A network before a port of this machine."""
+    command = [sys.executable, "-m", "benchmarks.pacing", str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield Network(int(process.stdout.readline()), process)
+        finally:
+            process.kill()
 
 
 class _State(Enum):
@@ -63,7 +79,7 @@ class _Way:
 
 
 class Proxy:
-    """Runs for ever, in one thread."""
+    """Runs until its standard input ends, in one thread."""
 
     def __init__(self, port: int) -> None:
         self._server = port
@@ -73,6 +89,8 @@ class Proxy:
         self._numbers = itertools.count()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._poll.register(self._listener, select.EPOLLIN)
+        self._poll.register(0, select.EPOLLIN)
+        self._moved = [0, 0]
         self.port = int(self._listener.getsockname()[1])
 
     def run(self) -> None:
@@ -81,6 +99,10 @@ class Proxy:
             for number, events in self._poll.poll(wait):
                 if number == self._listener.fileno():
                     self._accept()
+                elif number == 0:
+                    if not os.read(0, 1):
+                        return  # who asked is gone
+                    print(*self._moved, flush=True)
                 elif number in self._from:
                     self._serve(self._from[number], events)
             now = time.monotonic()
@@ -119,6 +141,7 @@ class Proxy:
         if not data:
             self._end(way)
             return
+        self._moved[not way.is_up] += len(data)
         now = time.monotonic()
         begins = way.is_up and not way.spoke_last
         if not data.startswith(_CONTINUE):

@@ -114,14 +114,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="the workloads whose name holds this")
     parser.add_argument("--tools", default=",".join(TOOLS), help="names of tools, with commas")
     parser.add_argument("--seeded-by", default="aws", help="the tool that sends what is downloaded")
-    parser.add_argument(
-        "--folder", type=Path, default=_in_memory(), help="where the server and all files lie"
-    )
+    parser.add_argument("--folder", type=Path, default=in_memory(), help="where the server and all files lie")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where JSON and plot go")
     return parser.parse_args()
 
 
-def _in_memory() -> Path | None:
+def in_memory() -> Path | None:
     """A file system in memory with room for all: a disk's moods are not what is measured. None: the disk."""
     shared = Path("/dev/shm")
     return shared if shared.is_dir() and shutil.disk_usage(shared).free > 8 * 1024 * MIB else None

@@ -19,6 +19,9 @@ PART = 8 * 1024 * 1024
 _USUAL_PARTS = 2000
 """A file that is cut in more pieces is cut in larger ones: each costs a request."""
 _DIGEST = 32
+_SPOILT = 3
+"""How often a part is sent that comes to the store spoilt, as these tell:"""
+_SPOILT_CODES = ("BadDigest", "XAmzContentSHA256Mismatch")
 
 
 class InParts:
@@ -142,10 +145,7 @@ class InParts:
                     return
             except StoreRefused:  # the store knows no such copies, or the base is gone
                 self._copies = False
-        digest = self._hash(number, hashlib.sha256())
-        if digest.digest() != self._digests[number]:
-            raise SourceChanged("it was written to")
-        self._put(number, digest)
+        self._put(number, self._hash_again(number))
 
     def _proves(self, part: Part, number: int) -> bool:
         """Whether S3 took what was wanted, by its SHA-256, else by the MD5 that its ETag may be."""
@@ -155,8 +155,23 @@ class InParts:
         return part.etag.strip('"') == md5.hexdigest()
 
     def _put(self, number: int, digest: Any) -> None:
-        start = number * self._part
-        self._sent[number] = self._begun().put(number + 1, self._file, start, self._length(number), digest)
+        """Send a part; again if it came to the store spoilt while the file is what it was."""
+        start, length = number * self._part, self._length(number)
+        for tries_left in reversed(range(_SPOILT)):
+            try:
+                self._sent[number] = self._begun().put(number + 1, self._file, start, length, digest)
+                return
+            except StoreRefused as error:
+                self._hash_again(number)
+                if not tries_left or not any(code in str(error) for code in _SPOILT_CODES):
+                    raise
+
+    def _hash_again(self, number: int) -> Any:
+        """The SHA-256 of a part that was hashed before. Raises SourceChanged if it is another one now."""
+        digest = self._hash(number, hashlib.sha256())
+        if digest.digest() != self._digests[number]:
+            raise SourceChanged("it was written to while it was sent")
+        return digest
 
     def _begun(self) -> Multipart:
         with self._beginning:

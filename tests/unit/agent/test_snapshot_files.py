@@ -291,6 +291,21 @@ def test_a_bucket_sends_nothing_of_a_file_that_is_written_over_meanwhile(store, 
     assert not bucket.uploads
 
 
+def test_a_part_that_comes_spoilt_is_sent_again_if_the_file_is_what_it_was(store, bucket, written, tmp_path):
+    data = os.urandom(6 * PART)
+    spoilt = (400, b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
+
+    def spoil(method: str, key: str) -> None:
+        if method == "POST":
+            bucket.faults = [spoilt, spoilt]
+            bucket.delay = lambda method, key: None
+
+    bucket.delay = spoil
+    placed = send(store, "000001-a/checkpoints/a", written("a", data))
+    assert not bucket.faults
+    assert fetched(store, placed, tmp_path / "back") == data
+
+
 def test_an_upload_in_parts_that_is_refused_is_aborted(store, bucket, written):
     def refuse(method: str, key: str) -> None:
         if method == "PUT":
