@@ -59,7 +59,7 @@ class Outgoing:
         try:
             for number in range(len(self._items)):
                 yield from self._begin(number, packing)
-                while self._under_way >= _MOST or not self._came.empty():
+                while self._under_way >= _MOST or self._came.qsize():
                     yield from self._next()
             self._send_pack()
             while self._under_way:
