@@ -10,6 +10,7 @@ import os
 import re
 from typing import Callable, Dict, Iterable, Mapping, Optional, Set, Tuple
 
+from . import pickled
 from .files import open_regular, read_json
 from .formats import verdict
 from .kinds import ORBAX, base, is_judged, is_tensorflow_data, is_torn, shard
@@ -63,6 +64,9 @@ def _torch_distributed(root: str, one: CheckpointSet, times: _Times) -> Optional
         if metadata not in one.paths or times.get(metadata, 0) < _newest(times, own):
             return False
         with open_regular(os.path.join(root, metadata)) as file:
+            if pickled.is_whole(file, os.fstat(file.fileno()).st_size) is False:
+                return False
+            file.seek(0)
             told = set(re.findall(rb"__\d+_\d+\.distcp", file.read(_MOST_METADATA)))
         if not told <= {os.fsencode(base(path)) for path in own}:
             return False

@@ -314,8 +314,11 @@ def test_a_distributed_checkpoint_has_several_archives_in_a_file(tmp_path):
     archive = (folder / "one.pt").read_bytes()
     (folder / "one.pt").unlink()
     (folder / "__0_0.distcp").write_bytes(archive * 3)
-    (folder / ".metadata").write_bytes(b"..__0_0.distcp..")
+    metadata = pickle.dumps({"stored": "__0_0.distcp"})
+    (folder / ".metadata").write_bytes(metadata)
     assert verdict(tmp_path) is True
+    (folder / ".metadata").write_bytes(metadata[:-1])
+    assert verdict(tmp_path) is False
 
 
 def test_a_trainers_state_vouches_for_nothing_that_was_saved_after_it(tmp_path, hugging_face):
