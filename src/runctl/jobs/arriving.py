@@ -131,7 +131,7 @@ class _Arrival:
 
     def _leave(self, one: Wanted, why: str) -> None:
         with self._lock:
-            self._left[_shown(one.path)] = why
+            self._left[shown(one.path)] = why
 
     # Files
 
@@ -295,7 +295,8 @@ def _is(path: Path, entry: Entry) -> bool:
         return False
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
+    """A path as people and JSON get it."""
     return claims.spelled(path.encode("utf-8", "backslashreplace").decode())
 
 

@@ -104,6 +104,7 @@ class Closing:
         now = self._place.clock.now()
         changed = msgspec.structs.replace(attempt, state=state, cause=cause, message=message)
         if agent is not None:
+            none_kept = 0 if agent.is_over else None
             changed = msgspec.structs.replace(
                 changed,
                 cause=cause or agent.cause,
@@ -116,8 +117,8 @@ class Closing:
                 committed_step=agent.committed.step if agent.committed else None,
                 committed_seconds=agent.committed.seconds_after_notice if agent.committed else None,
                 began_step=agent.began_at_step,
-                kept_files=agent.kept.files if agent.kept else 0,
-                kept_bytes=agent.kept.bytes if agent.kept else 0,
+                kept_files=agent.kept.files if agent.kept else none_kept,
+                kept_bytes=agent.kept.bytes if agent.kept else none_kept,
             )
         if state in {"ended", "lost"}:
             ended = datetime.fromtimestamp(agent.ended, UTC) if agent and agent.ended else now

@@ -170,14 +170,22 @@ def _named_or_newest(place: Place, job: JobRecord, name: str | None, emit: Emit)
 
 def _with_own_outputs(place: Place, spec: JobSpec, found: Snapshot | None) -> Snapshot | None:
     """A local job's outputs are in no snapshot: they lie in its folder, or where its user named one."""
-    assert isinstance(place.store, FolderStore)  # noqa: S101 (this machine)
-    root = place.store.root / OUTPUTS
-    entries = [] if spec.output else [one for item in walk(str(root)) if (one := _entry(root, item))]
+    root = _own_root(place)
+    entries = [one for item in _own_outputs(place, spec) if (one := _entry(root, item))]
     if found is None and not entries:
         return None
     manifest = found.manifest if found else Manifest("", None, None, 0, "", True, [])
     manifest = manifest._replace(entries=[*manifest.entries, *entries])
     return Snapshot(name=manifest.name, sha256="", ours=found.ours if found else True, manifest=manifest)
+
+
+def _own_outputs(place: Place, spec: JobSpec) -> list[Found]:
+    return [] if spec.output else walk(str(_own_root(place)))
+
+
+def _own_root(place: Place) -> Path:
+    assert isinstance(place.store, FolderStore)  # noqa: S101 (this machine)
+    return place.store.root / OUTPUTS
 
 
 def _entry(root: Path, found: Found) -> Entry | None:
@@ -210,6 +218,10 @@ def _fetched(
     emit: Emit,
 ) -> Fetched:
     wanted, left = _wanted(place, spec, found, trees)
+    if OUTPUTS in trees and place.session is None:
+        left |= {
+            f"{OUTPUTS}/{one.path}": one.fault for one in _own_outputs(place, spec) if one.kind == "other"
+        }
     arrived = arriving.arrive(place.store, folder, wanted, executable=found.ours, emit=emit)
     not_asked = {tree: len(files) for tree in TREES if tree not in trees and (files := found.files(tree))}
     return _report(job, found, folder, arrived, left, not_asked)
@@ -261,7 +273,7 @@ def _wanted(
             else:
                 taken[path] = entry
         elif path not in taken or not _is_same(taken[path], entry):
-            left[f"{entry.tree}/{path}"] = (
+            left[arriving.shown(f"{entry.tree}/{path}")] = (
                 f"another tree has this name; --tree {entry.tree} fetches it elsewhere"
             )
     return wanted, left

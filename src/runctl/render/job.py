@@ -142,6 +142,8 @@ def _began(attempt: AttemptReport) -> str:
 
 def _kept_of(report: JobReport) -> str:
     """How much of what the script wrote lies in the store, and how it comes home."""
+    if not report.kept_files and not report.state.final:
+        return f"so far: runctl jobs fetch {quoted(report.id)} DIR"
     if report.kept_files is None:
         return "unknown: no machine has told"
     if not report.kept_files:

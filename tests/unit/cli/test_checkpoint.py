@@ -133,3 +133,21 @@ def test_a_job_s_checkpoint_is_found_proven_and_pulled(run: Run, project: Path) 
     assert left.returncode == 1
     assert "step_7.pt was left where it is" in left.stderr
     assert names(project / "again") == set()
+
+
+def test_the_outputs_of_a_local_job_are_fetched_and_what_cannot_come_is_named(
+    run: Run, project: Path
+) -> None:
+    (project / "train.py").write_text(
+        "import os\n"
+        "folder = os.environ['RUNCTL_OUTPUT_DIR']\n"
+        "open(folder + '/score.txt', 'w').write('1')\n"
+        "os.mkfifo(folder + '/control')\n"
+        "os.symlink('score.txt', folder + '/newest')\n"
+    )
+    assert run("train", "train.py").returncode == 0
+    fetched = run("jobs", "fetch", "last", "home")
+    assert fetched.returncode == 1
+    assert "outputs/control was left where it is: a named pipe" in fetched.stderr
+    assert names(project / "home") == {"score.txt", "newest"}
+    assert (project / "home/newest").readlink() == Path("score.txt")

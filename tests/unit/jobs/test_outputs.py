@@ -154,6 +154,13 @@ def test_two_trees_with_one_name_are_told_and_neither_is_lost(arrival: Arrival) 
     assert arrival.found()["log.csv"] == "work"
 
 
+def test_what_is_left_can_be_told_as_json_whatever_its_name(arrival: Arrival) -> None:
+    arrival.take({"outputs/caf\udce9": "1", "work/caf\udce9": "2", "work/a\udce9/b": "3"})
+    found = arrival.fetch()
+    assert len(found.left) == 3
+    assert b"caf" in msgspec.json.encode(found)
+
+
 def test_an_empty_folder_of_one_tree_is_in_nobodys_way(arrival: Arrival) -> None:
     folder = Entry("outputs", "runs", "folder")
     arrival.take({"work/runs/a": "1"}, more=(folder, Entry("work", "empty", "folder")))
