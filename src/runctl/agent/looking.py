@@ -75,6 +75,7 @@ class Looking:
         """The states of each tree's files that need no sending."""
         self._kept: Dict[str, FrozenSet[Tuple[str, str]]] = {tree.name: frozenset() for tree in trees}
         self._last: Optional[View] = None
+        self._in_sets: Dict[str, Set[str]] = {}
         self._settled = False
         self._plain_at = clock.now()
         self._plain_really_at = time.monotonic()
@@ -107,6 +108,7 @@ class Looking:
         view = View(found, sets, others)
         if last is None or last.found != found:
             self._settled = False
+            self._in_sets = {name: {path for one in own for path in one.paths} for name, own in sets.items()}
         self._last = view
         return view
 
@@ -149,8 +151,7 @@ class Looking:
 
     def is_plain(self, tree: Tree, path: str) -> bool:
         """Whether a file is of no checkpoint, so that any state of it counts that it really had."""
-        sets = self._last.sets[tree.name] if self._last is not None else []
-        return not any(path in one.paths for one in sets)
+        return path not in self._in_sets.get(tree.name, ())
 
     def _is_time_for_plain(self) -> bool:
         return (

@@ -283,9 +283,10 @@ class Snapshots:
         """Files that lie there at the end and are in no snapshot in any state."""
         there = {(entry.tree, entry.path) for entry in kept}
         beyond = {(tree, one.path) for tree, files in self._looking.beyond.items() for one in files}
+        accounted = there | beyond
         for tree, found in view.found.items():
             for one in found:
-                if one.kind == "file" and (tree, one.path) not in there | beyond:
+                if one.kind == "file" and (tree, one.path) not in accounted:
                     yield tree, one.path
 
     def _placed(self, name: str, entries: List[Entry]) -> List[Entry]:
