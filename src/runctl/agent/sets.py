@@ -82,7 +82,8 @@ def resume_path(one: CheckpointSet, found: Mapping[str, Found]) -> str:
     for path in one.paths:
         if path.endswith(".index") and len(one.paths) > 1:
             return path[: -len(".index")]  # TensorFlow's own name for it has no suffix
-    return max(one.paths, key=lambda path: _weight(path, found[path].size if path in found else 0, one.paths))
+    leads = _leads(one.paths)
+    return max(one.paths, key=lambda path: _weight(path, found[path].size if path in found else 0, leads))
 
 
 def _set_folders(files: Sequence[Found], own: bool) -> Set[str]:
@@ -268,14 +269,22 @@ def _of(name: str, items: Sequence[Found], folder: str = "") -> CheckpointSet:
 
 
 def _main(items: Sequence[Found]) -> str:
-    paths = [one.path for one in items]
-    return base(max(items, key=lambda one: _weight(one.path, one.size, paths)).path)
+    leads = _leads([one.path for one in items])
+    return base(max(items, key=lambda one: _weight(one.path, one.size, leads)).path)
 
 
-def _weight(path: str, size: int, others: Sequence[str]) -> Tuple[bool, bool, bool, int, str]:
+def _leads(paths: Iterable[str]) -> Set[str]:
+    """What stands before a dot in the paths: if there is such a file, the others are its parts."""
+    leads: Set[str] = set()
+    for path in paths:
+        parts = path.split(".")
+        leads.update(".".join(parts[:count]) for count in range(1, len(parts)))
+    return leads
+
+
+def _weight(path: str, size: int, leads: Set[str]) -> Tuple[bool, bool, bool, int, str]:
     """Of several files the largest weights are the main one, and not the state of an optimizer."""
-    begins = any(other.startswith(path + ".") for other in others)
-    return is_weights(path), begins, not is_second(base(path)), size, path
+    return is_weights(path), path in leads, not is_second(base(path)), size, path
 
 
 def _above(path: str) -> List[str]:
