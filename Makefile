@@ -17,11 +17,11 @@ test: $(VENV)/.dev
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 4 --dist loadgroup tests
 
-# Kills at random moments over every command that makes something, the sandbox's own included; the table comes last.
+# Kills at random moments over every command that makes something, the sandbox's own included; a line for each, the table last.
 KILLS ?= 120
 SEED ?= 1
 test-kills: $(VENV)/.dev
-	KILLS=$(KILLS) SEED=$(SEED) $(BIN)/pytest -n 2 -m slow tests/e2e/test_random_kills.py
+	KILLS=$(KILLS) SEED=$(SEED) $(BIN)/pytest -s -n 2 -m slow tests/e2e/test_random_kills.py
 
 # A real browser and another user before every port that we open; the table goes to the terminal.
 test-browser: $(VENV)/.dev

@@ -262,13 +262,17 @@ class Home:
 
     def partial(self) -> list[str]:
         """Files that are half there, beside their place."""
-        inside = self.home / "sandbox"
-        return [
-            str(path.relative_to(self.folder))
-            for path in self.folder.rglob("*")
-            if inside not in path.parents
-            and (path.name.startswith((".runctl-partial", ".runctl-")) or path.suffix in {".part", ".tmp"})
-        ]
+        found: list[str] = []
+        for folder, inside, files in os.walk(self.folder):
+            if folder == str(self.home):
+                # Its machines write as they like, and go while they are looked at.
+                inside[:] = [name for name in inside if name != "sandbox"]
+            found += [
+                str((Path(folder) / name).relative_to(self.folder))
+                for name in (*inside, *files)
+                if name.startswith((".runctl-partial", ".runctl-")) or name.endswith((".part", ".tmp"))
+            ]
+        return found
 
     def processes(self) -> dict[int, str]:
         """Processes of this home that are not the living sandbox's."""
@@ -432,7 +436,7 @@ def data_stage(home: Home, name: str) -> Command:
     )
 
 
-def _train(home: Home, name: str, on: Sequence[str], victims: tuple[str, ...]) -> Command:
+def _train(kind: str, name: str, on: Sequence[str], victims: tuple[str, ...]) -> Command:
     words = ["train", "walk.py", "--name", name, *on, "--", "--steps", "12", "--seconds", "0.1"]
 
     def is_done(home: Home) -> bool:
@@ -442,7 +446,7 @@ def _train(home: Home, name: str, on: Sequence[str], victims: tuple[str, ...]) -
         )
 
     return Command(
-        f"train {on[1]}",
+        f"train {kind}",
         words,
         lambda home: home.run("jobs", "list"),
         is_done,
@@ -453,16 +457,16 @@ def _train(home: Home, name: str, on: Sequence[str], victims: tuple[str, ...]) -
 
 def train_sandbox(home: Home, name: str) -> Command:
     on = ["--on", "sandbox", "--instance-type", MACHINE]
-    return _train(home, name, on, ("command", "command", "sandbox", "sandbox", "agent"))
+    return _train("on-demand", name, on, ("command", "command", "sandbox", "sandbox", "agent"))
 
 
 def train_spot(home: Home, name: str) -> Command:
     on = ["--on", "sandbox", "--instance-type", MACHINE, "--spot"]
-    return _train(home, name, on, ("command", "command", "sandbox", "agent"))
+    return _train("spot", name, on, ("command", "command", "sandbox", "agent"))
 
 
 def train_local(home: Home, name: str) -> Command:
-    return _train(home, name, ["--on", "local"], ("command", "command", "command", "agent"))
+    return _train("local", name, ["--on", "local"], ("command", "command", "command", "agent"))
 
 
 def _transfer(home: Home, kind: str, words: list[str], is_done: Callable[[Home], bool]) -> Command:
@@ -560,11 +564,18 @@ def strike(
     *,
     victim: str | None = None,
     at: Moment | None = None,
+    due: list[str] | None = None,
 ) -> Strike:
-    """Kill at a random moment, go on with the one command that is named, and look what is left."""
+    """Kill at a random moment, go on with the one command that is named, and look what is left.
+
+    `due` are the victims that come next, until each was struck; it is filled anew when it is empty.
+    """
     name = f"k{number:03}x{home.chance.randrange(16**4):04x}"
     command = kind(home, name)
-    victim = victim or home.chance.choice(command.victims)
+    due = [] if due is None else due
+    if not due:
+        due += _by_turns(home.chance, command.victims)
+    victim = victim or due[0]
     at = at or _moment(home, command.name)
     lives = home.lives
     try:
@@ -593,7 +604,16 @@ def strike(
             command.sweep(home)
     except AssertionError as error:
         outcome, leaked = "FAILED", (*leaked, f"the sweep: {error}")
+    if outcome != LATE:
+        due.pop(0)
     return Strike(command.name, victim, str(at), outcome, way_on, leaked)
+
+
+def _by_turns(chance: random.Random, victims: Sequence[str]) -> list[str]:
+    """One of each kind first, so that a few strikes reach all of them, and then the others."""
+    kinds = sorted(set(victims))
+    others = list((Counter(victims) - Counter(kinds)).elements())
+    return [*chance.sample(kinds, len(kinds)), *chance.sample(others, len(others))]
 
 
 def measure(home: Home, kind: Callable[[Home, str], Command]) -> None:
@@ -625,19 +645,23 @@ def _moment(home: Home, name: str) -> Moment:
 
 
 def strikes(home: Home, kills: int) -> Iterator[Strike]:
-    """So many kills, by turns of the commands; a command that was faster than its kill is struck again."""
+    """So many kills, by turns of the commands and of what can be killed under each.
+
+    A command that was faster than its kill is struck again.
+    """
     number = 0
     order = home.chance.sample(COMMANDS, len(COMMANDS))
+    due: dict[str, list[str]] = {}
     for turn in range(kills):
         kind = order[turn % len(order)]
         if turn < len(order):
             measure(home, kind)
-        while True:
+        left = due.setdefault(kind.__name__, [])
+        one = None
+        while one is None or one.outcome == LATE:
             number += 1
-            one = strike(home, kind, number)
+            one = strike(home, kind, number, due=left)
             yield one
-            if one.outcome != LATE:
-                break
 
 
 def _kill(home: Home, process: subprocess.Popen[str], victim: str, name: str, at: Moment) -> bool:
@@ -849,4 +873,6 @@ def table(strikes: Sequence[Strike]) -> list[str]:
         went = ", ".join(f"{way} {count}" for way, count in ways[name].most_common())
         row = by_command[name]
         lines.append(f"{name:<15}" + "".join(f"{row[head]:>12}" for head in heads) + f"  {went}")
+    killed = Counter(one.victim for one in strikes if one.outcome != LATE)
+    lines.append("killed: " + ", ".join(f"{victim} {count}" for victim, count in killed.most_common()))
     return lines

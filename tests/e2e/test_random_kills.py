@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -48,8 +49,10 @@ def test_a_kill_in_the_middle_leaves_one_command_that_goes_on(home: Home) -> Non
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_random_kills(home: Home, shard: int, record_property: Callable[[str, object], None]) -> None:
     made: list[Strike] = []
-    for one in kills.strikes(home, KILLS // SHARDS + (shard < KILLS % SHARDS)):
-        made.append(one)
-        print(one.line(), flush=True)
-    record_property(kills.PROPERTY, [asdict(one) for one in made])
+    try:
+        for one in kills.strikes(home, KILLS // SHARDS + (shard < KILLS % SHARDS)):
+            made.append(one)
+            print(one.line(), file=sys.stderr, flush=True)  # of a worker of xdist, only this is heard
+    finally:
+        record_property(kills.PROPERTY, [asdict(one) for one in made])
     _require_clean(made)

@@ -200,7 +200,10 @@ class Attempt:
         with self._lock:
             said = [self.state["message"], self._state_trouble or self._event_trouble]
             message = "; ".join(part for part in said if part)
-            return to_json({**self.state, "message": message[:LONGEST_MESSAGE] or None})
+            told = {**self.state, "message": message[:LONGEST_MESSAGE] or None}
+            if self.seal:
+                told["seal"] = seal.of(self.seal, told, seal.STATE)
+            return to_json(told)
 
     @property
     def event_count(self) -> int:

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any, Dict, NamedTuple, Optional
 
-from . import clock
+from . import clock, seal
 from .failures import StoreAway, StoreRefused
 from .files import to_json, write_atomically
 from .machine import end_at_once
@@ -64,7 +64,10 @@ def fetch_spec(store: Any, order: Order, folder: str) -> None:
 def refuse(store: Any, order: Order, folder: str, why: str) -> None:
     """Say why nothing starts, to whoever waits for the attempt, and end a machine that is for it alone."""
     sys.stderr.write("agent: %s\n" % why)
-    data = to_json(_last_word(order, why))
+    said, key = _last_word(order, why), seal.read(folder)
+    if key:
+        said["seal"] = seal.of(key, said, seal.STATE)
+    data = to_json(said)
     try:
         write_atomically(os.path.join(folder, "state.json"), data)
     except OSError as error:

@@ -13,6 +13,8 @@ from typing import Any, Dict, Optional
 from .files import to_json
 
 FILE = "seal"
+MANIFEST, STATE = "", "state"
+"""Kinds of objects that carry a seal: what is sealed as one is none of the other."""
 
 
 def read(folder: str) -> Optional[str]:
@@ -24,15 +26,16 @@ def read(folder: str) -> Optional[str]:
         return None
 
 
-def of(key: str, value: Dict[str, Any]) -> str:
+def of(key: str, value: Dict[str, Any], kind: str = MANIFEST) -> str:
     """The seal of an object, whatever seal it carries."""
     plain = {name: item for name, item in value.items() if name != "seal"}
-    return hmac.new(bytes.fromhex(key), b"runctl seal 1\0" + to_json(plain), hashlib.sha256).hexdigest()
+    said = b"runctl seal 1" + kind.encode() + b"\0" + to_json(plain)
+    return hmac.new(bytes.fromhex(key), said, hashlib.sha256).hexdigest()
 
 
-def holds(key: str, value: Dict[str, Any]) -> bool:
+def holds(key: str, value: Dict[str, Any], kind: str = MANIFEST) -> bool:
     """Whether an object carries the seal that it should; one that cannot be sealed at all does not."""
     try:
-        return hmac.compare_digest(str(value.get("seal", "")).encode(), of(key, value).encode())
+        return hmac.compare_digest(str(value.get("seal", "")).encode(), of(key, value, kind).encode())
     except (ValueError, RecursionError):  # half a character, or too deep
         return False

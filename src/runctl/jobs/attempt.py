@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from runctl.agent import seal as seals
 from runctl.errors import NotFound
+from runctl.ledger import AttemptRecord, JobRecord
 from runctl.storage import claims
 from runctl.storage.claims import MiB, claim
 from runctl.storage.objects import Store
+
+LARGEST_STATE = 8 * MiB
 
 STATE_FORMAT = 1
 LOG_PIECE = 4 * 1024 * 1024
@@ -51,7 +55,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     bytes: claims.Count
 
 
-@claim("state of an attempt", largest=8 * MiB)
+@claim("state of an attempt", largest=LARGEST_STATE)
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json` of an attempt; times are seconds since the epoch on the cloud's clock."""
 
@@ -133,15 +137,30 @@ class AttemptView(Protocol):
 
 
 class StoredAttempt:
-    """An attempt mirrored in a job's store: the log comes in pieces named by their first byte."""
+    """An attempt mirrored in a job's store: the log comes in pieces named by their first byte.
 
-    def __init__(self, store: Store, number: int) -> None:
+    With a `seal`, the job's key, only what a machine of the job wrote is a state.
+    """
+
+    def __init__(self, store: Store, number: int, seal: str = "") -> None:
         self._store = store
+        self._number = number
+        self._seal = seal
         self._prefix = f"attempt-{number}/"
         self._read_before: tuple[str, int] | None = None  # a key, and how much of the log was read with it
 
     def state(self) -> AgentState | None:
-        return claims.read_if_exists(self._store, self._prefix + "state.json", AgentState)
+        key = self._prefix + "state.json"
+        data = self._store.read_if_exists(key, largest=LARGEST_STATE)
+        if data is None:
+            return None
+        if not self._seal:
+            return claims.decode(data, AgentState, key)
+        lacks = "no machine of this attempt wrote it: its seal is missing or wrong"
+        return claims.decode_proven(data, AgentState, key, self._is_sealed, lacks)
+
+    def _is_sealed(self, told: dict[str, Any]) -> bool:
+        return told.get("attempt") == self._number and seals.holds(self._seal, told, seals.STATE)
 
     def log(self, offset: int) -> Iterator[LogPiece]:
         # What was read before is not listed again, but for its last piece: that one may have grown.
@@ -159,6 +178,12 @@ class StoredAttempt:
         if len(numbered) > 1:
             start, piece = numbered[-2]
             self._read_before = (piece.key, start + piece.size)
+
+
+def seal_of(job: JobRecord, attempt: AttemptRecord) -> str:
+    """The key by which the attempt's machine proves what it says; empty if another ledger launched it."""
+    is_anothers = job.adopted_at is not None and attempt.created <= job.adopted_at
+    return "" if is_anothers else job.seal
 
 
 class LocalAttempt:

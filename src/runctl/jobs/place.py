@@ -55,9 +55,10 @@ class Place(msgspec.Struct, frozen=True):
     bucket: str | None = None
     prefix: str = ""
 
-    def view(self, number: int) -> AttemptView:
+    def view(self, number: int, seal: str = "") -> AttemptView:
+        """An attempt; with a `seal`, only what a machine that has this key wrote is believed."""
         if self.session:
-            return StoredAttempt(self.store, number)
+            return StoredAttempt(self.store, number, seal)
         assert isinstance(self.store, FolderStore)  # noqa: S101 (this machine)
         folder = self.store.root / f"attempt-{number}"
         return LocalAttempt(self.store, number, lambda: died_at_start(folder))

@@ -18,7 +18,7 @@ from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
 from runctl.jobs import accounting, adopted, ended_cloud, limits, outcomes, retrying, start, state, steps
-from runctl.jobs.attempt import AgentState
+from runctl.jobs.attempt import AgentState, seal_of
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
 from runctl.jobs.launch import Launcher, attempt_of
@@ -127,7 +127,7 @@ class Supervisor:
         """Another process supervises: only show."""
         attempts = self._ledger.jobs.attempts(job.id)
         if attempts:
-            watch = self._watching(attempts[-1].number)
+            watch = self._watching(job, attempts[-1])
             watch.show_log()
 
     # Beginning an attempt
@@ -246,7 +246,7 @@ class Supervisor:
 
     def _look(self, job: JobRecord) -> None:
         attempt = self._ledger.jobs.attempts(job.id)[-1]
-        watch = self._watching(attempt.number)
+        watch = self._watching(job, attempt)
         seen = self._sight(job, attempt, watch)
         watch.show_log()
         judgement = judge(seen, watch.read_at)
@@ -367,11 +367,17 @@ class Supervisor:
 
     # Telling
 
-    def _watching(self, number: int) -> Watch:
-        if self._watch is None or self._watch.number != number:
+    def _watching(self, job: JobRecord, attempt: AttemptRecord) -> Watch:
+        if self._watch is None or self._watch.number != attempt.number:
             whole_log = self._log_from_start or self._watch is not None
             self._watch = Watch(
-                self._place, self._job, number, self._emit, log_from_start=whole_log, before=self._watch
+                self._place,
+                self._job,
+                attempt.number,
+                self._emit,
+                seal=seal_of(job, attempt),
+                log_from_start=whole_log,
+                before=self._watch,
             )
         return self._watch
 

@@ -33,6 +33,7 @@ class Watch:
         number: int,
         emit: Emit,
         *,
+        seal: str = "",
         log_from_start: bool = True,
         before: Watch | None = None,
     ) -> None:
@@ -45,7 +46,7 @@ class Watch:
         self.looked_at_prices = 0.0
         self.lost_because = ""
         self._place = place
-        self._view = place.view(number)
+        self._view = place.view(number, seal)
         self._job = job
         self._emit = emit
         self._before = before

@@ -103,6 +103,23 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
         raise _unbelievable(about, where, error) from error
 
 
+def decode_proven(
+    data: bytes, kind: type[T], where: str, is_proven: Callable[[dict[str, Any]], bool], lacks: str
+) -> T:
+    """The same of an object that proves who wrote it: what is used is what `is_proven` was given.
+
+    Raises Unbelievable, which says what any other one `lacks`.
+    """
+    decode(data, kind, where)
+    try:
+        told: dict[str, Any] = msgspec.json.decode(data)
+        if is_proven(told):
+            return msgspec.convert(told, kind)
+        raise ValueError(lacks)
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
+        raise _unbelievable(_kinds[kind], where, error) from error
+
+
 def converted(value: Any, kind: type[T], where: str) -> T:
     """What was decoded already and came through a bucket. Raises Unbelievable."""
     try:

@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from snapped import KEY
 
+from runctl.agent import seal as seals
+from runctl.agent.files import to_json
 from runctl.events import Event, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState
@@ -75,6 +78,7 @@ class Attempted:
                 user="u",
                 created=now,
                 updated=now,
+                seal=KEY,
             ),
             "asked for",
         )
@@ -106,7 +110,9 @@ class Attempted:
             ended=now if phase == "ended" else None,
             **more,
         )
-        self.place.store.write(f"attempt-{self.number}/state.json", msgspec.json.encode(said))
+        told = msgspec.to_builtins(said)
+        told["seal"] = seals.of(KEY, told, seals.STATE)
+        self.place.store.write(f"attempt-{self.number}/state.json", to_json(told))
 
     def supervise(self, heard: Callable[[Event], None] = lambda _: None) -> JobRecord:
         """Supervise to the end; `heard` may do something about what is told."""
