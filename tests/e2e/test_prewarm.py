@@ -282,6 +282,26 @@ def test_a_killed_command_is_finished_or_undone(warmth: Warmth, how: str) -> Non
         assert "runctl:dataset-version" not in warmth.tags(volume)
 
 
+def test_a_volume_that_looks_filled_and_was_left_in_the_middle_is_not_told_as_done(warmth: Warmth) -> None:
+    """Killed while it marks the volume: the marks are there, and the journal has no end of it."""
+    stage = ("data", "stage", warmth.location, "--zone", ZONE)
+    marks = [{"Name": "tag:runctl:dataset-version", "Values": [warmth.version()]}]
+    ec2 = warmth.cloud.client("ec2")
+    warmth.cloud.control.add_fault("ec2", "lost-response", operation="CreateTags")
+    command = warmth.start(*stage)
+    (marked,) = warmth.until(lambda: ec2.describe_volumes(Filters=marks)["Volumes"], "it is marked")
+    warmth.kill(command)
+    warmth.cloud.control.clear_faults()
+    assert warmth.steps()["mark"] is None
+    volume = marked["VolumeId"]
+    for words in (stage, ("aws", "ebs", "pre-warm", volume, warmth.location)):
+        assert warmth.run(*words, code=1)["next"] == f"runctl tx resume {warmth.unfinished()[0]}"
+    assert warmth.recover("resume") == "finished"
+    assert warmth.unfinished() == []
+    again = warmth.run(*stage)
+    assert (again["volume"], again["copied_files"]) == (volume, 0)
+
+
 @pytest.mark.slow
 def test_a_machine_that_nobody_looks_after_ends_itself_and_another_finishes(warmth: Warmth) -> None:
     volume = warmth.cloud.volume(ZONE)

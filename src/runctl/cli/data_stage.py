@@ -56,6 +56,8 @@ def stage(context: Context, *, on: str | None, s3_uri: str, volume: str | None, 
         there = (
             None if options["check"] else staging_places.volume_with(operation, dataset, request.zone or "")
         )
+        if there is not None:
+            operation.require_whole(there.id)
         if there is not None and not options["snapshot"]:
             return pre_warm.tell(context, pre_warm.warm(dataset, there.tags), there.id, there.zone, None)
         if there is not None:

@@ -96,6 +96,8 @@ def fill(
 
     request = _request(context, options)
     holds = warming.holds(target.tags, dataset) and not (request.check or request.delete)
+    if holds:
+        operation.require_whole(target.id)
     if holds and not request.snapshot:
         return tell(context, warm(dataset, target.tags), target.id, target.zone, None)
     if holds:

@@ -63,6 +63,10 @@ class Operation(msgspec.Struct, frozen=True):
             outcome=self.outcome,
         )
 
+    def require_whole(self, resource: str) -> None:
+        """Raises Conflict where a dead process left something unfinished with it."""
+        recovery.refuse_half_done(self.ledger, self.session.cloud.key, resource)
+
     @property
     def outcome(self) -> str:
         """Of what comes to its end."""

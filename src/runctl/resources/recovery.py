@@ -54,6 +54,22 @@ def refuse_repeated(ledger: Ledger, plan: saga.Plan) -> None:
             )
 
 
+def refuse_half_done(ledger: Ledger, cloud: str, resource: str) -> None:
+    """Raises Conflict where a dead process left something unfinished with this very resource.
+
+    It may look as if it were done: only who goes on with it knows, and nothing else takes it off the list.
+    """
+    for record in transaction.abandoned(ledger):
+        if record.operation == JOB_LAUNCH or (_place_if_known(record) or ("", ""))[0] != cloud:
+            continue
+        if resource in _words(record):
+            raise Conflict(
+                f"{record.operation} of {record.subject} was begun before and left unfinished",
+                why=f"process {record.owner.pid} ended in the middle of {record.id}, at work on {resource}",
+                next=way_on(record),
+            )
+
+
 def results(record: TransactionRecord) -> str:
     """The ids of what an operation made and used, or its own."""
     text = b" ".join(step.result or b"" for step in record.steps)
