@@ -56,13 +56,18 @@ def _tensorflow(_root: str, one: CheckpointSet, times: _Times) -> Optional[bool]
 
 
 def _torch_distributed(root: str, one: CheckpointSet, times: _Times) -> Optional[bool]:
-    """torch DCP moves `.metadata` to its place last, but leaves that of the save before until then."""
+    """torch DCP moves `.metadata` to its place last, but leaves that of the save before until then.
+
+    Within one tick of the kernel's clock for files it cannot be told which of the two it is.
+    """
     shards = [path for path in one.paths if path.endswith(".distcp")]
+    is_younger = True
     for folder in {path.rpartition("/")[0] for path in shards}:
         metadata = folder + "/.metadata" if folder else ".metadata"
         own = [path for path in shards if path.rpartition("/")[0] == folder]
         if metadata not in one.paths or times.get(metadata, 0) < _newest(times, own):
             return False
+        is_younger = is_younger and times.get(metadata, 0) > _newest(times, own)
         with open_regular(os.path.join(root, metadata)) as file:
             if pickled.is_whole(file, os.fstat(file.fileno()).st_size) is False:
                 return False
@@ -70,7 +75,7 @@ def _torch_distributed(root: str, one: CheckpointSet, times: _Times) -> Optional
             told = set(re.findall(rb"__\d+_\d+\.distcp", file.read(_MOST_METADATA)))
         if not told <= {os.fsencode(base(path)) for path in own}:
             return False
-    return True if shards else None
+    return True if shards and is_younger else None
 
 
 def _hugging_face(root: str, one: CheckpointSet, times: _Times) -> Optional[bool]:

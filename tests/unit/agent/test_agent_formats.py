@@ -263,6 +263,7 @@ def test_a_distributed_checkpoint_needs_its_metadata(tmp_path):
     folder = tmp_path / "step-10"
     folder.mkdir()
     (folder / "__0_0.distcp").write_bytes(b"x")
+    os.utime(folder / "__0_0.distcp", (1000, 1000))
     (folder / ".metadata.tmp").write_bytes(b"x")
     assert verdict(tmp_path) is False
     (folder / ".metadata.tmp").rename(folder / ".metadata")
@@ -274,6 +275,7 @@ def test_a_trainer_checkpoint_of_shards_needs_both(tmp_path, hugging_face):
     shards = hugging_face / "pytorch_model_fsdp_0"
     shards.mkdir()
     (shards / "__0_0.distcp").write_bytes(b"x")
+    os.utime(shards / "__0_0.distcp", (1000, 1000))
     assert verdict(tmp_path) is False
     (shards / ".metadata").write_bytes(b"x")
     assert verdict(tmp_path) is True
@@ -301,6 +303,8 @@ def test_a_distributed_checkpoint_that_is_written_over_is_not_whole(tmp_path):
     assert verdict(tmp_path) is True
     os.utime(tmp_path / "latest/__1_0.distcp", (2001, 2001))
     assert verdict(tmp_path) is False
+    os.utime(tmp_path / "latest/.metadata", (2001, 2001))
+    assert verdict(tmp_path) is None
     os.utime(tmp_path / "latest/.metadata", (2002, 2002))
     assert verdict(tmp_path) is True
     (tmp_path / "latest/__1_0.distcp").unlink()
@@ -314,6 +318,7 @@ def test_a_distributed_checkpoint_has_several_archives_in_a_file(tmp_path):
     archive = (folder / "one.pt").read_bytes()
     (folder / "one.pt").unlink()
     (folder / "__0_0.distcp").write_bytes(archive * 3)
+    os.utime(folder / "__0_0.distcp", (1000, 1000))
     metadata = pickle.dumps({"stored": "__0_0.distcp"})
     (folder / ".metadata").write_bytes(metadata)
     assert verdict(tmp_path) is True
