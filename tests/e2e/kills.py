@@ -576,7 +576,7 @@ def strike(
     if not due:
         due += _by_turns(home.chance, command.victims)
     victim = victim or due[0]
-    at = at or _moment(home, command.name)
+    at = at or _moment(home, command.name, after_a_mark=victim == "undoing")
     lives = home.lives
     try:
         process, begun = home.start(command.words), time.monotonic()
@@ -585,7 +585,8 @@ def strike(
         if not was_killed:
             course = home.courses.get(command.name, Course(0.0, ()))
             seconds = time.monotonic() - begun
-            home.courses[command.name] = Course(seconds, [one for one in course.marks if one < seconds])
+            if told.code == 0:  # else Ctrl-C ended it before it had anything to undo
+                home.courses[command.name] = Course(seconds, [one for one in course.marks if one < seconds])
             outcome, way_on = LATE, ""
             assert told.code == 0 or victim == "undoing", told.err
         elif victim == "sandbox":
@@ -633,10 +634,10 @@ def measure(home: Home, kind: Callable[[Home, str], Command]) -> None:
     command.sweep(home)
 
 
-def _moment(home: Home, name: str) -> Moment:
-    """Two of three in the time after one of its marks, the others anywhere in its work."""
+def _moment(home: Home, name: str, *, after_a_mark: bool) -> Moment:
+    """Two of three in the time after one of its marks, or all of them, the others anywhere in its work."""
     course = home.courses[name]
-    if course.marks and home.chance.random() < 2 / 3:
+    if course.marks and (after_a_mark or home.chance.random() < 2 / 3):
         mark = home.chance.randrange(len(course.marks))
         until = [*course.marks, course.seconds][mark + 1]
         return Moment(mark + 1, home.chance.uniform(0, until - course.marks[mark]))

@@ -164,7 +164,8 @@ def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(short_lease: Any) ->
     lab.control.add_fault("ec2", "latency", operation="RunInstances", latency=HELD, count=1)
     again = lab.start("jobs", "resume", "last", "--from", name, "--detach")
     lab.until(lambda: lab.control.status()["faults"][-1]["hits"], "the machine is asked for")
-    bucket.spoil(f"{root}{name}/{name.partition('-')[2]}")
+    for row in bucket.keys(bucket.name, f"{root}{name}/checkpoints/"):
+        bucket.spoil(row["Key"])
     lab.control.clear_faults("latency")
     lab.finish(again)
     lab.until(lambda: len(lab.machines()) == len(first) + 1, "it is launched")
