@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runctl.agent.report import TornWord
+from runctl.clouds import SandboxEnded
 from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.providers.aws import account
@@ -71,8 +72,8 @@ class OpenStaging:
         try:
             made = account.ensure_bucket(self._session, bucket)
         except (CloudError, ConfigError) as error:
-            if isinstance(error, CloudError) and error.retryable:
-                raise
+            if isinstance(error, SandboxEnded) or (isinstance(error, CloudError) and error.retryable):
+                raise  # no other bucket would help
             raise NoStaging(
                 f"There is no bucket to go through: {bucket}",
                 why=f"{error.why or error}; files reach an instance through a bucket of yours",

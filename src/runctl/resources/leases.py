@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from runctl.clouds import SandboxEnded
 from runctl.errors import CloudError, Conflict, TrainctlError
 from runctl.events import Notice
 from runctl.model import TAG_JOB, TAG_LEASE_UNTIL, TAG_MANAGED
@@ -81,6 +82,8 @@ def renew(operation: Operation, instance: Instance, hours: float) -> None:
         shell.wait_online(session, instance.id, timeout=REACH_PATIENCE, emit=operation.emit)
         done = shell.run(session, instance.id, _script(hours), comment="runctl: lease")
         why = "" if done.exit_code == 0 else done.error.strip() or f"exit code {done.exit_code}"
+    except SandboxEnded:
+        raise
     except TrainctlError as error:
         why = error.why or error.what
     if why:
