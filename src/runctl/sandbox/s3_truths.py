@@ -149,6 +149,20 @@ def _upload_part_copy(self: Any) -> Any:
     return status, headers, body
 
 
+_send_part: Any = S3Response.upload_part
+
+
+def _sent_part(self: Any) -> Any:
+    """A part is confirmed with the checksum that its upload wants: clients name it when they complete."""
+    status, headers, body = _send_part(self)
+    upload = self.backend.get_bucket(self.bucket_name).multiparts.get(self._get_param("uploadId"))
+    algorithm = str(upload.metadata.get("x-amz-checksum-algorithm") or "").lower() if upload else ""
+    if status == 200 and algorithm:
+        made = upload.parts[self._get_int_param("partNumber")].value
+        headers[f"x-amz-checksum-{algorithm}"] = compute_checksum(made, algorithm.upper()).decode()
+    return status, headers, body
+
+
 _OF_PARTS = {"SHA1", "SHA256"}
 """Algorithms whose checksum of an object is always made of those of its parts."""
 _upload_part: Any = S3Backend.upload_part
@@ -198,4 +212,5 @@ S3Backend.complete_multipart_upload = _end_of_an_upload
 S3Response._complete_multipart_body = _named_parts
 S3Response.head_object = _head_object
 S3Response.upload_part_copy = _upload_part_copy
+S3Response.upload_part = _sent_part
 S3Backend.copy_object = _copy_object
