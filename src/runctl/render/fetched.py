@@ -33,5 +33,5 @@ def show_fetched(found: Fetched, *, quiet: bool) -> None:
     files = f"{count(found.files, 'file')}, {size(found.bytes)}"
     output.talk(f"fetched {files}, to {found.folder}{origin}{same}")
     for tree, files in found.not_asked.items():
-        way = f"runctl jobs fetch {quoted(found.job)} {quoted(found.folder)} --tree {tree}"
+        way = f"runctl jobs fetch {quoted(found.job)} {quoted(found.folder)} --tree {quoted(tree)}"
         output.talk(f"{count(files, 'file')} of {tree} stay in the store: {way}")

@@ -122,8 +122,8 @@ def test_stop_saves_and_the_next_attempt_goes_on_there(machine):
 
 def test_a_checkpoint_committed_after_the_end_is_final_and_takes_its_step_from_the_log(machine):
     state = machine.attempt(
-        "import os, pathlib; print('step 41\\nstep 42'); pathlib.Path(os.environ['RUNCTL_CHECKPOINT_DIR'],"
-        " 'model.pkl').write_bytes(b'x' * 10)"
+        "import os, pathlib, pickle; print('step 41\\nstep 42');"
+        " pathlib.Path(os.environ['RUNCTL_CHECKPOINT_DIR'], 'model.pkl').write_bytes(pickle.dumps(['x']))"
     ).run()
     assert state["committed"] == {
         "name": "000001-model.pkl",
@@ -211,15 +211,15 @@ def test_a_local_checkpoint_that_is_torn_is_put_aside_and_restored(machine):
         import os, pathlib
         path = os.environ.get("RUNCTL_RESUME_FROM")
         print(pathlib.Path(path).read_text() if path else None)
-        pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"], "last.txt").write_text("whole")
+        pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"], "state.txt").write_text("whole")
         """
     machine.attempt(script).run()
-    (machine.checkpoints / "last.txt").write_text("to")
-    os.utime(machine.checkpoints / "last.txt", (1, 1))
+    (machine.checkpoints / "state.txt").write_text("to")
+    os.utime(machine.checkpoints / "state.txt", (1, 1))
     second = machine.attempt(script, 2)
     second.run()
     assert second.log == "whole\n"
-    assert (machine.checkpoints / "last.txt.corrupt-1").read_text() == "to"
+    assert (machine.checkpoints / "state.txt.corrupt-1").read_text() == "to"
 
 
 def test_stop_is_noticed_at_once(machine):

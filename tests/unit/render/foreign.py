@@ -178,7 +178,9 @@ def _record(kind: Any, text: str, depth: int) -> Any:
     for base in reversed(kind.__mro__):
         names = _names_of(sys.modules[base.__module__]) if base.__module__.startswith("runctl") else None
         for name, hint in inspect.get_annotations(base).items():
-            hints[name] = eval(hint, names) if isinstance(hint, str) else hint
+            # A NamedTuple makes a ForwardRef of a text.
+            written = hint.__forward_arg__ if isinstance(hint, typing.ForwardRef) else hint
+            hints[name] = eval(written, names) if isinstance(written, str) else written
     values = {name: filled(hints[name], text, depth + 1) for name in fields}
     # Two that need each other, of one name, are no plan and no graph.
     return kind(**values | dict.fromkeys(_NO_CIRCLES & values.keys(), ()))
