@@ -63,6 +63,7 @@ _LESS = re.compile(r"(?:.*[-_.])?(?:model|weights|optim\w*|sched\w*|recipe_state
 _APART = re.compile(
     r"(?:.*[-_.])?(?P<word>best|last|latest|final|prev|previous|old|bak|bkp|backup)(?![a-z]).*", re.IGNORECASE
 )
+_SAYS_SO = re.compile(r"(?:^|[-_.=/])(?:checkpoint|ckpt|chkpt|snapshot)s?(?![a-z])", re.IGNORECASE)
 _VERSION = re.compile(r"-v\d+(?=\.[a-z0-9]+$)", re.IGNORECASE)
 _COMPANION = re.compile(
     r"model|net|weight|param|optim|sched|scaler|rng|random"
@@ -141,6 +142,14 @@ def may_be_any(name: str) -> bool:
 def is_no_checkpoint(name: str) -> bool:
     """Whether files of this name lie beside checkpoints and are none."""
     return _NO_CHECKPOINT.fullmatch(name) is not None
+
+
+def is_called_checkpoint(path: str) -> bool:
+    """Whether a text calls itself one, or has a step and lies in a folder that does: `ckpts/00400.json`."""
+    name = base(path)
+    return _SAYS_SO.search(name) is not None or (
+        step_of_name(name) is not None and _SAYS_SO.search(path) is not None
+    )
 
 
 def is_judged(path: str) -> bool:

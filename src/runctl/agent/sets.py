@@ -13,6 +13,7 @@ from .kinds import (
     apart,
     base,
     has_companions,
+    is_called_checkpoint,
     is_companion_text,
     is_looked_into,
     is_mark,
@@ -69,7 +70,8 @@ def checkpoint_sets(
     sets = [_of(base(folder), items, folder) for folder, items in inside.items()]
     for folder, items in beside.items():
         if is_looked_into(folder):
-            sets.extend(_beside(items, own))
+            called = [one for one in items if is_called_checkpoint(one.path)]
+            sets.extend(_beside(items, own) or _plain_sets(called))
     if own and not sets:
         sets = [one for items in beside.values() for one in _plain_sets(items)]
     return _ordered(sets)
@@ -201,7 +203,7 @@ def _bare(name: str) -> str:
 
 
 def _plain_sets(items: Sequence[Found]) -> List[CheckpointSet]:
-    """Where nothing else lies in the folder for checkpoints, texts may be what a script resumes from."""
+    """Where nothing else in a folder is a checkpoint, texts may be what a script resumes from."""
     by_step: Dict[Tuple[Optional[int], str], List[Found]] = {}
     for one in items:
         name = base(one.path)

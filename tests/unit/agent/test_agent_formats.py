@@ -416,6 +416,14 @@ def test_what_a_resume_is_given_of_the_folder_for_checkpoints(tmp_path, names, r
         (["model.pt", "features.npy", "embeddings.pkl"], "model.pt"),
         (["train/checkpoint_100", "train/checkpoint_200"], "train/checkpoint_200"),
         (["seeds/0/model_10.pt", "seeds/0/model_20.pt"], "seeds/0/model_20.pt"),
+        (["runs/exp1/ckpts/ckpt_00020.json", "runs/exp1/ckpts/ckpt_00040.json", "runs/exp1/metrics.csv"],
+         "runs/exp1/ckpts/ckpt_00040.json"),
+        (["checkpoints/00040.json", "checkpoints/opt.txt", "checkpoints/index.json"],
+         "checkpoints/00040.json"),
+        (["checkpoint.json", "settings.json"], "checkpoint.json"),
+        (["checkpoints/exp/opt.txt", "checkpoints/exp/loss_log.txt"], None),
+        (["ckpts/step_10.json", "ckpts/step_10.pt"], "ckpts/step_10.pt"),
+        (["sample_10.json", "sample_20.json"], None),
     ],
 )  # fmt: skip
 def test_what_a_resume_is_given_of_a_scripts_own_folder(tmp_path, names, resumed):
