@@ -18,6 +18,7 @@ import msgspec
 
 from runctl.errors import ValidationError
 from runctl.links import refuse_brought
+from runctl.render import tables
 from runctl.render.harmless import harmless, harmless_json, harmless_lines
 from runctl.render.screen import Screen
 
@@ -83,36 +84,10 @@ def write_file(path: Path, data: bytes) -> None:
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table on stdout, as wide as its terminal; in a pipe as wide as it needs, so that lines stay whole."""
     cells = [[harmless(cell, longest=_LONGEST_CELL) for cell in row] for row in rows]
-    lines = _plain_table(columns, cells, right)
-    if lines is None:
-        _write_rich_table(columns, cells, right)
-        return
+    head, body = tables.laid_out(columns, cells, right, _terminal_columns() if on_terminal() else None)
     if on_terminal() and _is_styled():
-        _data(f"\x1b[1m{lines[0]}\x1b[0m\n")
-        del lines[0]
-    _data("".join(f"{line}\n" for line in lines))
-
-
-def _plain_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]
-) -> list[str] | None:
-    """The lines of a table that needs no folding and no knowledge of wide characters; else None.
-
-    Nearly every table is one, and reading rich in takes longer than all the rest of a short command.
-    """
-    if not all(cell.isascii() for row in (columns, *rows) for cell in row):
-        return None
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    whole = sum(widths) + 3 * (len(widths) - 1)
-    if on_terminal() and whole > _terminal_columns():
-        return None
-
-    def line(cells: Sequence[str]) -> str:
-        parts = zip(cells, columns, widths, strict=True)
-        aligned = [cell.rjust(width) if name in right else cell.ljust(width) for cell, name, width in parts]
-        return "   ".join(aligned).rstrip()
-
-    return [line(columns), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * whole, *map(line, rows)]
+        head = [f"\x1b[1m{line}\x1b[0m" for line in head]
+    _data("".join(f"{line}\n" for line in (*head, *body)))
 
 
 def _terminal_columns() -> int:
@@ -123,18 +98,6 @@ def _terminal_columns() -> int:
 
 def _is_styled() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
-
-
-def _write_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    write_drawn(table)
 
 
 def write_drawn(drawing: RenderableType) -> None:
