@@ -46,7 +46,10 @@ def fetch_spec(store: Any, order: Order, folder: str) -> None:
             why = str(error)
         else:
             if spec is not None and hashlib.sha256(spec).hexdigest() == order.spec_sha256:
-                write_atomically(os.path.join(folder, "spec.json"), spec)
+                try:
+                    write_atomically(os.path.join(folder, "spec.json"), spec)
+                except OSError as error:
+                    raise Refused("spec: it cannot be written: %s" % error) from error
                 return
             if spec is not None:
                 raise Refused(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Sequence
+from typing import Callable, Iterator, List, Optional, Sequence
 
 from .credentials import Credentials
 from .failures import PreconditionFailed
@@ -39,14 +39,16 @@ class BucketStore:
         """Raises StoreRefused for an object of more than `limit` bytes."""
         return self._bucket.get(self._prefix + key, limit)
 
-    def send_files(self, items: Sequence[ToPut]) -> Iterator[Outcome]:
+    def send_files(
+        self, items: Sequence[ToPut], is_over: Callable[[], bool] = lambda: False
+    ) -> Iterator[Outcome]:
         """Send files to places below `checkpoints`, many at once; what comes of each, as it comes.
 
         What of a file lies in its base already is not sent; nothing at all when nothing has changed, and then
         the file lies where its base does. One file's trouble (OSError, SourceChanged, StoreRefused) is its
-        own. Raises StoreAway.
+        own. Once `is_over`, what is not there yet is broken off: OutOfTime. Raises StoreAway.
         """
-        return Outgoing(self._bucket, self._prefix + self.checkpoints, items).run()
+        return Outgoing(self._bucket, self._prefix + self.checkpoints, items, is_over).run()
 
     def fetch_files(self, items: Sequence[ToFetch]) -> Optional[Fault]:
         """Bring files from below `checkpoints`, many connections at once; each piece is proven as it comes.

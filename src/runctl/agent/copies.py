@@ -21,8 +21,9 @@ _Result = TypeVar("_Result")
 def copy(file: int, size: int, target: str, moved: Callable[[], None], durable: bool) -> str:
     """Copy the first `size` bytes of an open file to a path; returns their SHA-256, as the copy has them.
 
-    `moved` is called now and then; with `durable` the copy is on the disk then. Raises SourceChanged for what
-    cannot be read, OSError for what cannot be written; then there is no copy.
+    Stretches of zeros take no room in the copy. `moved` is called now and then; with `durable` the copy is on
+    the disk then. Raises SourceChanged for what cannot be read, OSError for what cannot be written; then
+    there is no copy.
     """
     digest = hashlib.sha256()
     try:
@@ -35,8 +36,12 @@ def copy(file: int, size: int, target: str, moved: Callable[[], None], durable: 
             else:
                 for chunk in chunks_of(file, 0, size):
                     digest.update(chunk)
-                    made.write(chunk)
+                    if chunk.count(0) == len(chunk):
+                        made.seek(len(chunk), os.SEEK_CUR)
+                    else:
+                        made.write(chunk)
                     moved()
+                made.truncate(size)
             made.flush()
             if durable:
                 os.fsync(made.fileno())

@@ -49,10 +49,6 @@ class Ending:
         to_its_end = self.machine_goes_at - clock.now() - reserve
         return to_its_end if self.cause == "notice" else min(left, to_its_end)
 
-    @property
-    def machine_is_gone(self) -> bool:
-        return self.machine_goes_at is not None and clock.now() >= self.machine_goes_at
-
 
 def reason(spec: Dict[str, Any], now: float, signalled: bool, stop_asked: bool) -> Optional[Tuple[str, str]]:
     """The cause and the sentence, if anything asks for the end.

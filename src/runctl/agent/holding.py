@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import tempfile
 import time
 from functools import partial
-from typing import IO, Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .choosing import Known, ToSend
-from .failures import SourceChanged
-from .files import open_regular
+from .failures import OutOfTime, SourceChanged, StoreDenied
+from .files import PIECE, open_regular
 from .placed import Placed, ToPut
 from .snapshot import Entry, key_of
 from .trees import Stamp, Tree
@@ -64,20 +63,25 @@ class Held:
             time.sleep(_RACY_SECONDS)
         self._file = open_regular(path)
         self.stamp = _stamp(self._file)
-        if self._plain and self.stamp.size <= LARGEST_COPY:
-            self._take_copy(folder)
-        elif (self.stamp.size, self.stamp.mtime_ns) != (found.size, found.mtime_ns):
+        if self._plain and self.stamp.size <= LARGEST_COPY and self._take_copy(folder):
+            return
+        if (self.stamp.size, self.stamp.mtime_ns) != (found.size, found.mtime_ns):
             raise SourceChanged("it was written to")
 
-    def _take_copy(self, folder: str) -> None:
+    def _take_copy(self, folder: str) -> bool:
+        """Whether the disk has room for one: a full disk keeps nothing from being sent as it is."""
         assert self._file is not None  # noqa: S101 (opened by its only caller)
         for _ in range(5):
             self.stamp = _stamp(self._file)
-            copy = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (see close)
+            try:
+                copy = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 (see close)
+            except OSError:
+                return False
             try:
                 self._file.seek(0)
-                shutil.copyfileobj(self._file, copy)
-                copy.flush()
+                if not _copied(self._file, copy, self.stamp.size):
+                    copy.close()
+                    return False
                 now = _stamp(self._file)
                 if (
                     (now.size, now.mtime_ns)
@@ -88,7 +92,7 @@ class Held:
                     )
                 ):
                     self._copy = copy
-                    return
+                    return True
             except BaseException:
                 copy.close()
                 raise
@@ -121,10 +125,15 @@ class Held:
 
 
 class Sent(NamedTuple):
-    """What came of sending: states of files that the store has now, and what was given up, with why."""
+    """What came of sending: bytes that the store has now, and what was given up, with why.
 
-    known: Dict[Tuple[str, str], Known]
+    `denied` says why the store does not take some of it now, empty where it does; `late` had no time.
+    """
+
+    size: int
     failed: Dict[Tuple[str, str], str]
+    denied: str
+    late: List[Tuple[str, str]]
 
 
 def hold(items: Sequence[Held], folder: str) -> None:
@@ -136,10 +145,19 @@ def hold(items: Sequence[Held], folder: str) -> None:
             item.why = _reason(error)
 
 
-def send(store: Any, name: str, items: Sequence[Held], folder: str) -> Sent:
-    """Send what is held. One file's trouble is its own. Raises StoreAway, OSError for the store's."""
+def send(
+    store: Any,
+    name: str,
+    items: Sequence[Held],
+    folder: str,
+    came: Callable[[str, Known], None],
+    is_over: Callable[[], bool],
+) -> Sent:
+    """Send what is held, until `is_over`. One file's trouble is its own.
+
+    `came` is told of each file that the store has, by its tree. Raises StoreAway, OSError for the store's.
+    """
     good = [item for item in items if item.why is None]
-    known: Dict[Tuple[str, str], Known] = {}
     failed = {(item.tree.name, item.path): str(item.why) for item in items if item.why is not None}
 
     def done(item: Held, placed: Placed) -> None:
@@ -156,7 +174,7 @@ def send(store: Any, name: str, items: Sequence[Held], folder: str) -> Sent:
             placed.parts,
             placed.at,
         )
-        known[item.tree.name, item.path] = Known(item.stamp, entry)
+        came(item.tree.name, Known(item.stamp, entry))
 
     to_put = [
         ToPut(
@@ -167,20 +185,43 @@ def send(store: Any, name: str, items: Sequence[Held], folder: str) -> Sent:
         )
         for item in good
     ]
-    for number, outcome in store.send_files(to_put):
+    size, denied = 0, ""
+    late: List[Tuple[str, str]] = []
+    for number, outcome in store.send_files(to_put, is_over):
         item = good[number]
         item.close()
         if isinstance(outcome, Placed):
+            size += outcome.size
             done(item, outcome)
         else:
             failed[item.tree.name, item.path] = _reason(outcome)
-    return Sent(known, failed)
+            if isinstance(outcome, StoreDenied):
+                denied = str(outcome)
+            if isinstance(outcome, OutOfTime):
+                late.append((item.tree.name, item.path))
+    return Sent(size, failed, denied, late)
 
 
 def _base(entry: Optional[Entry]) -> Optional[Placed]:
     if entry is None:
         return None
     return Placed(entry.at, entry.size, entry.sha256, entry.part, entry.parts)
+
+
+def _copied(file: IO[bytes], copy: IO[bytes], size: int) -> bool:
+    """Whether it could be written; what cannot be read raises OSError. Of a file that grows without end not
+    much more than `size` bytes are read.
+    """
+    while copy.tell() <= size:
+        chunk = file.read(PIECE)
+        if not chunk:
+            break
+        try:
+            while chunk:
+                chunk = chunk[copy.write(chunk) :]
+        except OSError:
+            return False
+    return True
 
 
 def _stamp(file: IO[bytes]) -> Stamp:

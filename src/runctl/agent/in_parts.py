@@ -52,7 +52,7 @@ class InParts:
         self._sent: List[Optional[Part]] = [None] * self._count
         self._same: List[int] = []  # parts that the base has, found before one that it has not
         self._copies = True
-        self._upload: Optional[Multipart] = None
+        self.upload: Optional[Multipart] = None
         self._beginning = threading.Lock()
         self._lock = threading.Lock()
         self._left = 0
@@ -91,7 +91,7 @@ class InParts:
             self._put(number, digest)
             return
         with self._lock:
-            if self._upload is None:
+            if self.upload is None:
                 self._same.append(number)
                 return
         self._copy(number)
@@ -101,7 +101,7 @@ class InParts:
         try:
             if self._fault is not None:
                 raise self._fault
-            if self._upload is None and self._base is not None and self._is_unchanged():
+            if self.upload is None and self._base is not None and self._is_unchanged():
                 self._item.done()
                 self._end(self._base)
             elif self._same:
@@ -125,9 +125,9 @@ class InParts:
         return Placed(self._item.at, self._size, hashlib.sha256(told).hexdigest(), self._part, told)
 
     def _give_up(self) -> None:
-        if self._upload is not None:
+        if self.upload is not None:
             try:
-                self._upload.abort(tries=1)
+                self.upload.abort(tries=1)
             except (StoreAway, StoreRefused):
                 pass  # the bucket's own rule removes torn uploads
 
@@ -175,9 +175,9 @@ class InParts:
 
     def _begun(self) -> Multipart:
         with self._beginning:
-            if self._upload is None:
-                self._upload = Multipart.begin(self._bucket, self._prefix + self._item.at)
-            return self._upload
+            if self.upload is None:
+                self.upload = Multipart.begin(self._bucket, self._prefix + self._item.at)
+            return self.upload
 
     def _length(self, number: int) -> int:
         return min(self._part, self._size - number * self._part)

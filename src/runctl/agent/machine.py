@@ -82,11 +82,13 @@ class NoticeWatch:
         on_notice: Callable[[str, Optional[float]], None],
         on_rebalance: Callable[[], None],
         every: float = NOTICE_POLL_SECONDS,
+        on_trouble: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._on_identity = on_identity
         self._on_notice = on_notice
         self._on_rebalance = on_rebalance
         self._every = every
+        self._on_trouble = on_trouble
         self._metadata = Metadata()
         self._known = self._rebalanced = False
         self._notice: Optional[Dict[str, Any]] = None
@@ -98,6 +100,8 @@ class NoticeWatch:
                 self._look()
             except MetadataAway:
                 pass  # it may be back at the next look
+            except Exception as error:  # a notice is heard whatever the last answer was
+                self._on_trouble("the metadata service: %r" % error)
             clock.sleep(self._every)
 
     def _look(self) -> None:

@@ -58,8 +58,11 @@ def main(arguments: Optional[List[str]] = None) -> None:
         code = boot(options.bucket, options.region, options.owner, options.prefix, order)
     else:
         code = run_attempt(os.path.dirname(os.path.abspath(options.spec)))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # it goes to a disk that is full
+            pass
     os._exit(code)  # a download that hangs must not hold up the end
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Callable, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import IO, Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
 
 from . import packs
-from .failures import SourceChanged, StoreRefused
+from .failures import OutOfTime, SourceChanged, StoreAway, StoreRefused
 from .files import chunks_of
 from .in_parts import IN_PARTS_FROM, InParts
+from .multipart import Multipart
 from .placed import Outcome, Placed, ToPut
 from .s3 import TRIES, Bucket
 
@@ -26,6 +28,8 @@ _MOST_PACKS = 8
 """Packs that are being sent at once: they are in memory."""
 _WAITING = 4
 """Connections that stay open for what comes next."""
+_WATCHED = 0.1
+"""Real seconds between two questions whether the time is over."""
 _OWN_FAULTS = (OSError, SourceChanged, StoreRefused)
 _Result = Union[Placed, Exception]
 
@@ -39,8 +43,19 @@ class _Packed(NamedTuple):
 class Outgoing:
     """Sends files to places below `prefix`. Used once."""
 
-    def __init__(self, bucket: Bucket, prefix: str, items: Sequence[ToPut]) -> None:
-        self._bucket = bucket
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        items: Sequence[ToPut],
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Once `is_over`, what is under way is broken off."""
+        self._trunk = bucket
+        self._bucket = bucket.branch()
+        self._is_over = is_over
+        self._over = False
+        self._left: Set[int] = set(range(len(items)))  # of which nothing was told yet
         self._prefix = prefix
         self._items = items
         self._came: "queue.SimpleQueue[Union[List[Outcome], BaseException]]" = queue.SimpleQueue()
@@ -51,25 +66,59 @@ class Outgoing:
         self._pack_size = 0
         self._packs_left = threading.Semaphore(_MOST_PACKS)
         self._in_parts: List[InParts] = []
+        self._torn: List[Multipart] = []  # that could not be given up, as all that is asked is broken off
         self._pool = ThreadPoolExecutor(CONNECTIONS, "store")
 
     def run(self) -> Iterator[Outcome]:
         """What comes of each file, as it comes: its trouble is its own. Raises StoreAway."""
-        packing = len(self._items) >= packs.MANY
+        threading.Thread(target=self._watch, name="store-time", daemon=True).start()
         try:
-            for number in range(len(self._items)):
-                yield from self._begin(number, packing)
-                while self._under_way >= _MOST or self._came.qsize():
-                    yield from self._next()
-            self._send_pack()
-            while self._under_way:
-                yield from self._next()
+            for number, outcome in self._outcomes():
+                self._left.discard(number)
+                yield number, outcome
+        except OutOfTime:
+            pass
         finally:
             self._stopping = True
             for one in self._in_parts:
                 one.stop()
             self._pool.shutdown()  # what is being sent is read until then
             self._bucket.close(but=_WAITING)
+            if self._torn:
+                threading.Thread(target=self._tidy, name="store-tidy", daemon=True).start()
+        for number in sorted(self._left):
+            yield number, OutOfTime("there was no time left to send it")
+
+    def _outcomes(self) -> Iterator[Outcome]:
+        """Raises OutOfTime once it is over."""
+        packing = len(self._items) >= packs.MANY
+        for number in range(len(self._items)):
+            if self._over:
+                raise OutOfTime
+            yield from self._begin(number, packing)
+            while self._under_way >= _MOST or self._came.qsize():
+                yield from self._next()
+        self._send_pack()
+        while self._under_way:
+            yield from self._next()
+
+    def _watch(self) -> None:
+        """A request may hang for longer than there is time: whoever waits for it is told."""
+        while not self._stopping:
+            if self._is_over():
+                self._over = True
+                self._bucket.cut()
+                self._came.put(OutOfTime())
+                return
+            time.sleep(_WATCHED)
+
+    def _tidy(self) -> None:
+        """Nobody waits for it: the bucket's own rule removes what is left of torn uploads."""
+        for upload in self._torn:
+            try:
+                Multipart(self._trunk, upload.key, upload.upload).abort(tries=1)
+            except (StoreAway, StoreRefused):
+                return
 
     def _begin(self, number: int, packing: bool) -> Iterator[Outcome]:
         item = self._items[number]
@@ -90,6 +139,8 @@ class Outgoing:
     def _next(self) -> List[Outcome]:
         came = self._came.get()
         if isinstance(came, BaseException):
+            if self._over and isinstance(came, StoreAway):
+                raise OutOfTime
             raise came
         self._under_way -= 1
         return came
@@ -123,6 +174,10 @@ class Outgoing:
     def _send_in_parts(self, number: int, item: ToPut, file: IO[bytes], size: int) -> None:
         def end(outcome: Union[Placed, BaseException]) -> None:
             del self._in_parts[self._in_parts.index(sending)]
+            if self._over and isinstance(outcome, StoreAway):
+                outcome = OutOfTime()
+                if sending.upload is not None:
+                    self._torn.append(sending.upload)
             is_own = isinstance(outcome, (Placed, *_OWN_FAULTS))
             self._came.put([(number, outcome)] if is_own else outcome)  # type: ignore[list-item, arg-type]
 

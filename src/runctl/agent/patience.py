@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional
 
 from . import clock
 from .ending import Ending
-from .failures import StoreAway, StoreRefused
+from .failures import StoreAway, StoreDenied, StoreRefused
 
 STORE_PATIENCE = 900.0
+DENIED_PATIENCE = 300.0
+"""Seconds in which rights may come back, from the first time that they were missing on."""
 DISK_PATIENCE = 5.0  # a full disk does not return by itself
 ENDING_SECONDS = 1800.0
 """The most that uploads take after the grace of an ending that was asked for."""
@@ -30,6 +32,7 @@ class Patience:
         self._ending = ending
         self._note = note
         self._turn = turn
+        self._denied_since: Optional[float] = None
 
     def spend(self, send: Callable[[], Any], at_least: float = 0.0) -> None:
         """Keep trying while the store is away, and leave behind what hangs.
@@ -53,8 +56,11 @@ class Patience:
             try:
                 send()
                 return
-            except (StoreAway, OSError) as error:
+            except (StoreAway, StoreDenied, OSError) as error:
                 since = max(begun, self._store.moved)
+                if isinstance(error, StoreDenied):
+                    self._denied_since = since = self._denied_since or time.monotonic()
+                    patience = clock.real(DENIED_PATIENCE)
                 if self._is_out_of_time(begun, at_least) or time.monotonic() - since >= patience:
                     self._note("given up: %s" % error)
                     return
@@ -67,16 +73,21 @@ class Patience:
                 self._note("given up: the agent failed: %r" % error)
                 return
 
+    def left(self) -> float:
+        """Real seconds until the machine goes, or until an ending that was asked for takes too long."""
+        ending, left = self._ending, float("inf")
+        if ending.cause is not None:
+            left = ending.begun + real_time(ending.grace + ENDING_SECONDS) - time.monotonic()
+        if ending.machine_goes_at is not None:
+            left = min(left, (ending.machine_goes_at - clock.now()) / clock.of_cloud(1.0))
+        return left
+
     def _is_out_of_time(self, begun: float, at_least: float) -> bool:
-        """The machine goes, an ending that was asked for takes too long, or nothing moves any more."""
-        now, ending = time.monotonic(), self._ending
+        """There is no time left, or nothing moves any more."""
+        now = time.monotonic()
         if now < begun + at_least:
             return False
-        if ending.machine_is_gone:
-            return True
-        if ending.cause is not None and now >= ending.begun + real_time(ending.grace + ENDING_SECONDS):
-            return True
-        return now >= max(begun, self._store.moved) + real_time(STORE_PATIENCE)
+        return self.left() <= 0 or now >= max(begun, self._store.moved) + real_time(STORE_PATIENCE)
 
 
 def within(seconds: float, do: Callable[[], Any]) -> bool:
@@ -87,13 +98,22 @@ def within(seconds: float, do: Callable[[], Any]) -> bool:
         try:
             do()
         except Exception as error:
-            sys.stderr.write("agent: %r\n" % error)
+            say("agent: %r\n" % error)
         done.append(True)
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     clock.wait(lambda: not worker.is_alive(), seconds)
     return bool(done)
+
+
+def say(text: str) -> None:
+    """What goes to the agent's own log may fail: it lies on the disk that is full."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
 
 
 def real_time(seconds: float) -> float:

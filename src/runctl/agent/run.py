@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Any, Callable, FrozenSet, List, Optional, Tuple
@@ -20,7 +19,7 @@ from .looking import Looking
 from .machine import NOTICE_POLL_SECONDS, DeadMan, NoticeWatch
 from .mirror import Mirror
 from .output import Output
-from .patience import LAST_WORDS_SECONDS, Patience, real_time, within
+from .patience import LAST_WORDS_SECONDS, Patience, real_time, say, within
 from .preparation import PreparationFailed, Prepared, prepare_attempt
 from .progress import Steps
 from .restoring import CorruptSnapshot, lying_of, read_manifest, snapshot_names
@@ -78,11 +77,13 @@ class Run:
             attempt.seal,
             attempt.leave_out,
             str((self._spec.get("bundle") or {}).get("sha256") or ""),
+            self._patience.left,
         )
 
     def run(self) -> int:
         """Answers the script's exit code, or 1 where it never started."""
         become_subreaper()
+        threading.excepthook = self._tell_of_thread
         self._attempt.keep_reserve()
         self._attempt.update()
         self._watch.start()
@@ -94,12 +95,18 @@ class Run:
                 self._watch.noticed,
                 lambda: self._attempt.event("rebalance-recommended"),
                 float(machine.get("notice_poll_seconds") or NOTICE_POLL_SECONDS),
+                self._attempt.note,
             )
         work = threading.Thread(target=self._work, name="work", daemon=True)
         work.start()
         if not self._watch.over(work):
             return self._break_off("its work stood still for %d s" % STILL_SECONDS)
         return self._break_off(self._fault) if self._code is None else self._code
+
+    def _tell_of_thread(self, died: Any) -> None:
+        """No thread ends without a word."""
+        name = died.thread.name if died.thread is not None else "a thread"
+        self._attempt.note("%s ended: %r" % (name, died.exc_value))
 
     # The work
 
@@ -172,6 +179,7 @@ class Run:
         code = script.exit_code()
         whole = code == 0 or not (script.was_cut_off or alive)
         self._patience.spend(lambda: self._snapshots.take(final=True, whole=whole, suspect=cut))
+        self._snapshots.tell_left()
         # On its way down the system signals the script, too, and it may have ended before we looked.
         shut_down = code != 0 and self._watch.was_signalled and is_disposable(self._spec)
         if shut_down:
@@ -340,8 +348,8 @@ class Run:
 
     def _break_off(self, why: str) -> int:
         """The work does not come back: end the script and tell of it, each thing within its time."""
-        sys.stderr.write("agent: %s\n" % why)
-        faulthandler.dump_traceback()
+        say("agent: %s\n" % why)
+        within(KILL_SECONDS, faulthandler.dump_traceback)
         cause, script = self._ending.cause or "failed", self._script
         within(KILL_SECONDS, lambda: self._attempt.event("broken-off", reason=why))
         if script is not None:
@@ -357,6 +365,7 @@ class Run:
             within(KILL_SECONDS, script.kill)
             self._snapshots.stop()
             within(real_time(LOG_SECONDS), lambda: self._snapshots.take(final=True, whole=False))
+            within(KILL_SECONDS, self._snapshots.tell_left)
         self._mirror.end_log()
         soon = time.monotonic() + LAST_WORDS_SECONDS
         within(2 * LAST_WORDS_SECONDS, lambda: self._mirror.send_rest(soon))

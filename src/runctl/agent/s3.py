@@ -6,16 +6,17 @@ Signature Version 4 as in AWS's documentation "Signature Calculations for the Au
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import hmac
 import os
 import random
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from .answers import parsed
-from .failures import PreconditionFailed, StoreAway, StoreRefused
+from .failures import PreconditionFailed, StoreAway, StoreDenied, StoreRefused
 from .files import PIECE, chunks_of
 
 CHUNK = 1024 * 1024
@@ -49,7 +50,9 @@ class Bucket:
         self._credentials = credentials
         self._idle: List[Any] = []
         self._lock = threading.Lock()
-        self.moved = 0.0  # on the monotonic clock, when a file or a part of one last arrived
+        self._busy: Set[Any] = set()
+        self._is_cut = False
+        self._moved = [0.0]  # of all branches
         endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             parts = urlsplit(endpoint)
@@ -58,6 +61,31 @@ class Bucket:
         else:
             self._secure, self._host, self._port = True, "%s.s3.%s.amazonaws.com" % (name, region), None
             self._base = ""
+
+    @property
+    def moved(self) -> float:
+        """On the monotonic clock, when a file or a part of one last arrived; 0 before the first."""
+        return self._moved[0]
+
+    def branch(self) -> Bucket:
+        """The same bucket and connections; what is asked of the branch can be broken off."""
+        made = copy.copy(self)
+        made._busy = set()  # noqa: SLF001 (it is one of us)
+        return made
+
+    def cut(self) -> None:
+        """Break off what is being asked, and refuse what would be: each request ends with StoreAway."""
+        import socket
+
+        with self._lock:
+            self._is_cut = True
+            busy = list(self._busy)
+        for connection in busy:
+            try:
+                # Not that of ssl, which takes the socket from under who writes to it.
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            except (OSError, AttributeError, TypeError):  # it is closed, or not open yet
+                pass
 
     def put(
         self,
@@ -92,7 +120,7 @@ class Bucket:
             length=size,
             tries=tries,
         )
-        self.moved = time.monotonic()
+        self._moved[0] = time.monotonic()
         return headers.get("etag", ""), checksum
 
     def get(self, key: str, limit: int = LARGEST) -> Optional[bytes]:
@@ -144,7 +172,7 @@ class Bucket:
             into=lambda answer: into(_pieces(answer)),
             tries=tries,
         )
-        self.moved = time.monotonic()
+        self._moved[0] = time.monotonic()
         return status != 404
 
     def list(self, prefix: str) -> List[Object]:
@@ -192,7 +220,7 @@ class Bucket:
                     method, key, query or {}, headers or {}, body, digest, length, missing_is_fine, into
                 )
             except StoreAway:
-                if attempt == tries - 1:
+                if attempt == tries - 1 or self._is_cut:
                     raise
                 time.sleep(random.uniform(0, min(0.2 * 2**attempt, 10.0)))  # noqa: S311 (jitter)
         raise AssertionError("unreachable")
@@ -211,6 +239,8 @@ class Bucket:
     ) -> Tuple[int, Dict[str, str], bytes]:
         import http.client
 
+        if self._is_cut:
+            raise StoreAway("it was broken off")
         content: Any = body() if callable(body) else body
         size = length or (len(content) if isinstance(content, bytes) else 0)
         payload = digest or hashlib.sha256(content).hexdigest()
@@ -219,29 +249,30 @@ class Bucket:
         connection = None
         try:
             connection = self._take()
+            self._note_busy(connection)
             connection.request(method, path, body=content if size else None, headers=headers)
             answer = connection.getresponse()
             got = {name.lower(): value for name, value in answer.getheaders()}
             take = into if answer.status in (200, 206) else None
             data = answer.read() if take is None else b""
         except (OSError, http.client.HTTPException) as error:
-            _close(connection)
+            self._drop(connection)
             raise StoreAway("%s %s: %s" % (method, key, error)) from error
         except BaseException:
-            _close(connection)
+            self._drop(connection)
             raise
         if take is not None:
             try:
                 take(answer)
             except BaseException:
-                _close(connection)
+                self._drop(connection)
                 raise
             if answer.length == 0:
                 answer.read()  # then it is known to be at its end
         if answer.isclosed():
             self._give_back(connection)
         else:
-            _close(connection)
+            self._drop(connection)
         if answer.status in (200, 204, 206) or (answer.status == 404 and missing_is_fine):
             return answer.status, got, data
         raise self._fault(answer.status, extra, data, "%s %s" % (method, key))
@@ -257,7 +288,7 @@ class Bucket:
         if status in (400, 401, 403) and (b"Expired" in data or b"InvalidToken" in data):
             self._credentials.forget()
             return StoreAway(text)
-        return StoreRefused(text)
+        return StoreDenied(text) if status in (401, 403) else StoreRefused(text)
 
     def _signed(
         self, method: str, key: str, query: Dict[str, str], headers: Dict[str, str], payload: str
@@ -310,7 +341,8 @@ class Bucket:
     def close(self, but: int = 0) -> None:
         """Close the connections that wait, all `but` so many."""
         with self._lock:
-            left, self._idle = self._idle[but:], self._idle[:but]
+            left = self._idle[but:]
+            del self._idle[but:]  # it is all branches'
         for connection in left:
             connection.close()
 
@@ -331,11 +363,24 @@ class Bucket:
         connection.sock.settimeout(TIMEOUT)
         return connection
 
+    def _note_busy(self, connection: Any) -> None:
+        with self._lock:
+            self._busy.add(connection)
+            if self._is_cut:
+                raise StoreAway("it was broken off")
+
     def _give_back(self, connection: Any) -> None:
         """One that the server closed has no socket any more."""
-        if connection.sock is not None:
-            with self._lock:
+        with self._lock:
+            self._busy.discard(connection)
+            if connection.sock is not None:
                 self._idle.append(connection)
+
+    def _drop(self, connection: Any) -> None:
+        if connection is not None:
+            with self._lock:
+                self._busy.discard(connection)
+            connection.close()
 
 
 def _is_open(connection: Any) -> bool:
@@ -346,11 +391,6 @@ def _is_open(connection: Any) -> bool:
     waiting = select.poll()
     waiting.register(connection.sock, select.POLLIN)
     return not waiting.poll(0)
-
-
-def _close(connection: Any) -> None:
-    if connection is not None:
-        connection.close()
 
 
 class _Slice:

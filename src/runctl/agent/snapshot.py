@@ -21,6 +21,12 @@ NO_CHECKPOINT = "files"
 """The second part of a snapshot's name when there is no checkpoint in it."""
 
 LONGEST_PATH = 4096
+_LONGEST_IN_KEY = 600
+"""Bytes of a path that are a part of the object's key: S3 takes keys of 1024 bytes."""
+_LATEST = (1 << 63) - 1
+"""Nanoseconds since 1970 that a manifest can tell: file systems know years after 2262."""
+_LONGEST_SHOWN = 1000
+"""Characters of a path that are told where its bytes are told, too."""
 _RAW = ".raw"
 _NAME = re.compile(r"[0-9]{1,9}-[^/\x00-\x1f\x7f]{1,255}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -82,7 +88,7 @@ def sequence_of(name: str) -> int:
 
 def key_of(name: str, tree: str, path: str) -> str:
     """Where a file's bytes lie that a snapshot brings itself, below the store's folder of snapshots."""
-    if _is_plain(path):
+    if _is_plain(path) and len(path.encode()) <= _LONGEST_IN_KEY:
         return "%s/%s/%s" % (name, tree, path)
     return "%s/%s/%s/%s" % (name, tree, _RAW, hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
 
@@ -138,8 +144,9 @@ def _told(entry: Entry, name: str) -> Dict[str, Any]:
     if entry.kind == "folder":
         return {**told, "folder": True}
     if entry.kind == "link":
-        return {**told, "link": entry.link}
-    told.update(size=entry.size, mode=entry.mode, mtime=entry.mtime, sha256=entry.sha256)
+        return {**told, **_text_told("link", "link_raw", entry.link)}
+    mtime = max(0, min(entry.mtime, _LATEST))
+    told.update(size=entry.size, mode=entry.mode, mtime=mtime, sha256=entry.sha256)
     if entry.part:
         told.update(part=entry.part, parts=base64.b64encode(entry.parts).decode())
     if entry.at != key_of(name, entry.tree, entry.path):
@@ -152,7 +159,7 @@ def _entry(told: Any, name: str) -> Entry:
     if told.get("folder"):
         return Entry(tree, path, "folder")
     if "link" in told:
-        return Entry(tree, path, "link", link=_target(_text(told["link"]), path))
+        return Entry(tree, path, "link", link=_target(_text_of(told, "link", "link_raw"), path))
     digest, part = _text(told["sha256"]), _count(told.get("part", 0))
     if not _DIGEST.fullmatch(digest):
         raise ValueError("%r has no SHA-256" % path[:80])
@@ -174,16 +181,26 @@ def _is_plain(path: str) -> bool:
 
 
 def _path_told(path: str) -> Dict[str, Any]:
-    if _is_plain(path):
-        return {"path": path}
-    printable = path.encode("utf-8", "backslashreplace").decode()
-    return {"path": printable, "raw": base64.b64encode(os.fsencode(path)).decode()}
+    return _text_told("path", "raw", path)
+
+
+def _text_told(name: str, raw: str, text: str) -> Dict[str, Any]:
+    """Names of files: what is no text that can be shown has its bytes beside it."""
+    if _is_plain(text):
+        return {name: text}
+    printable = text.encode("utf-8", "backslashreplace").decode()[:_LONGEST_SHOWN]
+    return {name: printable, raw: base64.b64encode(os.fsencode(text)).decode()}
+
+
+def _text_of(told: Any, name: str, raw: str) -> str:
+    text = _text(told[name])
+    if raw in told:
+        text = os.fsdecode(base64.b64decode(_long_text(told[raw]), validate=True))
+    return text
 
 
 def _path(told: Any) -> str:
-    path = _text(told["path"])
-    if "raw" in told:
-        path = os.fsdecode(base64.b64decode(_long_text(told["raw"]), validate=True))
+    path = _text_of(told, "path", "raw")
     if not _is_relative(path):
         raise ValueError("%r is no path in a tree" % path[:80])
     return path

@@ -6,8 +6,6 @@ then `latest.json`, which moves by a conditional write and never back.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from typing import (
@@ -25,27 +23,29 @@ from typing import (
     Tuple,
 )
 
-from . import clock, seal
+from . import clock
 from .choosing import Known, Part, newest_checkpoint, part_of
-from .failures import StoreAway, StoreRefused
-from .files import to_json
-from .holding import Held, hold, send
+from .failures import StoreAway, StoreDenied, StoreRefused
+from .holding import Held, Sent, hold, send
+from .latest import commit
+from .left_out import BEING_WRITTEN, NO_TIME, Left, never_kept, not_kept
 from .looking import Looking, View
+from .naming import Naming
 from .restoring import snapshot_names
 from .sets import CheckpointSet, resume_path
-from .snapshot import NO_CHECKPOINT, Entry, Manifest, can_be_named, key_of, sequence_of, to_dict
+from .snapshot import NO_CHECKPOINT, Entry, Manifest, key_of
 from .trees import stamp_of
+from .turns import Turns
 
 POLL_SECONDS = 2.0
 SHORTEST_POLL = 0.2
 LOOKING = 0.05
 """The share of the time that may be spent on looks: trees with very many files are looked at less often."""
 LONGEST_POLL = 60.0
-TOO_HIGH = 10**8
-"""No job has as many snapshots; names have room for nine times as many above it."""
 _HURRY = 0.2
 """Real seconds until the watch hears that it should look at once."""
-_MOST_TOLD = 20
+COMMIT_SECONDS = 5.0
+"""The cloud's seconds that a commit is given, once there is no time left for files."""
 _TRIES = 3
 
 
@@ -85,10 +85,11 @@ class Snapshots:
         key: Optional[str] = None,
         leave_out: Callable[[str, str], None] = lambda _path, _reason: None,
         code: str = "",
+        left: Callable[[], float] = lambda: float("inf"),
     ) -> None:
         """`folder` is ours: copies lie there. `key` is the job's seal, None where nobody else writes.
 
-        `code` is the digest of the code that runs.
+        `code` is the digest of the code that runs. `left` are the real seconds until all must be sent.
         """
         self._store = store
         self._looking = looking
@@ -99,13 +100,17 @@ class Snapshots:
         self._key = key
         self._leave_out = leave_out
         self._code = code
+        self._left = left
         self._known: Dict[str, Dict[str, Known]] = {tree.name: {} for tree in looking.trees}
         looking.known = self._known
         self._before: Dict[str, Dict[str, Entry]] = {tree.name: {} for tree in looking.trees}
         self._newest = _Newest()
-        self._sequence: Optional[int] = None
-        self._claimed: Optional[Tuple[str, str]] = None  # a source, the name that is ours
+        self._naming = Naming(store, attempt)
         self._told: Set[str] = set()
+        self._turns = Turns()
+        self._fates: Dict[Tuple[str, str], str] = {}  # why files were given up in the last snapshot
+        self._last: Optional[View] = None
+        self._is_final = False
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -143,13 +148,14 @@ class Snapshots:
         self._thread.start()
 
     def hurry(self) -> None:
-        """Look at once."""
+        """Look at once: what is being sent beside the newest checkpoint is broken off for that."""
+        self._turns.hurry()
         self._wake.set()
 
     def stop(self) -> None:
-        """Begin nothing any more; what is being committed goes on to its end."""
+        """Begin nothing any more; a checkpoint that is being sent comes to its end."""
         self._stop.set()
-        self._wake.set()
+        self.hurry()
 
     def upload_seconds(self) -> float:
         """What the next snapshot's upload will take: by the rate of earlier ones, else at 50 MB/s."""
@@ -164,47 +170,103 @@ class Snapshots:
 
         `final` says that nobody writes any more, `whole` that whoever wrote was not cut off: then what stands
         there is complete although its format cannot tell. `suspect` are device and inode of files that were
-        being written by who was cut off. Raises StoreAway, StoreRefused, OSError.
+        being written by who was cut off. When the time is over, what has come until then is committed.
+        Raises StoreAway, OSError, StoreRefused; StoreDenied also where a part was committed.
         """
         with self._one_at_a_time:
-            view = self._looking.look()
+            view = self._last = self._looking.look()
+            self._is_final = False
             self._unsent = self._not_sent(view)
             chosen = self._looking.choose(view, final, whole, suspect)
-            if not chosen.worth:
-                return None
-            return self._take(view, {name: set(paths) for name, paths in chosen.take.items()}, final)
+            done, denied = None, ""
+            if chosen.worth:
+                take = {name: set(paths) for name, paths in chosen.take.items()}
+                done, denied = self._take(view, take, final)
+            self._is_final = final
+            if denied and final:
+                raise StoreDenied(denied)
+            return done
 
-    def _take(self, view: View, take: Dict[str, Set[str]], final: bool) -> Optional[Commit]:
+    def tell_left(self) -> None:
+        """Name what lies there at the end and is not kept as it is. For when nothing is sent any more."""
+        view = self._last
+        if view is None:
+            return
+        usual = BEING_WRITTEN if self._is_final else NO_TIME
+        beyond = self._looking.beyond
+        self._tell(never_kept(view, beyond))
+        self._tell(not_kept(view, beyond, self._known, self._before, self._fates, usual))
+
+    def _take(self, view: View, take: Dict[str, Set[str]], final: bool) -> Tuple[Optional[Commit], str]:
+        """The snapshot, and why the store does not take some of it."""
         began = time.monotonic()
+        if not final:
+            self._leave_for_later(view, take)
         parts = self._parts(view, take)
         newest = newest_checkpoint(parts)
         if newest is None and not final and not any(part.to_send for _, part in parts):
-            return None
-        items = [
-            Held(tree, one, self._looking.is_plain(tree, one.found.path))
-            for tree in self._looking.trees
-            for named, part in parts
-            if named == tree.name
-            for one in part.to_send
-        ]
+            return None, ""
+        first, rest = self._to_send(parts)
+        items = [*first, *rest]
         # Where nothing is to be sent, there may be nothing to commit.
-        name = self._claim(self._newest.source if newest is None else newest[1].name) if items else ""
+        name = self._naming.claim(self._newest.source if newest is None else newest[1].name) if items else ""
         try:
             hold(items, self._folder)
-            sent = send(self._store, name, items, self._folder)
+            sent = self._send(name, first, rest, final)
         finally:
             for item in items:
                 item.close()
-        for (tree, path), known in sent.known.items():
-            self._known[tree][path] = known
-        for (tree, path), why in sent.failed.items():
+        self._fates = sent.failed
+        for tree, path in sent.failed:
             take[tree] -= _set_of(view.sets[tree], path)
-            if final:
-                self._tell(tree, path, why)
-        moved = sum(known.entry.size for known in sent.known.values())
-        if moved:
-            self.seconds_per_byte = (time.monotonic() - began) / moved
-        return self._commit(name, view, take, final)
+        if sent.size:
+            self.seconds_per_byte = (time.monotonic() - began) / sent.size
+        return self._commit(name, view, take, final), sent.denied
+
+    def _leave_for_later(self, view: View, take: Dict[str, Set[str]]) -> None:
+        """Files that took too long to be sent are not taken, unless the newest checkpoint needs them."""
+        parts = self._parts(view, take)
+        newest = newest_checkpoint(parts)
+        for tree, part in parts:
+            for one in part.to_send:
+                path = one.found.path
+                if not self._turns.has((tree, path)) and not _is_in(newest, tree, path):
+                    take[tree] -= _set_of(view.sets[tree], path)
+
+    def _to_send(self, parts: Sequence[Tuple[str, Part]]) -> Tuple[List[Held], List[Held]]:
+        """The files of the newest checkpoint; and the others, the small ones first."""
+        newest = newest_checkpoint(parts)
+        first: List[Held] = []
+        rest: List[Held] = []
+        for tree in self._looking.trees:
+            for one in dict(parts)[tree.name].to_send:
+                path = one.found.path
+                item = Held(tree, one, self._looking.is_plain(tree, path))
+                (first if _is_in(newest, tree.name, path) else rest).append(item)
+        return first, sorted(rest, key=lambda item: item.chosen.found.size)
+
+    def _send(self, name: str, first: List[Held], rest: List[Held], final: bool) -> Sent:
+        def came(tree: str, known: Known) -> None:
+            self._known[tree][known.entry.path] = known
+
+        def is_over() -> bool:
+            return self._left() < clock.real(COMMIT_SECONDS)
+
+        sent = send(self._store, name, first, self._folder, came, is_over)
+        if not rest:
+            return sent
+        is_turn_over = self._turns.begin((item.tree.name, item.path) for item in rest)
+        more = send(
+            self._store,
+            name,
+            rest,
+            self._folder,
+            came,
+            is_over if final else lambda: is_over() or is_turn_over(),
+        )
+        self._turns.broken_off(more.late)
+        failed = {**sent.failed, **more.failed}
+        return Sent(sent.size + more.size, failed, sent.denied or more.denied, more.late)
 
     def _parts(self, view: View, take: Mapping[str, Set[str]]) -> List[Tuple[str, Part]]:
         return [
@@ -239,7 +301,7 @@ class Snapshots:
         was = [entry for before in self._before.values() for entry in before.values()]
         if set(map(_content, entries.values())) == set(map(_content, was)):
             return None
-        name = self._named(name)
+        name = self._naming.named(name, self._newest.source)
         kept = self._placed(name, list(entries.values()))
         manifest = Manifest(
             name,
@@ -251,43 +313,23 @@ class Snapshots:
             sorted(kept),
             self._code,
         )
-        self._write(manifest)
-        self._claimed = None
+        commit(self._store, manifest, self._key)
+        self._naming.used()
         for tree_ in self._looking.trees:
             self._before[tree_.name] = {entry.path: entry for entry in kept if entry.tree == tree_.name}
         self._looking.committed(view, take)
-        self._tell_left(view, kept, final)
+        self._tell(never_kept(view, self._looking.beyond))
         files = [entry for entry in kept if entry.kind == "file"]
         size = sum(entry.size for entry in files)
-        commit = Commit(name, self._checkpoint, self._newest.step, clock.now(), len(files), size)
-        self.newest = commit
+        done = Commit(name, self._checkpoint, self._newest.step, clock.now(), len(files), size)
+        self.newest = done
         self._prune()
-        self._on_commit(commit)
-        return commit
+        self._on_commit(done)
+        return done
 
     @property
     def _checkpoint(self) -> Optional[Tuple[str, str]]:
         return self._newest.checkpoint
-
-    def _tell_left(self, view: View, kept: Sequence[Entry], final: bool) -> None:
-        for tree, found in view.others:
-            self._tell(tree, found.path, found.fault)
-        for tree, beyond in self._looking.beyond.items():
-            for found in beyond:
-                self._tell(tree, found.path, "%d bytes, beyond what --keep-written keeps" % found.size)
-        if final:
-            for tree, path in self._left(view, kept):
-                self._tell(tree, path, "it was still being written")
-
-    def _left(self, view: View, kept: Iterable[Entry]) -> Iterable[Tuple[str, str]]:
-        """Files that lie there at the end and are in no snapshot in any state."""
-        there = {(entry.tree, entry.path) for entry in kept}
-        beyond = {(tree, one.path) for tree, files in self._looking.beyond.items() for one in files}
-        accounted = there | beyond
-        for tree, found in view.found.items():
-            for one in found:
-                if one.kind == "file" and (tree, one.path) not in accounted:
-                    yield tree, one.path
 
     def _placed(self, name: str, entries: List[Entry]) -> List[Entry]:
         """In a folder each snapshot has all its files; in a bucket they lie where they were sent first."""
@@ -304,13 +346,6 @@ class Snapshots:
             if have is not None and have.entry.sha256 == entry.sha256:
                 self._known[entry.tree][entry.path] = Known(have.stamp, entry)
         return kept
-
-    def _write(self, manifest: Manifest) -> None:
-        told = to_dict(manifest)
-        if self._key:
-            told["seal"] = seal.of(self._key, told)
-        self._store.put(self._store.checkpoints + manifest.name + "/manifest.json", to_json(told))
-        self._move_latest(told)
 
     def _watch(self) -> None:
         wait = 1.0
@@ -333,35 +368,12 @@ class Snapshots:
                 clock.wait(self._stop.is_set, clock.real(wait), every=_HURRY)
                 wait = min(wait * 2, 15.0)
 
-    def _claim(self, source: str) -> str:
-        """A name that is ours alone: an agent that was given up for lost may still be writing."""
-        if not can_be_named(source):
-            source = "checkpoint"
-        if self._claimed is not None and self._claimed[0] == source:
-            return self._claimed[1]  # an upload that was broken off goes on under its name
-        if self._sequence is None:
-            found = (sequence_of(name) for name in snapshot_names(self._store))
-            # Others can write there: a number from which none could be counted on is not counted on from.
-            self._sequence = max((number for number in found if number < TOO_HIGH), default=0)
-        while True:
-            self._sequence += 1
-            name = "%06d-%s" % (self._sequence, source)
-            if self._store.create(self._store.checkpoints + name + "/.claim", to_json(self._attempt)):
-                self._claimed = (source, name)
-                return name
-
-    def _named(self, name: str) -> str:
-        """What could not be sent may have been the newest checkpoint: the snapshot is named after another."""
-        source = self._newest.source
-        if name and (name.split("-", 1)[1] == source or not can_be_named(source)):
-            return name
-        return self._claim(source)
-
-    def _tell(self, tree: str, path: str, why: str) -> None:
-        whole = tree + "/" + path
-        if len(self._told) < _MOST_TOLD and whole not in self._told:
-            self._told.add(whole)
-            self._leave_out(whole, why)
+    def _tell(self, left: Iterable[Left]) -> None:
+        for tree, path, why in left:
+            whole = tree + "/" + path
+            if whole not in self._told:
+                self._told.add(whole)
+                self._leave_out(whole, why)
 
     def _not_sent(self, view: View) -> int:
         """Bytes of what the store does not have as it is now."""
@@ -373,17 +385,6 @@ class Snapshots:
                 if found.kind == "file" and (have is None or have.stamp != stamp_of(found)):
                     total += found.size
         return total
-
-    def _move_latest(self, told: Dict[str, Any]) -> None:
-        key, name = self._store.checkpoints + "latest.json", str(told["name"])
-        digest = hashlib.sha256(to_json(told)).hexdigest()
-        latest = to_json({"name": name, "step": told["step"], "manifest_sha256": digest})
-        for _ in range(5):
-            current = self._store.get(key)
-            if current is not None and _sequence_in(current) >= sequence_of(name):
-                return
-            if self._store.replace(key, latest, current):
-                return
 
     def _prune(self) -> None:
         """A folder keeps the newest few, and the newest of another checkpoint than the newest has."""
@@ -403,13 +404,9 @@ def _set_of(sets: Iterable[CheckpointSet], path: str) -> Set[str]:
     return found
 
 
+def _is_in(newest: Optional[Tuple[str, CheckpointSet]], tree: str, path: str) -> bool:
+    return newest is not None and newest[0] == tree and path in newest[1].paths
+
+
 def _content(entry: Entry) -> Tuple[str, str, str, int, str, str]:
     return entry.tree, entry.path, entry.kind, entry.size, entry.sha256, entry.link
-
-
-def _sequence_in(latest: bytes) -> int:
-    """Of the snapshot that `latest.json` names; 0 for one that cannot be read, which is replaced."""
-    try:
-        return sequence_of(str(json.loads(latest)["name"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from .copies import at_once, copy, unlink
-from .failures import SourceChanged
+from .failures import OutOfTime, SourceChanged
 from .files import open_regular, write_atomically
 from .imds import Metadata
 from .placed import CHANGED, MISSING, Fault, Outcome, Placed, ToFetch, ToPut
@@ -45,15 +46,23 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
-    def send_files(self, items: Sequence[ToPut]) -> Iterator[Outcome]:
+    def send_files(
+        self, items: Sequence[ToPut], is_over: Callable[[], bool] = lambda: False
+    ) -> Iterator[Outcome]:
         """Copy files to places below `checkpoints`; what comes of each, in their order.
 
         What has not changed since its base becomes a link to it. The trouble of reading a file (OSError,
-        SourceChanged) is its own. Raises OSError where the copies cannot be written.
+        SourceChanged) is its own. Once `is_over`, what is not there yet is broken off: OutOfTime. Raises
+        OSError where the copies cannot be written.
         """
-        return at_once(self._send, items)
+        return at_once(partial(self._send, is_over), items)
 
-    def _send(self, item: ToPut) -> Union[Placed, Exception]:
+    def _send(self, is_over: Callable[[], bool], item: ToPut) -> Union[Placed, Exception]:
+        def note() -> None:
+            self._note()
+            if is_over():
+                raise OutOfTime("there was no time left to send it")
+
         try:
             file, size = item.open()
         except (OSError, SourceChanged) as error:
@@ -62,9 +71,10 @@ class FolderStore:
         came, target = self._beside(key), self._path(key)
         try:
             try:
-                digest = copy(file.fileno(), size, came, self._note, durable=True)
+                note()
+                digest = copy(file.fileno(), size, came, note, durable=True)
                 item.done()
-            except SourceChanged as error:
+            except (SourceChanged, OutOfTime) as error:
                 return error
             base = item.base
             if base is not None and (base.size, base.sha256) == (size, digest) and base.at != item.at:

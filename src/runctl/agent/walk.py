@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from .mounts import NONE, Mounts, mounts
 
 Skip = Callable[[str, "os.DirEntry[str]"], bool]
 """Whether an entry, by its path below the root, is left out; of a folder, all below it."""
@@ -25,6 +27,8 @@ _KINDS = {
 _NO_FILE = "neither a file nor a folder"
 _LEADS_NOWHERE = "a link that leads nowhere"
 _FOLDER_OUTSIDE = "a link to a folder outside"
+_MOUNTED = "another file system (%s) is mounted there"
+_LEADS_TO_MOUNTED = "a link to another file system (%s)"
 
 
 class Found(NamedTuple):
@@ -55,17 +59,21 @@ def _nothing(_path: str, _entry: "os.DirEntry[str]") -> bool:
 
 
 def walk(root: str, skip: Skip = _nothing) -> List[Found]:
-    """All below `root`, sorted by path; nothing if there is no such folder. See `each`."""
-    return sorted(each(root, skip))
+    """All below `root`, sorted by path; nothing if there is no such folder. See `each`.
+
+    What is mounted below it by another machine or a program is "other": it may hang, and it outlives us.
+    """
+    return sorted(each(root, skip, mounts()))
 
 
-def each(root: str, skip: Skip = _nothing) -> Iterator[Found]:
+def each(root: str, skip: Skip = _nothing, mounted: Mounts = NONE) -> Iterator[Found]:
     """What lies below `root`, one after the other; an entry that vanishes is left out.
 
     The files come sorted by path. A link to a file outside of the root is followed: it is that file. Never
     raises for what it finds: what cannot be read is "other" (`root` itself as ".").
     """
-    links = _Links(root)
+    strange = mounted.below(os.path.realpath(root)) if mounted.strange else {}
+    links = _Links(root, mounted)
     first, fault = _entries(root)
     if fault is not None:
         yield _cannot_travel(".", None, fault)
@@ -74,17 +82,17 @@ def each(root: str, skip: Skip = _nothing) -> Iterator[Found]:
         base, entries = depth[-1]
         for entry in entries:
             path = base + entry.name
-            if skip is not _nothing and skip(path, entry):
+            if path not in strange and skip is not _nothing and skip(path, entry):
                 continue
-            if not _is_folder(entry):
-                found = _leaf(path, entry, links)
+            if path in strange or not _is_folder(entry):
+                found = _mounted(path, strange) or _leaf(path, entry, links)
                 if found is not None:
                     yield found
                 continue
             inside, fault = _entries(entry.path)
             if fault is not None:
                 yield _cannot_travel(path, None, fault)
-            elif any(not skip(path + "/" + one.name, one) for one in inside):
+            elif any(_is_seen(path + "/" + one.name, one, strange, skip) for one in inside):
                 depth.append((path + "/", iter(inside)))
                 break
             else:
@@ -93,6 +101,14 @@ def each(root: str, skip: Skip = _nothing) -> Iterator[Found]:
                     yield found
         else:
             depth.pop()
+
+
+def _mounted(path: str, strange: Dict[str, str]) -> Optional[Found]:
+    return _cannot_travel(path, None, _MOUNTED % strange[path]) if path in strange else None
+
+
+def _is_seen(path: str, entry: "os.DirEntry[str]", strange: Dict[str, str], skip: Skip) -> bool:
+    return path in strange or not skip(path, entry)
 
 
 def _entries(folder: str) -> Tuple[List["os.DirEntry[str]"], Optional[str]]:
@@ -154,15 +170,22 @@ def _file(path: str, whole: str, about: os.stat_result, target: str = "") -> Fou
 class _Links:
     """Where the links of a tree lead; the real path of its root is looked up when the first one asks."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, mounted: Mounts) -> None:
         self._root = os.path.abspath(root)
+        self._mounted = mounted
         self._real_root = ""
 
     def found(self, path: str, whole: str, about: os.stat_result) -> Found:
         """Raises OSError, FileNotFoundError for a link that vanished."""
         text = os.readlink(whole)
-        real = os.path.realpath(whole)
         self._real_root = self._real_root or os.path.realpath(self._root)
+        slow = self._mounted.on_the_way(self._real_root, path) if self._mounted.slow else ""
+        if slow:
+            return _cannot_travel(path, about, _LEADS_TO_MOUNTED % slow)
+        return self._asked(path, whole, text, about)
+
+    def _asked(self, path: str, whole: str, text: str, about: os.stat_result) -> Found:
+        real = os.path.realpath(whole)
         beyond = None
         try:
             beyond = os.stat(whole)

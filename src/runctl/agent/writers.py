@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Iterable, List, Optional, Sequence, Set, Tuple
 
+from .mounts import Mounts, mounts
+
 _PROC = "/proc"
 _WRITABLE = os.O_WRONLY | os.O_RDWR
 
@@ -19,13 +21,14 @@ def held_for_writing(pids: Iterable[int], roots: Sequence[str]) -> Optional[Set[
         return None
     tops = tuple(os.path.realpath(root).rstrip("/") + "/" for root in roots)
     held: Set[Tuple[int, int]] = set()
+    mounted = mounts()
     for pid in pids:
-        held.update(_opened(pid, tops))
-        held.update(_mapped(pid, tops))
+        held.update(_opened(pid, tops, mounted))
+        held.update(_mapped(pid, tops, mounted))
     return held
 
 
-def _opened(pid: int, tops: Tuple[str, ...]) -> List[Tuple[int, int]]:
+def _opened(pid: int, tops: Tuple[str, ...], mounted: Mounts) -> List[Tuple[int, int]]:
     folder = "%s/%d/fd" % (_PROC, pid)
     try:
         numbers = os.listdir(folder)
@@ -35,7 +38,8 @@ def _opened(pid: int, tops: Tuple[str, ...]) -> List[Tuple[int, int]]:
     for number in numbers:
         path = folder + "/" + number
         try:
-            if os.readlink(path).startswith(tops) and _is_writable(pid, number):
+            target = os.readlink(path)
+            if target.startswith(tops) and not mounted.has(target) and _is_writable(pid, number):
                 about = os.stat(path)
                 found.append((about.st_dev, about.st_ino))
         except OSError:  # closed just now
@@ -51,7 +55,7 @@ def _is_writable(pid: int, number: str) -> bool:
     return False
 
 
-def _mapped(pid: int, tops: Tuple[str, ...]) -> List[Tuple[int, int]]:
+def _mapped(pid: int, tops: Tuple[str, ...], mounted: Mounts) -> List[Tuple[int, int]]:
     """Lines of /proc/PID/maps: `start-end perms offset major:minor inode path`."""
     found = []
     try:
@@ -61,7 +65,7 @@ def _mapped(pid: int, tops: Tuple[str, ...]) -> List[Tuple[int, int]]:
                 if len(parts) < 6 or parts[1][1:2] != b"w" or parts[1][3:4] != b"s":
                     continue
                 path = os.fsdecode(parts[5].rstrip(b"\n"))
-                if path.startswith(tops):
+                if path.startswith(tops) and not mounted.has(path):
                     about = os.stat(path)
                     found.append((about.st_dev, about.st_ino))
     except OSError:

@@ -26,6 +26,7 @@ class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     raw: _Base64 = ""
     folder: bool = False
     link: _Path = ""
+    link_raw: _Base64 = ""
     size: claims.Bytes = 0
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0
     mtime: _Nanoseconds = 0

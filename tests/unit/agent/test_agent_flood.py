@@ -562,9 +562,10 @@ def test_after_a_notice_there_is_time_until_the_machine_goes(monkeypatch):
     assert 10 < ending.seconds_for_script(15) <= 15
     ending.notice(time.time() + 300)  # a later end does not count
     assert ending.seconds_for_script(0) <= 30
-    assert not ending.machine_is_gone
+    patience = Patience(Store(), ending, print, lambda: None)
+    assert 10 < patience.left() <= 30
     ending.notice(time.time() - 1)
-    assert ending.machine_is_gone
+    assert patience.left() <= 0
     assert ending.cause == "stop"
 
 

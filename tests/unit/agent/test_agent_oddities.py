@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_read_holds_up_no_other_and_is_told(tmp_path, monk
     monkeypatch.setattr(holding, "open_regular", refuse)
     told: dict[str, str] = {}
     (tmp_path / "own").mkdir()
-    taken = snapshots.Snapshots(
+    own = snapshots.Snapshots(
         FolderStore(str(tmp_path / "own")),
         Looking([Tree("outputs", str(tmp_path), (str(tmp_path / "own"),))]),
         1,
@@ -164,7 +164,9 @@ def test_a_file_that_cannot_be_read_holds_up_no_other_and_is_told(tmp_path, monk
         lambda _: None,
         print,
         leave_out=lambda path, reason: told.update({path: reason}),
-    ).take(final=True)
+    )
+    taken = own.take(final=True)
+    own.tell_left()
     assert taken is not None
     assert (taken.name, taken.files) == ("000001-files", 1)
     assert told == {"outputs/a.csv": "Permission denied"}
@@ -172,7 +174,7 @@ def test_a_file_that_cannot_be_read_holds_up_no_other_and_is_told(tmp_path, monk
 
 def test_a_checkpoint_folder_on_a_dead_disk_holds_up_neither_beat_nor_end(machine, altered, wait_until):
     """The look at the folder never returns, as on a network disk that went away."""
-    look = "    return sorted(each(root, skip))\n"
+    look = "    return sorted(each(root, skip, mounts()))\n"
     hangs = "    while os.path.exists(root + '/dead'):\n        __import__('time').sleep(1)\n"
     altered("walk", (look, hangs + look))
     altered("patience", ("max(60.0,", "max(1.0,"))

@@ -35,11 +35,11 @@ class Watched(FolderStore):
         super().__init__(folder)
         self.meanwhile = lambda: None
 
-    def send_files(self, items: Sequence[ToPut]) -> Iterator[Outcome]:
+    def send_files(self, items: Sequence[ToPut], *more: Any) -> Iterator[Outcome]:
         def ending(item: ToPut) -> ToPut:
             return item._replace(done=lambda: (self.meanwhile(), item.done())[1])
 
-        return super().send_files([ending(item) for item in items])
+        return super().send_files([ending(item) for item in items], *more)
 
 
 @pytest.fixture

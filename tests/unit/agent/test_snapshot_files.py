@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runctl.agent import in_parts, incoming, packs
 from runctl.agent.bucket_store import BucketStore
-from runctl.agent.failures import SourceChanged, StoreAway, StoreRefused
+from runctl.agent.failures import SourceChanged, StoreAway, StoreDenied, StoreRefused
 from runctl.agent.imds import Metadata
 from runctl.agent.placed import CHANGED, MISSING, Fault, Placed, ToFetch, ToPut
 from runctl.agent.store import FolderStore
@@ -178,7 +178,7 @@ def test_what_the_store_refuses_of_one_file_is_that_files_trouble(store, bucket,
         for name, size in (("a", 1), ("b", 4 * PART), ("c", 5 * PART))
     ]
     came = dict(store.send_files(items))
-    assert [type(came[number]) for number in range(3)] == [Placed, StoreRefused, Placed]
+    assert [type(came[number]) for number in range(3)] == [Placed, StoreDenied, Placed]
 
 
 def test_a_store_that_is_away_is_no_files_trouble(store, bucket, written, monkeypatch):
