@@ -16,6 +16,20 @@ FIRST_EVENTS, LAST_EVENTS = 500, 1500
 MOST_LEFT_OUT = 20
 """How many files that could not be kept are named; the others are counted."""
 LONGEST_MESSAGE = 4000
+_OF_THE_WORK = (
+    "started",
+    "script_started",
+    "notice_at",
+    "step",
+    "began_at_step",
+    "resumed_from",
+    "resumed_step",
+    "committed",
+    "kept",
+    "checkpoints_skipped",
+    "left_out",
+    "left_out_count",
+)
 
 
 class Attempt:
@@ -34,7 +48,7 @@ class Attempt:
         self.number = int(spec["attempt"])
         self.seal = seal.read(self.folder)
         self.ran_before = os.path.exists(self.path("state.json"))
-        before = read_json(self.path("state.json")) or {}
+        before = self._before = read_json(self.path("state.json")) or {}
         self._lock = threading.RLock()
         self._placing = threading.Lock()
         self._writing_events = threading.Lock()
@@ -78,6 +92,11 @@ class Attempt:
             "left_out": [],
             "left_out_count": 0,
         }
+
+    def take_over(self) -> None:
+        """Say what the agent before us said of the work, as far as its last word can be read."""
+        with self._lock:
+            self.state.update({name: self._before[name] for name in _OF_THE_WORK if name in self._before})
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import threading
 import time
@@ -15,6 +16,7 @@ from .imds import Metadata, MetadataAway
 REARM_SECONDS = 60.0
 NOTICE_POLL_SECONDS = 2.0
 AFTER_NOTICE_MINUTES = 5
+_PER_BOOT = "/var/lib/cloud/scripts/per-boot"  # cloud-init's: what lies there runs at each boot
 
 
 class DeadMan:
@@ -47,12 +49,30 @@ class DeadMan:
         with self._lock:
             if self.armed:
                 self.armed = False
+                if when == "-c":
+                    _forget_later_boots()
                 _shutdown(when)
+
+
+def end_after(spec: Dict[str, Any]) -> None:
+    """End a machine whose attempt is over, or leave it to its owner."""
+    if spec:
+        DeadMan(spec).end_now()
+    else:
+        end_at_once()
 
 
 def end_at_once() -> None:
     """End a machine that has nothing to do."""
     _shutdown("now")
+
+
+def _forget_later_boots() -> None:
+    """A machine that is its owner's now is not ended when it boots again."""
+    try:
+        os.unlink(os.path.join(os.environ.get("RUNCTL_PER_BOOT") or _PER_BOOT, "runctl-lease"))
+    except OSError:  # it has none
+        pass
 
 
 def _shutdown(when: str) -> bool:

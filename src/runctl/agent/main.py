@@ -13,6 +13,7 @@ from .attempt import Attempt
 from .boot import Order, Refused, fetch_spec, refuse
 from .files import read_json
 from .imds import Metadata
+from .machine import end_after
 from .run import Run
 
 REFUSED = 3
@@ -66,24 +67,31 @@ def main(arguments: Optional[List[str]] = None) -> None:
     os._exit(code)  # a download that hangs must not hold up the end
 
 
-def run_attempt(folder: str) -> int:
-    """Run the attempt in a folder once and never again."""
+def run_attempt(folder: str, at_boot: bool = False) -> int:
+    """Run the attempt in a folder once and never again.
+
+    `at_boot` says that a machine of the job's own has just booted: one on which the attempt began before was
+    restarted or has crashed, which is told, and it ends.
+    """
     with open(os.path.join(folder, "agent.lock"), "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.stderr.write("agent: another agent runs this attempt\n")
             return REFUSED
-        state = read_json(os.path.join(folder, "state.json"))
+        path = os.path.join(folder, "state.json")
+        began, state = os.path.exists(path), read_json(path)
         if state is not None and state.get("phase") == "ended":
             sys.stderr.write("agent: this attempt has ended\n")
+            if at_boot:
+                end_after(read_json(os.path.join(folder, "spec.json")) or {})
             return REFUSED
         try:
             attempt = Attempt(folder)
         except (ValueError, KeyError) as error:
             sys.stderr.write("agent: the spec cannot be used: %s\n" % error)
             return UNUSABLE
-        return Run(attempt, runctl_home()).run()
+        return Run(attempt, runctl_home(), restarted=at_boot and began).run()
 
 
 def boot(bucket: str, region: str, owner: str, prefix: str, order: Order) -> int:
@@ -98,7 +106,7 @@ def boot(bucket: str, region: str, owner: str, prefix: str, order: Order) -> int
     except Refused as error:
         refuse(store, order, folder, str(error))
         return UNUSABLE
-    return run_attempt(folder)
+    return run_attempt(folder, at_boot=order.disposable)
 
 
 def runctl_home() -> str:

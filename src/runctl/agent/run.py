@@ -11,19 +11,20 @@ from typing import Any, Callable, FrozenSet, List, Optional, Tuple
 
 from . import clock
 from .attempt import Attempt
-from .ending import Ending, is_disposable
+from .ending import Ending
 from .failures import StoreAway, StoreRefused
 from .files import write_atomically
 from .imds import Metadata
 from .looking import Looking
 from .machine import NOTICE_POLL_SECONDS, DeadMan, NoticeWatch
+from .memory import Memory
 from .mirror import Mirror
 from .output import Output
 from .patience import LAST_WORDS_SECONDS, Patience, real_time, say, within
 from .preparation import PreparationFailed, Prepared, prepare_attempt
 from .progress import Steps
 from .restoring import CorruptSnapshot, lying_of, read_manifest, snapshot_names
-from .script import Script, become_subreaper, end_descendants, end_left_behind
+from .script import Script, become_subreaper, end_descendants, end_left_behind, shield_nothing_yet
 from .snapshot import Manifest
 from .snapshots import Commit, Snapshots
 from .store import open_store
@@ -36,6 +37,8 @@ LEAST_RESERVE = 10.0
 LOG_SECONDS = 120.0
 """What is spent at the end on the rest of the log; then only its newest part is sent."""
 KILL_SECONDS = 15.0
+SIGNAL_SECONDS = 0.1
+"""Real seconds: by so much our own SIGTERM may come later than the script's, where both are sent at once."""
 
 
 class Run:
@@ -44,7 +47,11 @@ class Run:
     The work has a thread; the main thread only watches over it, and ends the attempt where it stands still.
     """
 
-    def __init__(self, attempt: Attempt, home: str) -> None:
+    def __init__(self, attempt: Attempt, home: str, restarted: bool = False) -> None:
+        """`restarted`: the machine booted anew in the middle of it, and nothing is left to go on with."""
+        self._restarted = restarted
+        if restarted:
+            attempt.take_over()
         self._attempt = attempt
         self._spec = attempt.spec
         self._home = home
@@ -57,6 +64,7 @@ class Run:
         self._patience = Patience(self._store, self._ending, attempt.note, self._watch.turned)
         self._script: Optional[Script] = None
         self._code: Optional[int] = None
+        self._memory: Optional[Memory] = None
         self._fault = ""
         self._speed_from = (0.0, 0)
         self._next_measure = 0.0
@@ -84,6 +92,7 @@ class Run:
         """Answers the script's exit code, or 1 where it never started."""
         become_subreaper()
         threading.excepthook = self._tell_of_thread
+        shield_nothing_yet()
         self._attempt.keep_reserve()
         self._attempt.update()
         self._watch.start()
@@ -117,6 +126,8 @@ class Run:
             self._fault = repr(error)
 
     def _prepare_and_run(self) -> int:
+        if self._restarted:
+            return self._finish("shutdown", "the machine was restarted, or crashed", None)
         try:
             prepared = self._prepare()
             if prepared is None:
@@ -125,6 +136,7 @@ class Run:
             self._attempt.update(step_name="script")
             self._snapshots.begin_with(prepared.manifest, prepared.lying)
             self._attempt.state["script_started"] = clock.now()
+            self._memory = Memory()
             script = Script(prepared.command, prepared.workdir, prepared.environment, self._attempt.log)
         except Exception as error:  # whatever it is, a machine must not wait for its timer
             if not isinstance(error, (PreparationFailed, OSError)):
@@ -172,6 +184,8 @@ class Run:
             self._look(script)
         if self._ending.cause is not None and script.exit_code() is None:
             self._end(script)
+        # Who signals us may have signalled the script, too: its clean exit proves no finished work then.
+        told_to_end = self._is_told_to_end()
         cut = self._held()
         alive = script.kill()
         self._look(script, end=True)
@@ -180,15 +194,21 @@ class Run:
         whole = code == 0 or not (script.was_cut_off or alive)
         self._patience.spend(lambda: self._snapshots.take(final=True, whole=whole, suspect=cut))
         self._snapshots.tell_left()
-        # On its way down the system signals the script, too, and it may have ended before we looked.
-        shut_down = code != 0 and self._watch.was_signalled and is_disposable(self._spec)
-        if shut_down:
+        if told_to_end:
             self._watch.ask()
-        if self._attempt.state["signalled"] or shut_down:
+        if self._ending.cause is not None and (self._attempt.state["signalled"] or told_to_end):
             return self._finish(str(self._ending.cause), self._ending.message, code)
+        if out_of_memory := self._memory.why(code) if self._memory is not None else None:
+            return self._finish("failed", out_of_memory, code)
         if code == 0:
             return self._finish("finished", "the script finished", code)
         return self._finish("failed", "the script ended with exit code %s" % code, code)
+
+    def _is_told_to_end(self) -> bool:
+        """Whether we got a signal until now, or get it in this moment."""
+        if self._ending.cause is None:
+            clock.wait(lambda: self._watch.was_signalled, SIGNAL_SECONDS)
+        return self._watch.was_signalled
 
     def _end(self, script: Script) -> None:
         """Signal, wait within what the deadline leaves after the upload, save what is complete meanwhile."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 
 from runctl.agent import fetch
+from runctl.agent.patience import ENDING_SECONDS
+from runctl.resources import leases, units
 
 FETCH_WAITS = (0.2, 0.4, 0.8, 1.6, *[3.0] * 18)
 """Real seconds between two tries to fetch the agent: a network that is a moment late costs a moment."""
@@ -30,14 +32,25 @@ for wait in {waits} last; do
   sleep "$wait"
 done
 (umask 077; printf %s {seal} >seal) || {give_up}
+(umask 077; cat >start) <<'END' || {give_up}
+HOME=$1 folder=$2
+cd "$folder" && [ -f agent.py ] || exit 1
 set -- python3 "$folder/agent.py" boot --bucket {bucket} --prefix {prefix} \\
   --attempt {attempt} --region {region} --owner {owner} --spec-sha256 {spec_sha256}{disposable}
-if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
-  systemd-run --quiet --collect --unit={unit} --setenv=HOME="$HOME" "$@" || {give_up}
-else
-  setsid nohup "$@" </dev/null >>"$folder/agent.log" 2>&1 &
-fi
+{start}END
+sh start "$HOME" "$folder" || {give_up}
 """
+
+
+# At a later boot nobody knows what the machine did meanwhile: the agent tells of it and ends it.
+_LATER_BOOT = """\
+HOME="${{HOME:-/root}}"
+folder="$HOME/.runctl/jobs/"{job}"/attempt-"{attempt}
+sh "$folder/start" "$HOME" "$folder" || shutdown -P now
+"""
+
+LAST_WORDS = 60
+"""Seconds beyond the grace and the uploads in which the agent tells of the end."""
 
 
 class Bootstrap(msgspec.Struct, frozen=True):
@@ -58,6 +71,7 @@ class Bootstrap(msgspec.Struct, frozen=True):
     prefix: str
     region: str
     lease_minutes: int
+    grace_seconds: float
 
 
 def script(bootstrap: Bootstrap) -> str:
@@ -67,10 +81,12 @@ def script(bootstrap: Bootstrap) -> str:
     the timer ends it when even that fails.
     """
     disposable = bootstrap.lease_minutes > 0
+    job = shlex.quote(bootstrap.job)
+    later = _LATER_BOOT.format(job=job, attempt=bootstrap.attempt)
     return _TEMPLATE.format(
-        job=shlex.quote(bootstrap.job),
+        job=job,
         attempt=bootstrap.attempt,
-        arm=f"shutdown -P +{bootstrap.lease_minutes}"
+        arm=leases.armed_at_boot(bootstrap.lease_minutes, shlex.quote(later), or_else="").rstrip()
         if disposable
         else ": # this machine is not ours to end",
         give_up="{ shutdown -P now; exit 1; }" if disposable else "exit 1",
@@ -85,5 +101,15 @@ def script(bootstrap: Bootstrap) -> str:
         bucket=shlex.quote(bootstrap.bucket),
         prefix=shlex.quote(bootstrap.prefix),
         region=shlex.quote(bootstrap.region),
-        unit=shlex.quote(f"runctl-{bootstrap.job}-{bootstrap.attempt}"),
+        start=units.start(
+            shlex.quote(f"runctl-{bootstrap.job}-{bootstrap.attempt}"),
+            stop_seconds(bootstrap.grace_seconds),
+            log='"$folder/agent.log"',
+            fail="exit 1",
+        ),
     )
+
+
+def stop_seconds(grace: float) -> int:
+    """How long the agent may take from its signal on: the script's grace, the uploads, the last words."""
+    return round(grace + ENDING_SECONDS) + LAST_WORDS

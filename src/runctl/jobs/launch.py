@@ -249,6 +249,7 @@ class Launcher:
                 prefix=place.prefix,
                 region=place.session.region,
                 lease_minutes=0 if self._spec.instance else place.settings.lease_minutes,
+                grace_seconds=self._spec.grace_seconds,
             )
         )
 

@@ -9,7 +9,7 @@ import msgspec
 from runctl.model import TAG_CREATED, TAG_MANAGED, TAG_PROJECT, TAG_PURPOSE, TAG_USER, Offer
 from runctl.pricing import catalog
 from runctl.providers.aws import instances, market
-from runctl.resources import fillers
+from runctl.resources import fillers, leases
 from runctl.resources.fillers import Work
 from runctl.resources.offers import offers
 from runctl.resources.operation import Operation
@@ -52,7 +52,7 @@ def launch(operation: Operation, request: WarmRequest, offer: Offer, own: dict[s
         root_device=image.root_device,
         root_volume_gib=max(request.root_volume_gib, image.root_gib),
         profile=request.profile,
-        user_data=f"#!/bin/sh\nshutdown -P +{request.lease_minutes}\n",
+        user_data="#!/bin/sh\n" + leases.armed_at_boot(request.lease_minutes, or_else=""),
         tags=own,
         subnet=request.subnet,
         security_group=request.security_group,

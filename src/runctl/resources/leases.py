@@ -22,9 +22,9 @@ _TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
 # What lies in cloud-init's folder runs at every boot, however the machine was started.
 _AT_BOOT = '"${RUNCTL_PER_BOOT:-/var/lib/cloud/scripts/per-boot}"'
 _ARM = """\
-shutdown -P +{minutes} || exit 1
-mkdir -p {folder} || exit 1
-printf '#!/bin/sh\\nshutdown -P +{minutes}\\n' > {folder}/runctl-lease
+shutdown -P +{minutes}{or_else}
+mkdir -p {folder}{or_else}
+printf '#!/bin/sh\\nshutdown -P +{minutes}\\n%s' {then} >{folder}/runctl-lease
 chmod 755 {folder}/runctl-lease
 """
 _LIFT = "shutdown -c\nrm -f {folder}/runctl-lease\n"
@@ -33,6 +33,14 @@ _LIFT = "shutdown -c\nrm -f {folder}/runctl-lease\n"
 def user_data(hours: float) -> str:
     """The first boot of a machine; 0 hours are for ever. The timer comes before anything that can fail."""
     return "#!/bin/sh\n" + (_script(hours) if hours > 0 else "")
+
+
+def armed_at_boot(minutes: int, then: str = "''", or_else: str = " || exit 1") -> str:
+    """Shell lines that arm a machine's timer now and at each boot: it does not survive a restart.
+
+    `then` is what each later boot does next, as a shell word of whole lines. `or_else` follows what may fail.
+    """
+    return _ARM.format(minutes=minutes, folder=_AT_BOOT, then=then, or_else=or_else)
 
 
 def tag(operation: Operation, hours: float) -> str:
@@ -100,4 +108,4 @@ def renew(operation: Operation, instance: Instance, hours: float) -> None:
 def _script(hours: float) -> str:
     if hours <= 0:
         return _LIFT.format(folder=_AT_BOOT)
-    return _ARM.format(minutes=max(1, round(hours * 60)), folder=_AT_BOOT)
+    return armed_at_boot(max(1, round(hours * 60)))

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import shlex
+import textwrap
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from runctl.errors import CloudError, NotFound
 from runctl.providers.aws import account, shell
 from runctl.providers.aws.session import Session
+from runctl.resources import units
 from runctl.resources.between import access_of
 from runctl.storage import pinned
 from runctl.storage.staging import BRIEF
@@ -53,12 +55,8 @@ if ! alive && ! grep -qsE '"phase": "({final})"' state.json; then
     fail not-mounted {path}
   echo {spec} | base64 -d >spec.json
   set -- python3 "$folder/agent.py" stage "$folder/spec.json"
-  if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
-    systemd-run --quiet --collect --unit={unit} --setenv=HOME="$HOME" "$@" || fail no-start "$unit"
-  else
-    setsid nohup "$@" </dev/null >>agent.log 2>&1 &
-  fi
-fi
+  export HOME="${{HOME:-/root}}"
+{start}fi
 for _ in $(seq 60); do
   [ -f state.json ] && break
   sleep 0.25
@@ -143,11 +141,20 @@ class Stager(msgspec.Struct, frozen=True):
             final=_FINAL,
             path=shlex.quote(self.path),
             spec=base64.b64encode(json.dumps(self.spec).encode()).decode(),
-            unit=shlex.quote(f"runctl-stage-{self.token}"),
+            start=textwrap.indent(self._start(), "  "),
             looks=" ".join(map(str, range(looks))),
         )
         seconds = START_SECONDS if fresh else LOOK_SECONDS
         return parse(self._run(script, "stage a dataset", seconds).output)
+
+    def _start(self) -> str:
+        return units.start(
+            shlex.quote(f"runctl-stage-{self.token}"),
+            STOP_SECONDS,
+            log="agent.log",
+            fail='fail no-start "the unit"',
+            spared=False,
+        )
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has; one that is not there is fine. Raises CloudError."""

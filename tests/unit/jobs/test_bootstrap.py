@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from runctl.jobs.bootstrap import FETCH_WAITS, Bootstrap, script
+from runctl.jobs.bootstrap import FETCH_WAITS, Bootstrap, script, stop_seconds
+from runctl.resources import units
 
 AGENT = b"import pathlib\npathlib.Path('ran').write_text('by the agent')\n"
 ROLE = json.dumps({"AccessKeyId": "ROLEKEY", "SecretAccessKey": "s", "Token": "t"}).encode()
-TOOLS = ("sh", "mkdir", "curl", "sha256sum", "sleep", "mv", "setsid", "nohup")
+TOOLS = ("sh", "mkdir", "cat", "chmod", "id", "curl", "sha256sum", "sleep", "mv", "setsid", "nohup")
 
 
 class Server(ThreadingHTTPServer):
@@ -94,6 +95,7 @@ def first_lines(lease_minutes: int = 0) -> str:
             prefix="p",
             region="us-east-1",
             lease_minutes=lease_minutes,
+            grace_seconds=90,
         )
     )
 
@@ -105,6 +107,7 @@ def environment(late: Server, path: str, home: Path) -> dict[str, str]:
         "HOME": str(home),
         "AWS_EC2_METADATA_SERVICE_ENDPOINT": here,
         "AWS_ENDPOINT_URL_S3": here,
+        "RUNCTL_PER_BOOT": str(home / "per-boot"),
     }
 
 
@@ -163,6 +166,98 @@ def test_a_start_that_fails_ends_the_machine_at_once_and_its_timer_was_armed_bef
     assert done.returncode == 1
     assert asked.read_text().splitlines() == ["-P +30", "-P now"]
     assert late.asked == 0
+
+
+@pytest.fixture
+def asked(path: str, tmp_path: Path) -> Path:
+    """What `shutdown` was asked for."""
+    file = tmp_path / "shutdowns"
+    shutdown = Path(path) / "shutdown"
+    shutdown.write_text(f'#!/bin/sh\necho "$@" >> "{file}"\n')
+    shutdown.chmod(0o755)
+    return file
+
+
+@pytest.mark.parametrize("late", [0], indirect=True)
+def test_a_machine_that_was_reset_arms_its_timer_again_and_starts_the_agent_which_tells_of_it(
+    late: Server, path: str, tmp_path: Path, asked: Path
+) -> None:
+    """/run is empty, and user data is not run twice: what cloud-init runs at each boot must do it."""
+    surroundings = environment(late, path, tmp_path)
+    subprocess.run(["sh", "-c", first_lines(30)], env=surroundings, check=True, timeout=60)
+    ran = tmp_path / ".runctl/jobs/j/attempt-1/ran"
+    _until(ran.exists)
+    ran.unlink()
+    subprocess.run([str(tmp_path / "per-boot/runctl-lease")], env=surroundings, check=True, timeout=60)
+    _until(ran.exists)
+    assert asked.read_text().splitlines() == ["-P +30", "-P +30"]
+    assert late.asked == 1  # nothing is fetched anew
+
+
+@pytest.mark.parametrize("late", [0], indirect=True)
+def test_a_machine_that_was_reset_before_it_had_its_agent_ends_at_once(
+    late: Server, path: str, tmp_path: Path, asked: Path
+) -> None:
+    surroundings = environment(late, path, tmp_path)
+    subprocess.run(["sh", "-c", first_lines(30)], env=surroundings, check=True, timeout=60)
+    shutil.rmtree(tmp_path / ".runctl")
+    subprocess.run([str(tmp_path / "per-boot/runctl-lease")], env=surroundings, check=False, timeout=60)
+    assert asked.read_text().splitlines() == ["-P +30", "-P +30", "-P now"]
+
+
+@pytest.mark.parametrize("late", [0], indirect=True)
+def test_a_machine_of_the_users_is_not_touched_at_its_boots(
+    late: Server, path: str, tmp_path: Path, asked: Path
+) -> None:
+    subprocess.run(["sh", "-c", first_lines()], env=environment(late, path, tmp_path), check=True, timeout=60)
+    assert not asked.exists()
+    assert not (tmp_path / "per-boot").exists()
+
+
+def test_the_unit_survives_a_killed_worker_and_outlives_its_network_for_as_long_as_uploads_take() -> None:
+    text = first_lines(30)
+    for wanted in (
+        "OOMPolicy=continue",
+        "KillMode=mixed",
+        "OOMScoreAdjust=-900",
+        "LimitMEMLOCK=infinity",
+        "LimitNOFILE=65536:524288",
+        f"TimeoutStopSec={90 + 1800 + 60}",
+        "After=network-online.target",
+        "After=systemd-networkd.service",
+        "After=systemd-resolved.service",
+        "After=NetworkManager.service",
+        "After=nss-lookup.target",
+    ):
+        assert f"--property={wanted} " in text
+    for name in ("HOME", "PATH", "USER", "LOGNAME"):
+        assert f"--setenv={name}=" in text
+
+
+def test_systemd_knows_each_property_of_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    asked = units.properties(stop_seconds(90))
+    after = [one for one in asked if one.startswith("After=")]
+    service = [one for one in asked if one not in after]
+    unit = tmp_path / "runctl-j-1.service"
+    unit.write_text("\n".join(["[Unit]", *after, "[Service]", "ExecStart=/bin/sh -c true", *service, ""]))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "runctl-j-1.service" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_the_whole_patience_is_a_minute() -> None:
