@@ -11,12 +11,11 @@ import os
 import stat
 from pathlib import Path
 
-from runctl import owners
+from runctl import git, owners
 from runctl.errors import ValidationError
 from runctl.quoting import quoted
 
 _MOST_LINKS = 40  # as the kernel's own limit
-_GIT_SECONDS = 30
 _TRACKED_LINK = b"120000 "
 
 
@@ -86,7 +85,7 @@ def _top(link: Path) -> Path | None:
 
 def _is_tracked(top: Path, link: Path) -> bool | None:
     """Whether git tracks this link; None where it cannot tell. Compared as files: some disks fold case."""
-    listed = _git(top, "ls-files", "-s", "-z")
+    listed = git.said(top, "ls-files", "-s", "-z")
     if listed is None:
         return None
     about = link.lstat()
@@ -100,31 +99,3 @@ def _is_tracked(top: Path, link: Path) -> bool | None:
         if (found.st_dev, found.st_ino) == (about.st_dev, about.st_ino):
             return True
     return False
-
-
-def _git(top: Path, *arguments: str) -> bytes | None:
-    """What git says of a repository that is not trusted: its own settings start no program."""
-    import subprocess
-
-    safe = {
-        "core.fsmonitor": "false",
-        "core.hooksPath": os.devnull,
-        "protocol.allow": "never",
-        "safe.bareRepository": "explicit",
-    }
-    settings = [word for key, value in safe.items() for word in ("-c", f"{key}={value}")]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
-    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            ["git", *settings, "-C", top, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):  # there is no git
-        return None
-    return done.stdout if done.returncode == 0 else None

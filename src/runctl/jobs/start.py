@@ -222,7 +222,15 @@ def _with_data_in_store(place: Place, spec: JobSpec, emit: Emit) -> JobSpec:
 
     task = "sending the data"
     if location.path.is_dir():
-        upload_folder(location.path, place.store, "data/", task=task, emit=emit)
+        root = Path(spec.root) if spec.root else None
+        upload_folder(
+            location.path,
+            place.store,
+            "data/",
+            task=task,
+            emit=emit,
+            follows=lambda link: refuse_brought(link, root=root, reading=True),
+        )
     else:
         size = location.path.stat().st_size
         emit(Progress(task=task, done=0, total=size, unit="B"))

@@ -9,12 +9,12 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from runctl import owners
+from runctl import git, owners
 from runctl.clouds import home
 from runctl.errors import Conflict, NotTrusted, ValidationError
 from runctl.quoting import quoted
@@ -60,12 +60,16 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class _Way(msgspec.Struct, frozen=True):
-    """What is known on the way down to a folder; `left_out` by git, unless `wanted_by` without a yes."""
+    """What is known on the way down to a folder; `left_out` by git, unless `wanted_by` without a yes.
+
+    `tracked` are the paths that git tracks, and of the folders above them, which end with a `/`.
+    """
 
     base: str
     git: tuple[RuleFile, ...]
     own: tuple[RuleFile, ...]
     trust: Trust
+    tracked: frozenset[str] = frozenset()
     left_out: bool = False
     wanted_by: Path | None = None
 
@@ -73,8 +77,9 @@ class _Way(msgspec.Struct, frozen=True):
 def plan(root: Path, *, trust: Trust | None = None) -> BundlePlan:
     """Decide what of the folder `root` travels.
 
-    Nested .gitignore files count, and .runctlignore after them; what the latter lets travel, though, needs
-    the user's yes for the file in `trust` (the user's own where it is None): it came with the project.
+    Nested .gitignore files count with `info/exclude` and `core.excludesFile`, but what git tracks travels, as
+    in a clone; .runctlignore counts after them. What the latter lets travel, though, needs the user's yes for
+    the file in `trust` (the user's own where it is None): it came with the project.
 
     Raises NotTrusted where that is missing, HoldsSecrets for files that look like credentials,
     ValidationError for links out of the folder, more than `LARGEST` bytes, or a home folder.
@@ -154,26 +159,31 @@ def _refuse_untrusted(wanted: list[_Found]) -> None:
 
 
 def _walk(root: Path, trust: Trust) -> Iterator[_Found]:
-    git = _git_rules_above(root)
-    return _walk_folder(root, _Way("", git, (), trust))
+    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    if top is None:
+        return _walk_folder(root, _Way("", (), (), trust))
+    files = git.tracked(root)
+    folders = {f"{above}/" for path in files for above in PurePosixPath(path).parents}
+    return _walk_folder(root, _Way("", _git_rules_above(root, top), (), trust, files | folders))
 
 
-def _git_rules_above(root: Path) -> tuple[RuleFile, ...]:
-    """The .gitignore files from the top of the repository down to the folder above `root`."""
-    above: tuple[RuleFile, ...] = ()
-    folder = root
-    while not (folder / ".git").exists():
-        if folder == folder.parent:
-            return ()
-        folder = folder.parent
-        inner = root.relative_to(folder).as_posix() + "/"
-        above = (*rule_file(folder / GIT_FILE, "", above=inner), *above)
-    return above
+def _git_rules_above(root: Path, top: Path) -> tuple[RuleFile, ...]:
+    """What git heeds of a repository before the .gitignore of `root`, the weakest first."""
+    inner = _way_down(top, root)
+    rules = [found for file in git.exclude_files(top) for found in rule_file(file, "", above=inner)]
+    between = [folder for folder in reversed(root.parents) if folder.is_relative_to(top)]
+    for folder in between:
+        rules.extend(rule_file(folder / GIT_FILE, "", above=_way_down(folder, root)))
+    return tuple(rules)
+
+
+def _way_down(folder: Path, root: Path) -> str:
+    return "" if folder == root else root.relative_to(folder).as_posix() + "/"
 
 
 def _walk_folder(root: Path, way: _Way) -> Iterator[_Found]:
     folder = root / way.base
-    git = (*way.git, *rule_file(folder / GIT_FILE, way.base))
+    rules = (*way.git, *rule_file(folder / GIT_FILE, way.base))
     own = (*way.own, *rule_file(folder / OWN_FILE, way.base, trust=way.trust))
     try:
         entries = list(os.scandir(folder))
@@ -186,26 +196,33 @@ def _walk_folder(root: Path, way: _Way) -> Iterator[_Found]:
         rule = last_word(own, path, is_folder=is_folder)
         if rule is not None and rule.leaves_out:
             continue
-        by_git = _git_leaves_out(git, path, is_folder=is_folder)
+        is_tracked = path in way.tracked
+        left_out = way.left_out and not is_tracked
+        by_git = not is_tracked and _git_leaves_out(rules, path, is_folder=is_folder)
         if rule is None:
-            out, wanted_by = way.left_out or by_git, None if by_git else way.wanted_by
+            out, wanted_by = left_out or by_git, None if by_git else way.wanted_by
         else:
             # Without a yes, what would let it go is heard, and not obeyed.
-            out = rule.by is not None and (way.left_out or by_git)
+            out = rule.by is not None and (left_out or by_git)
             wanted_by = None if rule.denied else rule.by
         if is_folder:
-            # What git leaves out may hold a file that .runctlignore wants back.
-            if not out or any(not one.leaves_out for file in own for one in file.rules):
-                yield from _walk_folder(
-                    root, _Way(path + "/", git, own, way.trust, left_out=out, wanted_by=wanted_by)
+            # What git leaves out may hold a file that git tracks, or that .runctlignore wants back.
+            if not out or path + "/" in way.tracked or _lets_any_travel(own):
+                inner = _Way(
+                    path + "/", rules, own, way.trust, way.tracked, left_out=out, wanted_by=wanted_by
                 )
+                yield from _walk_folder(root, inner)
         elif (not out or wanted_by is not None) and (entry.is_symlink() or entry.is_file()):
             named = rule is not None and not rule.denied and rule.names(path)
             yield _Found(path, Path(entry.path), named=named, left_out=out, wanted_by=wanted_by)
 
 
-def _git_leaves_out(git: tuple[RuleFile, ...], path: str, *, is_folder: bool) -> bool:
-    rule = last_word(git, path, is_folder=is_folder)
+def _lets_any_travel(files: tuple[RuleFile, ...]) -> bool:
+    return any(not rule.leaves_out for file in files for rule in file.rules)
+
+
+def _git_leaves_out(rules: tuple[RuleFile, ...], path: str, *, is_folder: bool) -> bool:
+    rule = last_word(rules, path, is_folder=is_folder)
     return rule is not None and rule.leaves_out
 
 
@@ -282,7 +299,8 @@ def _add(archive: tarfile.TarFile, root: Path, file: BundleFile) -> None:
         entry.type, entry.linkname = tarfile.SYMTYPE, file.link
         archive.addfile(entry)
         return
-    data = _read(_Found(file.path, root / file.path, named=False))
+    # A log that grew since is taken as it was read: its first bytes are still those.
+    data = _read(_Found(file.path, root / file.path, named=False))[: file.size]
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise Conflict(f"{file.path} changed while the code was packed", next="run the command again")
     entry.size = len(data)

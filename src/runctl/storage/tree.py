@@ -28,25 +28,31 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 def upload_folder(
-    folder: Path, store: Store, prefix: str, *, task: str = "upload", emit: Emit = ignore
+    folder: Path,
+    store: Store,
+    prefix: str,
+    *,
+    task: str = "upload",
+    emit: Emit = ignore,
+    follows: Callable[[Path], object] | None = None,
 ) -> Transferred:
     """Send every file in `folder` to a key under `prefix`, and tell how far `task` is.
 
-    Links are followed only inside the folder.
+    Links to files are followed only inside the folder. With `follows` all are, also those to folders
+    (datasets are often made of links into a cache); it is called with each that leads out, and raises for
+    one that is not wanted.
 
-    Raises NotFound where there is no folder, ValidationError for a link out of it, else as `Store.upload`.
+    Raises NotFound if there is no folder, ValidationError for a link out of it, else as `Store.upload`.
     """
     if not folder.is_dir():
         raise NotFound(f"There is no folder {folder}")
     inner = checked_prefix(prefix)
-    files = [path for path in _files(folder) if not path.name.startswith(PARTIAL_PREFIX)]
+    found = _files(folder, through_links=follows is not None)
+    files = [path for path in found if not path.name.startswith(PARTIAL_PREFIX)]
+    bounds = folder.resolve()
     for path in files:
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise ValidationError(
-                f"{path} leads out of {folder}",
-                why=f"it is a link to {path.resolve()}",
-                next="replace the link by what it points to",
-            )
+        if not path.resolve().is_relative_to(bounds):
+            (follows or _refuse)(path)
     pairs = [
         (path, "/".join(part for part in (inner, path.relative_to(folder).as_posix()) if part))
         for path in files
@@ -56,9 +62,26 @@ def upload_folder(
     return Transferred(files=len(files), size=size)
 
 
-def _files(folder: Path) -> list[Path]:
-    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if path.is_file())
+def _refuse(link: Path) -> None:
+    raise ValidationError(
+        f"{link} leads out of its folder",
+        why=f"it is a link to {link.resolve()}",
+        next="replace the link by what it points to",
+    )
+
+
+def _files(folder: Path, *, through_links: bool) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=through_links):
+        found.extend(path for name in names if (path := Path(parent, name)).is_file())
+        if through_links:
+            folders[:] = [name for name in folders if not _leads_back(Path(parent, name))]
+    return sorted(found)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a link leads to a folder that it is in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _each(

@@ -400,6 +400,51 @@ def test_git_would_leave_out_the_same(files: dict[str, bytes], rules: dict[str, 
         assert set(paths(root)) == _left_in_by_git(root)
 
 
+@settings(max_examples=40)
+@given(
+    files=trees,
+    inside=ignore_files,
+    personal=ignore_files,
+    shared=ignore_files,
+    added=st.sets(st.integers(0, 9)),
+)
+@example({"private/a": b"", "b": b""}, "private/", "", "", set())
+@example({"a.scratch": b"", "b": b""}, "", "*.scratch", "", set())
+@example({"out/model.json": b"", "out/x": b""}, "", "", "out", {0})
+@example({"a": b"", "b": b""}, "!a", "*", "", set())
+def test_what_git_tracks_travels_and_what_it_excludes_anywhere_stays(
+    files: dict[str, bytes], inside: str, personal: str, shared: str, added: set[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "p")
+        tree(root, {**files, ".gitignore": shared})
+
+        def git(*arguments: str) -> bytes:
+            return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True).stdout
+
+        git("init", "-q")
+        Path(root, ".git/info").mkdir(exist_ok=True)
+        Path(root, ".git/info/exclude").write_text(inside)
+        Path(folder, "personal").write_text(personal)
+        git("config", "core.excludesFile", str(Path(folder, "personal")))
+        for path in [path for number, path in enumerate(sorted(files)) if number in added]:
+            git("add", "-f", "--", path)
+        listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        assert set(paths(root)) == {os.fsdecode(path) for path in listed.split(b"\0") if path}
+
+
+def test_a_log_that_grows_while_the_code_is_packed_is_taken_as_it_was_read(tmp_path: Path) -> None:
+    tree(tmp_path / "p", {"train.py": "print(1)", "train.log": "step 1\n"})
+    planned = bundle.plan(tmp_path / "p")
+    with (tmp_path / "p/train.log").open("a") as log:
+        log.write("step 2\n")
+    bundle.write(planned, tmp_path / "b.tar.gz")
+    with tarfile.open(tmp_path / "b.tar.gz") as archive:
+        packed = archive.extractfile("train.log")
+        assert packed is not None
+        assert packed.read() == b"step 1\n"
+
+
 @settings(max_examples=30)
 @given(
     files=trees,

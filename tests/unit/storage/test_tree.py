@@ -69,6 +69,23 @@ def test_a_link_that_leaves_the_folder_is_refused(store: Store, tmp_path: Path) 
     assert store.list() == []
 
 
+def test_links_of_a_dataset_are_followed_once_each_has_been_judged(store: Store, tmp_path: Path) -> None:
+    blobs, source, judged = tmp_path / "blobs", tmp_path / "source", list[Path]()
+    (blobs / "deep").mkdir(parents=True)
+    (blobs / "a").write_bytes(b"1")
+    (blobs / "deep" / "b").write_bytes(b"2")
+    source.mkdir()
+    (source / "x.txt").symlink_to("../blobs/a")
+    (source / "folder").symlink_to("../blobs/deep")
+    (source / "folder_again").symlink_to("folder")
+    (source / "round").symlink_to(".")
+    (source / "gone").symlink_to("../nowhere")
+    upload_folder(source, store, "d", follows=judged.append)
+    arrived = {item.key.removeprefix("d/"): store.read(item.key) for item in store.list("d")}
+    assert arrived == {"x.txt": b"1", "folder/b": b"2", "folder_again/b": b"2"}
+    assert judged == [source / "folder/b", source / "folder_again/b", source / "x.txt"]
+
+
 def test_no_folder_is_not_found(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         upload_folder(tmp_path / "absent", store, "o")
