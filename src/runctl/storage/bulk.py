@@ -15,11 +15,11 @@ import msgspec
 from runctl.agent.answers import parsed
 from runctl.agent.multipart import Multipart
 from runctl.agent.objects import is_md5
-from runctl.errors import CloudError, Conflict, NotFound
+from runctl.errors import CloudError, Conflict, NotFound, TrainctlError
 from runctl.storage import digests, etags
 from runctl.storage.access import S3Access
 from runctl.storage.entries import Entry
-from runctl.storage.requests import Requests
+from runctl.storage.requests import Requests, of_one_object
 from runctl.storage.s3 import S3Store, entry_of
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class BulkStore(S3Store):
     def place(self) -> str:
         """The bucket and prefix at their endpoint."""
         return f"{self._access.endpoint or 's3'}/{self.bucket}/{self.prefix}"
+
+    def _refused(self, operation: str, key: str, text: str) -> TrainctlError:
+        return of_one_object(operation, key, text) or super()._refused(operation, key, text)
 
     def fetch(self, key: str) -> Body:
         """One object in memory. Raises NotFound, CloudError (code ShortRead) where it came short."""

@@ -14,6 +14,7 @@ from runctl.storage.listing import LeftOut, printable
 Piece = Callable[[], None]
 
 _TOLD_EVERY = 0.2
+_DENIED_IN_A_ROW = 20
 _ENDING = 10.0
 """Seconds that a Ctrl-C gives to the pieces in flight."""
 
@@ -39,6 +40,7 @@ class Crew:
         self._lock = threading.Lock()
         self._pull = threading.Lock()
         self._ending = threading.Event()
+        self._denied = 0
         self._fatal: BaseException | None = None
 
     def run(self, pieces: Iterator[Piece], *, now_and_then: Callable[[], None] = lambda: None) -> None:
@@ -106,11 +108,18 @@ class Crew:
         """Note that a file did not go over. An error that every other file will meet ends the transfer."""
         if isinstance(error, Stopped):
             return
-        if isinstance(error, ConfigError) or getattr(error, "ends_all", False):
+        if isinstance(error, ConfigError) or getattr(error, "ends_all", False) or self._all_are_denied(error):
             self._fatal = self._fatal or error
             self._ending.set()
             return
         self.failed.append(LeftOut(printable(name), reason(error)))
+
+    def _all_are_denied(self, error: Exception) -> bool:
+        """One object may have a key or rights of its own; if nothing can be read, the rights are missing."""
+        if getattr(error, "code", "") != "AccessDenied" or self.moved_files:
+            return False
+        self._denied += 1
+        return self._denied >= _DENIED_IN_A_ROW
 
     def _work(self, pieces: Iterator[Piece]) -> None:
         while not self._ending.is_set():

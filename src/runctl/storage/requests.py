@@ -135,6 +135,8 @@ class Requests:
                 ) from error
             if "HTTP 404" in text:
                 raise NotFound(f"There is no {key}", why=text) from error
+            if refused := of_one_object(operation, key, text):
+                raise refused from error
             if "HTTP 403" in text or "HTTP 401" in text:
                 raise ConfigError(
                     f"S3 refused {operation} of {key} in {self._bucket}",
@@ -201,7 +203,17 @@ class _Keys:
             self._own.forget()
 
 
-def _failed(operation: str, key: str, error: Exception, *, code: str) -> CloudError:
+def of_one_object(operation: str, key: str, text: str) -> CloudError | None:
+    """The error for a refusal that may be about this object only; None for any other text of S3's."""
+    if "InvalidObjectState" in text:
+        why = "it lies in an archive (Glacier); aws s3api restore-object brings it back for some days"
+        return _failed(operation, key, why, code="InvalidObjectState")
+    if "AccessDenied" in text and operation == "GetObject":
+        return _failed(operation, key, "S3 says AccessDenied: to it, or to its KMS key", code="AccessDenied")
+    return None
+
+
+def _failed(operation: str, key: str, error: object, *, code: str) -> CloudError:
     return CloudError(
         f"S3 failed at {operation} of {key}",
         service="s3",

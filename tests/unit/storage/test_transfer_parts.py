@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runctl.errors import ConfigError, Conflict, Interrupted, ValidationError
+from runctl.errors import CloudError, ConfigError, Conflict, Interrupted, ValidationError
 from runctl.events import ignore
 from runctl.storage import etags, partial
 from runctl.storage.compare import compare, in_order
@@ -23,6 +23,7 @@ from runctl.storage.filters import Filters
 from runctl.storage.listing import Walk
 from runctl.storage.memory import Memory, memory_file
 from runctl.storage.partial import Header, PartialFile
+from runctl.storage.requests import of_one_object
 
 NAMES = st.text(st.sampled_from("ab-/.é😀 Z~"), min_size=1, max_size=6).filter(
     lambda text: all(part not in {"", ".", ".."} for part in text.split("/"))
@@ -280,6 +281,32 @@ def test_what_every_file_will_meet_ends_a_crew() -> None:
     works = crew()
     with pytest.raises(ConfigError, match="no keys"):
         works.run(iter([lambda: works.fail("a", ConfigError("no keys"))] * 10_000))
+
+
+def denied(key: str) -> Exception:
+    found = of_one_object("GetObject", key, "HTTP 403 AccessDenied")
+    assert found is not None
+    return found
+
+
+def test_one_object_that_may_not_be_read_is_its_own_trouble() -> None:
+    works = crew()
+
+    def piece(number: int) -> None:
+        if number % 10 == 3:
+            works.fail(f"file {number}", denied(f"file {number}"))
+        else:
+            works.done()
+
+    works.run((lambda number=number: piece(number)) for number in range(1000))  # type: ignore[misc]
+    assert works.moved_files == 900
+    assert len(works.failed) == 100
+
+
+def test_a_crew_ends_if_nothing_may_be_read() -> None:
+    works = crew()
+    with pytest.raises(CloudError, match="GetObject of a"):
+        works.run(iter([lambda: works.fail("a", denied("a"))] * 10_000))
 
 
 def test_a_fault_of_ours_is_no_finished_transfer() -> None:
