@@ -157,7 +157,9 @@ def stop(context: Context, job: str, of_user: str | None, dry_run: bool) -> None
         place = known_jobs.place_of_job(context, context.settings(), record)
         emit = running.follower(context)
         control.stop(ledger, place, record.id, emit=emit)
-        final = Supervisor(ledger, place, record.id, emit, log_from_start=False).run()
+        at_most = control.patience(record)
+        final = Supervisor(ledger, place, record.id, emit, log_from_start=False).run(at_most=at_most)
+    control.require_ended(final, at_most)
     if context.json:
         output.write_json({"job": running.summary(final)})
     else:

@@ -234,6 +234,26 @@ def interrupt(
 
 
 @sandbox.command()
+@click.argument("instance")
+@common
+def reset(context: Context, instance: str) -> None:
+    """Crash a machine and let it boot again, as a kernel panic does.
+
+    No process hears of it, timers are forgotten, and user data is not run twice.
+
+    \b
+    Examples:
+      runctl sandbox reset i-0123456789abcdef0
+      runctl sandbox reset i-0123456789abcdef0 --output json
+    """
+    found = control().reset(instance)
+    if context.json:
+        output.write_json(found)
+    else:
+        output.talk(f"{instance} crashed and boots again")
+
+
+@sandbox.command()
 @click.option("--speed", type=float, required=True, help="How fast its clock shall run from now on.")
 @common
 def clock(context: Context, speed: float) -> None:

@@ -30,13 +30,18 @@ class Closing:
         self._place = place
         self._emit = emit
 
-    def machine_is_over(self, job: JobRecord, attempt: AttemptRecord, watch: Watch) -> bool:
+    def machine_is_over(
+        self, job: JobRecord, attempt: AttemptRecord, watch: Watch, *, broken: str = ""
+    ) -> bool:
         """Whether the machine costs nothing any more, or is kept; ends it where it does not end itself.
 
-        The agent is over, or both sources say that the machine is lost.
+        The agent is over, or both sources say that the machine is lost, or it is `broken` what it owed: then
+        one that may not be ended is not over, for its script may still run.
         """
         spec = decode(job.spec)
         if self._place.session is None or spec.instance:
+            if broken:
+                self._emit(Notice(text=f"{attempt.instance_id} is left as it is: {broken}", warning=True))
             return True
         if not watch.cloud_answered or attempt.instance_id is None:
             return False
@@ -58,10 +63,11 @@ class Closing:
         if spec.keep and not _was_noticed(agent):
             self._emit(Notice(text=f"{attempt.instance_id} is kept, and goes on costing", warning=True))
             return True
-        if stopped or self._is_overdue(agent):
-            why = "was stopped from outside" if stopped else "did not end itself"
-            return self._terminate(job, attempt, watch, why)
-        return False
+        if not stopped and not broken and not self._is_overdue(agent):
+            return False
+        why = "was stopped from outside" if stopped else "did not end itself"
+        is_left = self._terminate(job, attempt, watch, f"is terminated: {broken or 'it ' + why}")
+        return is_left and not broken
 
     def _is_overdue(self, agent: AgentState | None) -> bool:
         """Whether a machine whose agent is over had its time to end by itself."""
@@ -132,14 +138,14 @@ class Closing:
 
         assert self._place.session is not None  # noqa: S101 (a machine of the cloud's)
         assert attempt.instance_id is not None  # noqa: S101 (asked before)
-        watch.doubt("end", f"{attempt.instance_id} {why} and is terminated")
+        watch.doubt("end", f"{attempt.instance_id} {why}")
         try:
             destroy.terminate_job_instance(
                 self._place.session, attempt.instance_id, job=job.id, ledger=self._ledger
             )
         except Protected as error:
             text = f"{attempt.instance_id} is left as it is, and goes on costing: {error.why}"
-            self._emit(Notice(text=f"{text}; next: {error.next}", warning=True))
+            watch.doubt("left", text, error)
             return True
         watch.ask_the_cloud_next()
         return False

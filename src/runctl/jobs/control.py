@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from datetime import timedelta
 
 import msgspec
 
 from runctl.errors import CloudError, Conflict, ValidationError
 from runctl.events import Emit, Progress, ignore
-from runctl.jobs import launch, state
+from runctl.jobs import launch, overdue, state
+from runctl.jobs.attempt import seal_of
 from runctl.jobs.place import Place
 from runctl.jobs.spec import decode, encode
 from runctl.ledger import AttemptRecord, JobRecord, Ledger
@@ -21,6 +23,8 @@ from runctl.safety import transaction
 PATIENCE = 300.0
 """Real seconds: how long a launch of another process, and a machine that boots, are waited for."""
 POLL_SECONDS = 0.25
+END_MARGIN = timedelta(minutes=10)
+"""Beyond what an agent may take to end: for its machine to be ended from outside, and to be gone."""
 
 _UNLAUNCHED = frozenset({JobState.PLANNED, JobState.PROVISIONING, JobState.RECOVERING})
 _ALIVE = frozenset({MachineState.PENDING, MachineState.RUNNING})
@@ -83,6 +87,22 @@ def plan_stop(ledger: Ledger, job: JobId) -> StopPlan:
     return StopPlan(job=job, state=record.state, machine=machine, what=what)
 
 
+def patience(job: JobRecord) -> float:
+    """Real seconds that the end of a job which was asked to stop is waited for: no stop waits for ever."""
+    grace = timedelta(seconds=decode(job.spec).grace_seconds)
+    return (grace + overdue.ENDING + END_MARGIN).total_seconds()
+
+
+def require_ended(job: JobRecord, waited: float) -> None:
+    """Raises Conflict for a job that was asked to stop and has not ended within so many real seconds."""
+    if not job.state.final:
+        raise Conflict(
+            f"Job {job.id} was asked to stop, and is {job.state} still",
+            why=f"its machine did not end within {waited / 60:.0f} minutes; no further attempt is made",
+            next=f"runctl jobs show {quoted(job.id)}",
+        )
+
+
 def require_unfinished(job: JobRecord) -> None:
     """Raises ValidationError for a job that has ended."""
     if job.state.final:
@@ -120,11 +140,11 @@ def _is_asked(ledger: Ledger, place: Place, job: JobId, emit: Emit) -> bool:
             return True
         _take_up_launch(ledger, place, record, emit)
         return False
-    return _ask(place, attempt)
+    return _ask(place, record, attempt)
 
 
-def _ask(place: Place, attempt: AttemptRecord) -> bool:
-    """Whether the agent was told, or is not there any more to be told."""
+def _ask(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
+    """Whether the agent was told, or is not there to be told: then whoever supervises ends its machine."""
     assert attempt.instance_id is not None  # noqa: S101 (it has a machine)
     machine = place.provider.describe(attempt.instance_id)
     if machine is None or machine.state not in _ALIVE:
@@ -132,6 +152,8 @@ def _ask(place: Place, attempt: AttemptRecord) -> bool:
     if place.session is not None:
         from runctl.providers.aws import shell
 
+        if _is_silent(place, job, attempt):
+            return True
         if not shell.is_online(place.session, attempt.instance_id):
             return False
     try:
@@ -141,6 +163,15 @@ def _ask(place: Place, attempt: AttemptRecord) -> bool:
             raise
         return False  # it has just ended: the next look shows it
     return True
+
+
+def _is_silent(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
+    """Whether an agent that once spoke says nothing any more: its shell may never answer either."""
+    agent = place.view(attempt.number, seal_of(job, attempt)).state()
+    if agent is None or agent.is_over:
+        return False
+    silent = place.clock.now().timestamp() - agent.last_sign
+    return silent > overdue.SILENT_MARGIN.total_seconds()
 
 
 def _stop_without_machine(ledger: Ledger, place: Place, job: JobId) -> bool:

@@ -50,7 +50,7 @@ def judge(seen: Sighting, now: datetime) -> Judgement:
     if seen.agent is not None and seen.agent.is_over:
         return Judgement(Standing.ENDED, seen.agent.message or "")
     down = _down(seen)
-    silent_for = _silence(seen, now)
+    silent_for = silence(seen, now)
     silent = seen.store_answered and silent_for > HEARTBEAT_LIMIT
     if down and silent:
         reason = seen.machine.reason if seen.machine else "the cloud does not know the machine"
@@ -82,7 +82,8 @@ def _down(seen: Sighting) -> str:
     return "stopped" if seen.machine.state is MachineState.STOPPED else ""
 
 
-def _silence(seen: Sighting, now: datetime) -> timedelta:
+def silence(seen: Sighting, now: datetime) -> timedelta:
+    """For how long nothing was heard of the agent; of one that never spoke, since its launch."""
     if seen.agent is None:
         return now - seen.launched
     return timedelta(seconds=max(0.0, now.timestamp() - seen.agent.last_sign))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from runctl.ledger import AttemptRecord
 
-PREEMPTIONS = frozenset({"notice", "lost", "shutdown"})
+PREEMPTIONS = frozenset({"notice", "lost", "silent", "shutdown"})
 """Causes that are the cloud's, and not the script's."""
 
 

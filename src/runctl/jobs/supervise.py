@@ -17,12 +17,24 @@ import msgspec
 from runctl import processes
 from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
 from runctl.events import Emit, Heartbeat, Notice, Transition
-from runctl.jobs import accounting, adopted, ended_cloud, limits, outcomes, retrying, start, state, steps
+from runctl.jobs import (
+    accounting,
+    adopted,
+    ended_cloud,
+    limits,
+    outcomes,
+    retrying,
+    silent,
+    start,
+    state,
+    steps,
+)
 from runctl.jobs.attempt import AgentState, seal_of
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
 from runctl.jobs.launch import Launcher, attempt_of
 from runctl.jobs.place import Place, guard, offers
+from runctl.jobs.promises import Promises
 from runctl.jobs.spec import decode, encode
 from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
@@ -61,11 +73,16 @@ class Supervisor:
         self._owner = _this_owner()
         self._watch: Watch | None = None
         self._closing = Closing(ledger, place, emit)
+        self._promises = Promises(ledger, place)
         self._log_from_start = log_from_start
         self._last_event = 0
 
-    def run(self, *, detach_after_launch: bool = False) -> JobRecord:
-        """Until the job is final, or launched when it shall be left alone. Raises what ends it for good."""
+    def run(self, *, detach_after_launch: bool = False, at_most: float | None = None) -> JobRecord:
+        """Until the job is final, or launched when it shall be left alone. Raises what ends it for good.
+
+        Also returns after `at_most` real seconds, with the job as it stands then.
+        """
+        until = None if at_most is None else time.monotonic() + at_most
         try:
             while True:
                 if why := self._place.ended:
@@ -77,6 +94,8 @@ class Supervisor:
                         self._watch.show_log(to_the_end=True)
                     return job
                 if detach_after_launch and job.state in {JobState.STAGING, JobState.RUNNING}:
+                    return job
+                if until is not None and time.monotonic() >= until:
                     return job
                 if self._holds_lease():
                     self._act(job)
@@ -155,6 +174,9 @@ class Supervisor:
         if steps.used(attempts, spec.not_from) >= spec.max_attempts:
             many = f"{spec.max_attempts} failed, or were interrupted before they came further"
             self._move(job, JobState.FAILED, f"no attempts left: {many}")
+            return
+        if why := silent.twice(attempts):
+            self._move(job, JobState.FAILED, why)
             return
         if not self._is_staged(job):
             return
@@ -237,7 +259,7 @@ class Supervisor:
             decoded(attempt.offer, Offer, attempt.job).zone
             for attempt in attempts
             if attempt.offer
-            and attempt.cause in {"notice", "lost"}
+            and attempt.cause in {"notice", "lost", "silent"}
             and attempt.ended
             and attempt.ended > since
         }
@@ -255,6 +277,9 @@ class Supervisor:
         else:
             watch.settle("standing")
         try:
+            if why := self._promises.broken(job, watch, seen):
+                self._lose(job, attempt, watch, why, broken=True)
+                return
             self._follow_up(job, attempt, watch, judgement)
         except Conflict:
             raise
@@ -337,6 +362,9 @@ class Supervisor:
         agent = watch.agent
         assert agent is not None  # noqa: S101 (the judge saw it end)
         outcome = outcomes.of(agent)
+        cause = outcomes.cause_of(agent)
+        if outcome is JobState.STOPPED and watch.asked_to_end and not decode(job.spec).stop_asked:
+            outcome, cause = JobState.OVER_BUDGET, watch.limit or cause
         if job.state in {JobState.STAGING, JobState.RUNNING} and outcome is not JobState.FAILED:
             self._move(job, JobState.ENDING, agent.cause or "ending")
             return
@@ -348,7 +376,7 @@ class Supervisor:
         for text in agent.losses:
             self._emit(Notice(text=text, warning=True))
         if earlier is None:
-            self._move(job, outcome, outcomes.cause_of(agent))
+            self._move(job, outcome, cause)
             return
         spec = msgspec.structs.replace(decode(job.spec), not_from=earlier.instead_of)
         self._ledger.jobs.replace_spec(job.id, encode(spec))
@@ -356,13 +384,19 @@ class Supervisor:
         self._emit(Notice(text=cause, warning=True))
         self._move(job, JobState.RECOVERING, cause)
 
-    def _lose(self, job: JobRecord, attempt: AttemptRecord, watch: Watch, why: str) -> None:
-        """Both sources say that no work goes on: what is left of the machine ends, the job goes on."""
+    def _lose(
+        self, job: JobRecord, attempt: AttemptRecord, watch: Watch, why: str, *, broken: bool = False
+    ) -> None:
+        """No work goes on, or what the machine owed is `broken`: what is left of it ends, the job goes on."""
         watch.lost_because = why = watch.lost_because or why  # not what we did to the machine since then
-        if not self._closing.machine_is_over(job, attempt, watch):
+        if not self._closing.machine_is_over(job, attempt, watch, broken=why if broken else ""):
             return
         self._closing.close_books(attempt, watch, at=watch.agent.last_sign if watch.agent else None)
-        self._closing.save(attempt, watch.agent, state="lost", cause="lost", message=why)
+        never_spoke = silent.is_so(self._place, watch)
+        if never_spoke and (console := silent.console(self._place, attempt.instance_id)):
+            why = f"{why}; its console ends with: {console}"
+        cause = "silent" if never_spoke else "lost"
+        self._closing.save(attempt, watch.agent, state="lost", cause=cause, message=why)
         self._move(job, JobState.RECOVERING, f"the machine is lost: {why}")
 
     # Telling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from runctl.errors import ConfigError, TrainctlError
 from runctl.events import Emit, LogOutput, Notice
@@ -45,6 +46,10 @@ class Watch:
         self.cloud_answered = False
         self.looked_at_prices = 0.0
         self.lost_because = ""
+        self.asked_to_end = False
+        self.next_look_at_limits = 0.0  # on the monotonic clock
+        self.limit = ""
+        self._due_since: dict[str, datetime] = {}
         self._place = place
         self._view = place.view(number, seal)
         self._job = job
@@ -123,6 +128,13 @@ class Watch:
             return False
         self.settle("log")
         return True
+
+    def due_for(self, what: str, *, is_due: bool) -> timedelta | None:
+        """Since how long something is seen to be due, on the cloud's clock; None where it is not."""
+        if not is_due:
+            self._due_since.pop(what, None)
+            return None
+        return self.read_at - self._due_since.setdefault(what, self.read_at)
 
     def doubt(self, about: str, text: str, error: TrainctlError | None = None) -> None:
         """Say a doubt once, its figures aside, until it is settled or another takes its place."""

@@ -87,7 +87,9 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
             _began(attempt),
             "" if attempt.last_step is None else str(attempt.last_step),
             "" if attempt.seconds_to_safety is None else f"{attempt.seconds_to_safety:.1f} s",
-            figures.number(attempt.steps_lost) if attempt.cause in {"notice", "lost", "shutdown"} else "",
+            figures.number(attempt.steps_lost)
+            if attempt.cause in {"notice", "lost", "silent", "shutdown"}
+            else "",
             figures.usd(attempt.cost) if report.target != "local" else "",
         ]
         for attempt in report.attempts

@@ -12,7 +12,15 @@ from runctl.config import Protection
 from runctl.errors import CloudError, Conflict, NotFound, Protected, TrainctlError, ValidationError
 from runctl.events import Emit, Notice, ignore
 from runctl.ledger import Ledger, VerdictRecord
-from runctl.model import TAG_JOB, TAG_MANAGED, TAG_PERSISTENT, TAG_TRANSACTION, TAG_USER
+from runctl.model import (
+    TAG_IMPORTANT,
+    TAG_JOB,
+    TAG_MANAGED,
+    TAG_PERSISTENT,
+    TAG_PROTECTED,
+    TAG_TRANSACTION,
+    TAG_USER,
+)
 from runctl.providers.aws import instances, shell, snapshots, volumes
 from runctl.providers.aws.instances import Instance
 from runctl.providers.aws.session import Session
@@ -244,8 +252,8 @@ def terminate_job_instance(
 ) -> None:
     """Terminate a machine that a job made for itself; idempotent. Persistent volumes at it are kept.
 
-    Raises Protected for a machine that is unmanaged or belongs to another job: everything unknown
-    counts against deletion. The verdict is recorded where a ledger is given.
+    Raises Protected for a machine that is unmanaged, marked as protected, or belongs to another job:
+    everything unknown counts against deletion. The verdict is recorded where a ledger is given.
     """
     instance = instances.get(session, instance_id)
     if instance is None:
@@ -260,6 +268,7 @@ def terminate_job_instance(
         Finding("made by this job", Effect.ALLOW, f"{job} made it")
         if own
         else Finding("made by this job", Effect.FORBID, "another job's machine", status),
+        *_held(instance),
     )
     verdict = Verdict(
         action=Action.TERMINATE, kind=ResourceKind.INSTANCE, resource=instance_id, findings=findings
@@ -268,6 +277,14 @@ def terminate_job_instance(
         _record(ledger, session, verdict, instance.tags.get(TAG_USER, ""))
     _require_allowed(verdict)
     _terminate(session, instance, emit=session.emit)
+
+
+def _held(instance: Instance) -> tuple[Finding, ...]:
+    """What its owner marked is not ended behind his back, whoever made it."""
+    if not marked(instance.tags, TAG_PROTECTED, TAG_IMPORTANT):
+        return ()
+    next_ = f"runctl aws terminate {quoted(instance.id)} --force"
+    return (Finding("protected tag", Effect.FORBID, "marked as protected or important", next_),)
 
 
 def _record(ledger: Ledger, session: Session, verdict: Verdict, user: str) -> None:

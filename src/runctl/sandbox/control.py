@@ -41,6 +41,10 @@ class Control:
             dry_run=dry_run,
         )
 
+    def reset(self, instance: str) -> dict[str, Any]:
+        """Crash a machine and let it boot again: nothing of it is asked, and its timers are forgotten."""
+        return self._post("reset", instance=instance)
+
     def set_speed(self, speed: float) -> dict[str, Any]:
         return self._post("clock", speed=speed)
 

@@ -9,12 +9,15 @@ import logging
 import threading
 from typing import Any
 
+from moto.core.responses import ActionResult
 from moto.ec2.models.instances import Instance, StateReason
+from moto.ec2.responses.general import General
 
+from runctl.errors import NotFound, ValidationError
 from runctl.sandbox import spot
 from runctl.sandbox.imds import MachineFacts, Role
 from runctl.sandbox.machine import Machine
-from runctl.sandbox.overlay import AwsError, cloud, now, replaces, tag_of
+from runctl.sandbox.overlay import AwsError, asked, cloud, now, replaces, tag_of
 from runctl.sandbox.state import ACCOUNT
 from runctl.sandbox.usage import STATES, InstanceUsage
 
@@ -31,6 +34,8 @@ _CHECKS_SECONDS = 120.0
 log = logging.getLogger(__name__)
 
 Instance.spot_instance_request_id = None
+Instance.sandbox_console = b""
+"""Of one whose machine is gone; EC2 shows it as long as the instance itself."""
 
 
 def enter(instance: Any, state: str, cause: str = "") -> None:
@@ -164,8 +169,37 @@ def _power_asked(machine: Machine, kind: str) -> None:
             (terminate if instance.sandbox_ends_on_shutdown else stop)(instance, _ITSELF)
             return
         cloud().online_from[machine.id] = cloud().clock.now() + cloud().timing.agent
-    machine.off(grace=5)
+    _boot_again(instance, machine, grace=5)
+
+
+def reset(instance_id: str) -> None:
+    """Crash a machine and let it boot again, as a kernel panic or a fault of its host does.
+
+    No process hears of it, its timers are forgotten, and its user data is not run twice. Raises NotFound, or
+    ValidationError for a machine that does not run.
+    """
+    with cloud().lock:
+        instance, machine = find(instance_id), cloud().machines.get(instance_id)
+        if instance is None:
+            raise NotFound(f"There is no instance {instance_id}", next="runctl sandbox status")
+        if instance._state.name != "running" or machine is None:
+            raise ValidationError(
+                f"{instance_id} cannot be reset",
+                why=f"it is {instance._state.name}",
+                next="reset a machine that runs",
+            )
+        cloud().online_from[instance_id] = cloud().clock.now() + cloud().timing.boot + cloud().timing.agent
+    _boot_again(instance, machine, grace=0)
+
+
+def _boot_again(instance: Any, machine: Machine, *, grace: float) -> None:
+    """Unless it is ended meanwhile. EC2 says `running` all the time."""
+    machine.off(grace=grace)
     machine.boot()
+    with cloud().lock:
+        gone = instance._state.name != "running"
+    if gone:
+        machine.off(grace=0)
 
 
 def terminate(instance: Any, reason: tuple[str, str]) -> None:
@@ -212,6 +246,7 @@ def _terminated(instance: Any) -> None:
     enter(instance, "terminated", reason.code)
     machine = cloud().machines.pop(instance.id, None)
     if machine is not None:
+        instance.sandbox_console = machine.console()
         threading.Thread(target=machine.destroy, name=f"destroy-{instance.id}").start()
     cloud().after(SHOWN_AFTER_END, _forget, instance)
 
@@ -264,6 +299,20 @@ def _reboot_call(_: Any, self: Any) -> None:
     machine = cloud().machines.get(self.id)
     if machine is not None and self._state.name == "running":
         threading.Thread(target=_power_asked, args=(machine, "reboot")).start()
+
+
+@replaces(General, "get_console_output")
+def _console_call(_: Any, self: Any) -> ActionResult:
+    instance = self.ec2_backend.get_instance(asked(self, "InstanceId"))
+    machine = cloud().machines.get(instance.id)
+    output = machine.console() if machine is not None else instance.sandbox_console
+    return ActionResult(
+        {
+            "InstanceId": instance.id,
+            "Timestamp": now(),
+            "Output": base64.b64encode(output).decode(),
+        }
+    )
 
 
 def _wrong_state(instance: Any, verb: str) -> AwsError:

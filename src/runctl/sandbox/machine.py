@@ -29,6 +29,8 @@ __all__ = ["Machine", "MachineFacts", "Role", "SpotNotice"]
 
 GRACE_CAP = 2.0
 """Real seconds that `off` waits at most for processes that were asked to end."""
+CONSOLE_BYTES = 64 * 1024
+"""What EC2 keeps of a console."""
 PER_BOOT = "per-boot"
 """The machine's own place for what cloud-init keeps in /var/lib/cloud/scripts/per-boot."""
 BY_ID = "nvme-Amazon_Elastic_Block_Store_"
@@ -149,6 +151,16 @@ class Machine:
             self._isolation.stop(min(self._clock.real(grace), GRACE_CAP))
             self.powered = False
             self._server.stop()
+
+    def console(self) -> bytes:
+        """The newest 64 KiB of what its boots and their scripts wrote."""
+        try:
+            with (self.folder / "console.log").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - CONSOLE_BYTES))
+                return file.read()
+        except FileNotFoundError:
+            return b""
 
     def destroy(self) -> None:
         """Off, without grace, and no trace left but its disks."""

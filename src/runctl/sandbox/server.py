@@ -185,6 +185,7 @@ class Controls:
         handlers = {
             "status": self._status,
             "interrupt": self._interrupt,
+            "reset": self._reset,
             "clock": self._clock,
             "fault-add": self._add_fault,
             "fault-clear": self._clear_faults,
@@ -252,6 +253,12 @@ class Controls:
                 rebalance_first=body.get("rebalance_first"),
                 dry_run=bool(body.get("dry_run")),
             )
+        return {"instance": body["instance"]}
+
+    def _reset(self, body: dict[str, Any]) -> dict[str, Any]:
+        from runctl.sandbox import instances
+
+        instances.reset(body["instance"])
         return {"instance": body["instance"]}
 
     def _clock(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from runctl.errors import ValidationError
 from runctl.events import Event, Notice
+from runctl.jobs import control
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import LeftOut
 from runctl.jobs.report import report
@@ -258,3 +259,89 @@ def test_a_script_that_begins_anew_is_told_of_while_it_runs(attempted: Callable[
     found = report(attempt.ledger, attempt.ledger.jobs.get(attempt.job), attempt.place.clock.now())
     assert [one.began_anew for one in found.attempts] == [False, True]
     assert found.attempts[0].steps_lost == 20
+
+
+PAST_ITS_LEASE = 21 * 60.0
+
+
+def test_a_machine_that_is_silent_past_its_lease_is_ended_and_the_job_goes_on(
+    attempted: Callable[..., Any],
+) -> None:
+    """It crashed and booted again: the cloud says that it runs, and nothing on it watches."""
+    attempt = attempted()
+    attempt.agent("running", silent=PAST_ITS_LEASE)
+    job = attempt.supervise()
+    assert job.state is JobState.FAILED  # no attempts left
+    assert any("longer than its lease of 15 minutes" in cause for cause in attempt.causes())
+    assert attempt.ledger.jobs.attempts(attempt.job)[0].cause == "lost"
+    assert attempt.live.state(attempt.machine) in GONE
+    assert bill_ends(attempt)
+
+
+@pytest.mark.parametrize("why", ["kept", "protected", "the user's own"])
+def test_a_silent_machine_that_may_not_be_ended_is_but_a_doubt(
+    attempted: Callable[..., Any], why: str
+) -> None:
+    attempt = attempted(**{"kept": {"keep": True}, "the user's own": {"on": why}}.get(why, {}))
+    if why == "protected":
+        attempt.live.client("ec2").create_tags(
+            Resources=[attempt.machine], Tags=[{"Key": "runctl:protected", "Value": "true"}]
+        )
+    attempt.agent("running", silent=PAST_ITS_LEASE)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Notice) and event.warning:
+            attempt.live.control.set_speed(40)
+            attempt.agent("ended", cause="finished")
+            attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+
+    assert attempt.supervise(hear).state is JobState.SUCCEEDED
+    assert not any("lost" in cause for cause in attempt.causes())
+
+
+def test_a_limit_that_the_agent_does_not_keep_is_kept_from_outside(attempted: Callable[..., Any]) -> None:
+    attempt = attempted(max_hours=0.01)
+    attempt.agent("running", silent=SILENT)
+    job = attempt.supervise()
+    assert job.state is JobState.OVER_BUDGET
+    assert attempt.live.state(attempt.machine) in GONE
+    assert any("its 0.01 hours are over, and its agent is silent" in text for text in attempt.warnings())
+    assert bill_ends(attempt)
+
+
+def test_an_agent_that_counts_with_an_older_price_is_asked_to_end(
+    attempted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = attempted(max_hours=0.01)
+    attempt.agent("running", silent=HEARD)
+    asked: list[str] = []
+
+    def end(machine: str, *_: object) -> None:
+        asked.append(machine)
+        attempt.agent("ended", cause="stop")
+        attempt.live.client("ec2").terminate_instances(InstanceIds=[machine])
+
+    attempt.live.until(lambda: attempt.live.is_online(attempt.machine))
+    monkeypatch.setattr(attempt.place.provider, "ask_to_stop", end)
+    job = attempt.supervise()
+    assert (job.state, asked) == (JobState.OVER_BUDGET, [attempt.machine])
+    assert "its 0.01 hours are over" in attempt.causes()[-1]
+
+
+def test_a_stop_that_nobody_hears_ends_the_machine_and_returns(attempted: Callable[..., Any]) -> None:
+    attempt = attempted()
+    attempt.agent("running", silent=180.0)
+    control.stop(attempt.ledger, attempt.place, attempt.job)
+    assert attempt.supervise().state is JobState.STOPPED
+    assert attempt.live.state(attempt.machine) in GONE
+    assert any("it shall stop, and its agent is silent" in text for text in attempt.warnings())
+
+
+def test_a_machine_of_whose_agent_nothing_was_ever_heard_tells_its_console(
+    attempted: Callable[..., Any],
+) -> None:
+    attempt = attempted()
+    attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+    attempt.supervise()
+    first = attempt.ledger.jobs.attempts(attempt.job)[0]
+    assert (first.state, first.cause) == ("lost", "silent")

@@ -326,3 +326,28 @@ def test_an_instant_fleet_takes_the_next_pool_where_one_is_empty(sandbox_cloud: 
     [made] = answer["Instances"]
     assert (made["InstanceType"], len(made["InstanceIds"])) == ("g5.xlarge", 2)
     assert sandbox_cloud.instance(made["InstanceIds"][0])["InstanceLifecycle"] == "spot"
+
+
+def test_a_reset_is_a_boot_of_which_no_process_heard_and_the_console_tells_of_both(
+    sandbox_cloud: LiveSandbox,
+) -> None:
+    ec2 = sandbox_cloud.client("ec2")
+    text = (
+        "#!/bin/sh\ntrap 'echo signalled' TERM\nshutdown -P +60\n"
+        'printf \'#!/bin/sh\\necho booted again\\n\' >"$RUNCTL_PER_BOOT/x"; chmod 755 "$RUNCTL_PER_BOOT/x"\n'
+        "echo user data; while :; do sleep 0.1; done\n"
+    )
+    machine = sandbox_cloud.running(UserData=text)
+
+    def console() -> str:
+        return ec2.get_console_output(InstanceId=machine)["Output"]
+
+    sandbox_cloud.until(lambda: "user data" in console())
+    sandbox_cloud.control.reset(machine)
+    sandbox_cloud.until(lambda: "booted again" in console())
+    assert console().count("user data") == 1
+    assert "signalled" not in console()
+    assert sandbox_cloud.state(machine) == "running"
+    ec2.terminate_instances(InstanceIds=[machine])
+    sandbox_cloud.until(lambda: sandbox_cloud.state(machine) == "terminated")
+    assert "booted again" in console()

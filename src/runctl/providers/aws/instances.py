@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -132,6 +133,12 @@ def terminate(session: Session, instance_id: str) -> None:
         InstanceIds=[instance_id],
         exists=lambda: get(session, instance_id) is not None,
     )
+
+
+def console(session: Session, instance_id: str) -> str:
+    """The newest 64 KiB of an instance's console; also of one that has just ended. Raises CloudError."""
+    answer = session.call("ec2", "get_console_output", InstanceId=instance_id)
+    return base64.b64decode(answer.get("Output") or "").decode("utf-8", "replace")
 
 
 def tags_of(session: Session, instance_id: str) -> dict[str, str]:
