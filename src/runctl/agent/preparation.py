@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import clock
 from .attempt import Attempt
-from .environment import EnvironmentFailed, prepare
+from .environment import Chosen, EnvironmentFailed, prepare
 from .failures import StoreAway, StoreRefused
 from .private import as_the_user
 from .restoring import CorruptSnapshot, bring_back, read_manifest, snapshot_names
@@ -51,9 +51,11 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str, trees: List[Tree]) 
         for tree in trees:
             if tree.name == WORK:
                 tree.leave_to_others(bundle_files(attempt.job_folder))
-    python = _step(
+    chosen: Chosen = _step(
         attempt, "environment", lambda: prepare(spec.get("python") or {}, home, attempt.path("agent.log"))
     )
+    attempt.event("environment", python=chosen.told)
+    python = chosen.python
     data = None
     if (spec.get("data") or {}).get("location"):
         from .dataset import fetch_data

@@ -149,7 +149,7 @@ def home(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_a_python_that_has_everything_is_used_as_it_is(home, wanted):
-    assert prepare(wanted, str(home), str(home / "log")) is None
+    assert prepare(wanted, str(home), str(home / "log")).python is None
 
 
 def test_a_good_answer_is_remembered_until_packages_change(home, monkeypatch):
@@ -157,8 +157,8 @@ def test_a_good_answer_is_remembered_until_packages_change(home, monkeypatch):
 
     prepare(wants("numpy>=2"), str(home), str(home / "log"))
     asked: list[object] = []
-    original = environment._check
-    monkeypatch.setattr(environment, "_check", lambda *given: (asked.append(given), original(*given))[1])
+    original = environment.probe
+    monkeypatch.setattr(environment, "probe", lambda *given: (asked.append(given), original(*given))[1])
     prepare(wants("numpy>=2"), str(home), str(home / "log"))
     assert asked == []
     remembered = home / "environments/d.ok"
@@ -181,12 +181,12 @@ def test_what_is_not_there_is_installed_with_uv_and_reused(home, monkeypatch, wa
     )
     uv.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    made = prepare(wanted, str(home), str(home / "log"))
+    made = prepare(wanted, str(home), str(home / "log")).python
     assert made == str(home / "environments/d/bin/python3")
     asked = (home / "asked").read_text().splitlines()
     assert asked[0].startswith("venv")
     assert asked[1].split()[:2] == ["pip", "install"]
-    assert prepare(wanted, str(home), str(home / "log")) == made
+    assert prepare(wanted, str(home), str(home / "log")).python == made
     assert len((home / "asked").read_text().splitlines()) == 2
 
 
