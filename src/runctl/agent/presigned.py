@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 from .failures import PreconditionFailed, StoreAway, StoreRefused
+from .s3 import IDLE_SECONDS
 
 TRIES = 10  # about a minute
 CONNECT_TIMEOUT = 10.0
@@ -114,6 +115,10 @@ class Courier:
         raise _refusal("%s %s: HTTP %d" % (method, parts.path, answer.status), answer.status, data)
 
     def _connection(self, scheme: str, place: str) -> Any:
+        now = time.monotonic()
+        if now - getattr(self._own, "used", now) > IDLE_SECONDS:
+            self._forget()  # what lies between may have dropped it without a word
+        self._own.used = now
         kept: Dict[Tuple[str, str], Any] = self._own.__dict__.setdefault("kept", {})
         if (scheme, place) not in kept:
             if scheme == "https":

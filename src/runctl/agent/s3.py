@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 import random
+import socket
 import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
@@ -22,9 +23,15 @@ from .files import PIECE, chunks_of
 CHUNK = 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 TIMEOUT = 30.0
+IDLE_SECONDS = 5.0
+"""After this real time a connection that waits is not used again: what lies between may have dropped it."""
 TRIES = 4
 LARGEST = 64 * 1024 * 1024
 """Bytes of an object that is read into memory: others may have written it."""
+
+
+class _Stale(StoreAway):
+    """A connection that had waited failed before anything was answered."""
 
 
 class Object(NamedTuple):
@@ -212,18 +219,22 @@ class Bucket:
         """One request, repeated a few times while the store stumbles.
 
         `into` reads the body of a good answer, an http.client.HTTPResponse, which is not answered then. Where
-        the wire fails it raises StoreAway; what else it raises is its own.
+        the wire fails it raises StoreAway; what else it raises is its own. A connection that waited and fails
+        before anything is answered says nothing of the store: that costs no try, and the next one is new.
         """
-        for attempt in range(tries):
+        asked = method, key, query or {}, headers or {}, body, digest, length, missing_is_fine, into
+        tried, fresh = 0, False
+        while True:
             try:
-                return self._once(
-                    method, key, query or {}, headers or {}, body, digest, length, missing_is_fine, into
-                )
+                return self._once(*asked, fresh=fresh)
+            except _Stale:
+                self.close()
+                fresh = True
             except StoreAway:
-                if attempt == tries - 1 or self._is_cut:
+                tried += 1
+                if tried >= tries or self._is_cut:
                     raise
-                time.sleep(random.uniform(0, min(0.2 * 2**attempt, 10.0)))  # noqa: S311 (jitter)
-        raise AssertionError("unreachable")
+                time.sleep(random.uniform(0, min(0.1 * 2**tried, 10.0)))  # noqa: S311 (jitter)
 
     def _once(
         self,
@@ -236,6 +247,8 @@ class Bucket:
         length: int,
         missing_is_fine: bool,
         into: Optional[Callable[[Any], None]],
+        *,
+        fresh: bool,
     ) -> Tuple[int, Dict[str, str], bytes]:
         import http.client
 
@@ -246,9 +259,9 @@ class Bucket:
         payload = digest or hashlib.sha256(content).hexdigest()
         path, headers = self._signed(method, key, query, dict(extra), payload)
         headers["Content-Length"] = str(size)
-        connection = None
+        connection = answer = None
         try:
-            connection = self._take()
+            connection = self._take(fresh)
             self._note_busy(connection)
             connection.request(method, path, body=content if size else None, headers=headers)
             answer = connection.getresponse()
@@ -257,7 +270,10 @@ class Bucket:
             data = answer.read() if take is None else b""
         except (OSError, http.client.HTTPException) as error:
             self._drop(connection)
-            raise StoreAway("%s %s: %s" % (method, key, error)) from error
+            # One that does not answer in time is the store's silence, not the connection's age.
+            old = answer is None and _has_waited(connection) and not isinstance(error, socket.timeout)
+            kind = _Stale if old and not self._is_cut else StoreAway
+            raise kind("%s %s: %s" % (method, key, error)) from error
         except BaseException:
             self._drop(connection)
             raise
@@ -346,15 +362,15 @@ class Bucket:
         for connection in left:
             connection.close()
 
-    def _take(self) -> Any:
+    def _take(self, fresh: bool) -> Any:
         import http.client
 
-        while True:
+        while not fresh:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
                 break
-            if _is_open(connection):
+            if time.monotonic() - connection.idle_since < IDLE_SECONDS and _is_open(connection):
                 return connection
             connection.close()
         kind: Callable[..., Any] = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
@@ -374,6 +390,7 @@ class Bucket:
         with self._lock:
             self._busy.discard(connection)
             if connection.sock is not None:
+                connection.idle_since = time.monotonic()
                 self._idle.append(connection)
 
     def _drop(self, connection: Any) -> None:
@@ -381,6 +398,10 @@ class Bucket:
             with self._lock:
                 self._busy.discard(connection)
             connection.close()
+
+
+def _has_waited(connection: Any) -> bool:
+    return getattr(connection, "idle_since", None) is not None
 
 
 def _is_open(connection: Any) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
 import time
 
 import pytest
@@ -108,3 +111,78 @@ def test_times_of_the_cloud_are_read():
     assert parse_time("1970-01-01T00:01:00Z") == 60
     assert parse_time("1970-01-01T00:01:00.250Z") == 60
     assert parse_time("None") is None
+
+
+class DropsOld:
+    """A store that serves the first request of each connection, and drops the connection at its second."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.hurdle = threading.Barrier(1)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            self._read(connection)
+            self.hurdle.wait(20)  # so that each of many has a connection of its own
+            connection.sendall(b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Length: 0\r\n\r\n")
+            connection.recv(1)  # the head of the second
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _read(self, connection: socket.socket) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(65536)
+        length = int(data.lower().partition(b"content-length: ")[2].split()[0])
+        while len(data.partition(b"\r\n\r\n")[2]) < length:
+            data += connection.recv(65536)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def drops_old(monkeypatch):
+    store = DropsOld()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    yield store
+    store.close()
+
+
+def test_old_connections_that_fail_cost_no_try(drops_old):
+    """Broken pipe once for each of eight: no count of tries is enough for that, and the store is well."""
+    client = s3.Bucket("bucket", "us-east-1", Credentials(Metadata()))
+    drops_old.hurdle = threading.Barrier(8)
+    threads = [threading.Thread(target=client.put, args=(str(n), b"data")) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert drops_old.connections == 8
+    drops_old.hurdle = threading.Barrier(1)
+    assert client.put("last", b"data", tries=1) == "x"
+    assert drops_old.connections == 9
+    client.close()
+
+
+def test_a_connection_that_waited_for_long_is_not_used_again(drops_old, monkeypatch):
+    client = s3.Bucket("bucket", "us-east-1", Credentials(Metadata()))
+    client.put("a", b"data")
+    monkeypatch.setattr(client._idle[0], "idle_since", time.monotonic() - s3.IDLE_SECONDS)
+    monkeypatch.setattr("runctl.agent.s3._has_waited", lambda connection: False)  # a failure would count
+    assert client.put("b", b"data", tries=1) == "x"
+    assert drops_old.connections == 2
+    client.close()
