@@ -30,6 +30,8 @@ _OF_THE_WORK = (
     "left_out",
     "left_out_count",
 )
+LONGEST_TOLD = 1000
+"""Characters of a path, of a reason: whoever reads the state takes none that is much longer."""
 
 
 class Attempt:
@@ -182,7 +184,8 @@ class Attempt:
 
     def leave_out(self, path: str, reason: str) -> None:
         """Tell of a file of the script that cannot be kept; `path` is relative to the job's folder."""
-        printable = path.encode("utf-8", "backslashreplace").decode()
+        printable = _shortened(path.encode("utf-8", "backslashreplace").decode())
+        reason = _shortened(reason)
         with self._lock:
             self.state["left_out_count"] += 1
             if self.state["left_out_count"] > MOST_LEFT_OUT:
@@ -233,3 +236,7 @@ class Attempt:
         with self._lock:
             events = list(self._events)
         return b"".join(to_json(event) + b"\n" for event in events)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TOLD else text[: LONGEST_TOLD - 3] + "..."

@@ -317,6 +317,7 @@ class Snapshots:
         self._naming.used()
         for tree_ in self._looking.trees:
             self._before[tree_.name] = {entry.path: entry for entry in kept if entry.tree == tree_.name}
+        self._forget(name, kept)
         self._looking.committed(view, take)
         self._tell(never_kept(view, self._looking.beyond))
         files = [entry for entry in kept if entry.kind == "file"]
@@ -326,6 +327,17 @@ class Snapshots:
         self._prune()
         self._on_commit(done)
         return done
+
+    def _forget(self, name: str, kept: Sequence[Entry]) -> None:
+        """Older snapshots may be removed from now on: their files count only where the new one needs them."""
+        there = {entry.at for entry in kept}
+        for tree, known in self._known.items():
+            self._known[tree] = {
+                path: have
+                for path, have in known.items()
+                if have.entry.at in there or have.entry.at.startswith(name + "/")
+            }
+        self._looking.known = self._known
 
     @property
     def _checkpoint(self) -> Optional[Tuple[str, str]]:

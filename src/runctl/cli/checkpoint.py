@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from runctl.errors import ExitCode, NotFound, ValidationError
 from runctl.quoting import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from runctl.ledger import JobRecord, Ledger
     from runctl.resources.old_checkpoints import Objects
 
@@ -190,12 +193,33 @@ def cleanup(
     from runctl.safety.checkpoints import Keep
 
     objects = _objects(context, where, on, endpoint_url)
+    seal = ""
+    measured: Callable[[str], Mapping[int, float]] = s3_cleanup.nothing_logged
     if objects is None:
+        from runctl.jobs import logged
+
         with context.ledger() as ledger:
-            objects = _of_job(context, ledger, known_jobs.mine(context, ledger, where, of_user, "cleaned up"))
+            job = known_jobs.mine(context, ledger, where, of_user, "cleaned up")
+            objects = _of_job(context, ledger, job)
+            attempts = len(ledger.jobs.attempts(job.id))
+            place = known_jobs.place_of_job(context, context.settings(), job)
+        seal = job.seal
+
+        measured = functools.partial(logged.measured, place, job.seal, attempts)
+
     keep = Keep(keep_last, keep_every, keep_best)
     now = _now(context, where, on)
-    return s3_cleanup.clean(context, objects, keep, lambda: now, dry_run=dry_run, force=force, yes=yes)
+    return s3_cleanup.clean(
+        context,
+        objects,
+        keep,
+        lambda: now,
+        dry_run=dry_run,
+        force=force,
+        yes=yes,
+        seal=seal,
+        measured=measured,
+    )
 
 
 def _objects(context: Context, where: str, on: str | None, endpoint_url: str | None) -> Objects | None:

@@ -15,7 +15,8 @@ from runctl.cli.options import Context, common, on_cloud
 @on_cloud
 @common
 def summary(context: Context, on: str | None, explain: bool, regions: str | None, offline: bool) -> None:
-    """What runs and what it costs: an hour, a day, this month, in all; by kind, project and user.
+    """What runs and what it costs: an hour, a day, this month, in all; by kind, project and user; and what
+    jobs keep in S3, with its cost a month.
 
     \b
     Examples:
@@ -24,7 +25,7 @@ def summary(context: Context, on: str | None, explain: bool, regions: str | None
       runctl resources summary --output json
     """
     from runctl.render import output
-    from runctl.resources import costs, inventory
+    from runctl.resources import costs, inventory, kept
 
     limits = context.settings().values.thresholds
     with acting.operation(context, on) as operation:
@@ -35,6 +36,13 @@ def summary(context: Context, on: str | None, explain: bool, regions: str | None
         cloud, now = operation.session.cloud.key, operation.session.cloud.clock.now()
         found = costs.summary(operation.ledger, cloud, now, limits)
         accounts = costs.accounts(operation.ledger, cloud, now) if explain else []
+        region = operation.session.region
+        if offline:
+            in_s3 = kept.by_ledger(operation.ledger, cloud, region)
+        else:
+            from runctl.jobs.place import job_access
+
+            in_s3 = kept.by_buckets(operation.ledger, cloud, region, job_access(operation.session))
     if context.json:
         total = {name: getattr(found.total, name) for name in found.total.__struct_fields__}
         body = {
@@ -45,11 +53,13 @@ def summary(context: Context, on: str | None, explain: bool, regions: str | None
             "by_project": found.by_project,
             "by_user": found.by_user,
             "warnings": found.warnings,
+            "kept": in_s3,
         }
         output.write_json({**body, "accounts": accounts} if explain else body)
         return
-    from runctl.render.summary import show_accounts, show_summary
+    from runctl.render.summary import show_accounts, show_kept, show_summary
 
     if explain:
         show_accounts(accounts)
     show_summary(found)
+    show_kept(in_s3)

@@ -59,6 +59,9 @@ class Request(msgspec.Struct, frozen=True):
     data_volume: str | None = None
     checkpoint_pattern: str | None = None
     keep_written: int | None = None
+    keep_last: int | None = None
+    keep_every: int | None = None
+    keep_best: str | None = None
 
 
 def money(text: str) -> Decimal:
@@ -90,6 +93,11 @@ def train(
         emit=emit,
     )
     plan, code = start.prepare(job_id, spec, place, script, emit=emit)
+    if not spec.is_local:
+        from runctl.jobs import retention
+
+        with context.ledger() as ledger:
+            plan = msgspec.structs.replace(plan, before=retention.before(ledger, place, plan.spec))
     if request.dry_run or not spec.is_local:
         show_plan(context, plan, settings, as_data=request.dry_run)
     if request.dry_run:
@@ -168,6 +176,9 @@ def to_spec(request: Request) -> tuple[JobSpec, Script]:
         checkpoints=checkpoints,
         checkpoint_pattern=request.checkpoint_pattern,
         keep_written=KEEP_WRITTEN if request.keep_written is None else request.keep_written,
+        keep_last=request.keep_last,
+        keep_every=request.keep_every,
+        keep_best=request.keep_best,
         resume_arg=request.resume_arg,
         max_attempts=request.max_attempts,
         budget=request.budget,

@@ -11,7 +11,7 @@ from runctl.cli.options import Context, common, on_cloud
 from runctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from runctl.resources.old_checkpoints import Objects
@@ -24,9 +24,14 @@ def keep_more(function: Any) -> Any:
         "--keep-every", type=click.IntRange(1), metavar="M", help="And each whose step is a multiple of M."
     )
     best = click.option(
-        "--keep-best", metavar="METRIC", help="And the best by a metric in its name: val_loss."
+        "--keep-best", metavar="METRIC", help="And the best by a metric that names or the log tell: val_loss."
     )
     return every(best(function))
+
+
+def nothing_logged(_metric: str) -> Mapping[int, float]:
+    """Of what is no job."""
+    return {}
 
 
 @click.command()
@@ -81,8 +86,10 @@ def clean(
     dry_run: bool,
     force: bool,
     yes: bool,
+    seal: str = "",
+    measured: Callable[[str], Mapping[int, float]] = nothing_logged,
 ) -> int:
-    """Plan, show, ask and delete; the exit code."""
+    """Plan, show, ask and delete; the exit code. `seal` and `measured` are a job's, as `Cleaner` has them."""
     from runctl.render import old_checkpoints as shown
     from runctl.render import output
     from runctl.render import transfer as following
@@ -96,6 +103,8 @@ def clean(
             request=acting.asked(context, force=force, unmanaged=False),
             policy=acting.policy(context),
             now=now,
+            seal=seal,
+            measured=measured,
         )
         planned = cleaner.plan()
         if dry_run or not planned.allowed:

@@ -51,6 +51,18 @@ _OF_NEW_MACHINES = {
     help="How much is kept of what the script writes in its own folder on a machine; 0 for none."
     "  [default: 50GiB]",
 )
+@click.option(
+    "--keep-last",
+    type=click.IntRange(1),
+    metavar="N",
+    help="So many checkpoints of each series stay in the bucket, older ones go.  [default: all]",
+)
+@click.option(
+    "--keep-every", type=click.IntRange(1), metavar="M", help="And each whose step is a multiple of M."
+)
+@click.option(
+    "--keep-best", metavar="METRIC", help="And the best by a metric, by its name or the log: val_loss."
+)
 @click.option("--resume-arg", help="A flag that is given the checkpoint's path on resumed attempts.")
 @click.option(
     "--max-attempts",
@@ -115,6 +127,9 @@ def request(settings: Settings, options: dict[str, Any]) -> running.Request:
         data_volume=options.get("data_volume"),
         checkpoint_pattern=options.get("checkpoint_pattern"),
         keep_written=options.get("keep_written"),
+        keep_last=options.get("keep_last"),
+        keep_every=options.get("keep_every"),
+        keep_best=options.get("keep_best"),
     )
 
 

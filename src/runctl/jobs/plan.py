@@ -18,10 +18,24 @@ if TYPE_CHECKING:
     from runctl.jobs.data import DataPlan
 
 
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last job of the same name kept: bytes of its newest snapshot, and what so much costs a month.
+
+    `bound` are the bytes, and `bound_usd` the USD a month, of as many snapshots as stay, if none shared a
+    file; None where their number is not bounded.
+    """
+
+    job: JobId
+    bytes: int
+    usd_per_month: Decimal | None
+    bound: int | None = None
+    bound_usd: Decimal | None = None
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What will be done. `disk` is the USD/h of the machine's disk, None where there is none or unknown.
 
-    `data` is how the machine reads what lies in S3.
+    `data` is how the machine reads what lies in S3, `before` what an earlier job of this name kept.
     """
 
     job: JobId
@@ -35,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
     code_bytes: int
     warnings: tuple[str, ...]
     data: DataPlan | None = None
+    before: Before | None = None
 
     @property
     def best(self) -> Offer:

@@ -9,6 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from runctl.jobs import accounting, steps
+from runctl.jobs.spec import retained
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobState, Offer
 
@@ -65,6 +66,8 @@ class JobReport(msgspec.Struct, frozen=True):
     kept_files: int | None
     kept_bytes: int | None
     cause: str
+    retention: str = ""
+    """Which checkpoints stay, in words; empty if all do."""
     user: str = ""
     adopted: bool = False
 
@@ -108,6 +111,7 @@ def report(ledger: Ledger, job: JobRecord, now: datetime) -> JobReport:
         kept_files=kept.kept_files if kept else None,
         kept_bytes=kept.kept_bytes if kept else None,
         cause=events[-1].cause if events else "",
+        retention=retained(asked.keep_last, asked.keep_every, asked.keep_best),
         user=job.user,
         adopted=job.adopted_at is not None,
     )
@@ -118,6 +122,9 @@ class _Asked(msgspec.Struct, frozen=True):
 
     not_from: tuple[str, ...] = ()
     keep_written: int = 0
+    keep_last: int | None = None
+    keep_every: int | None = None
+    keep_best: str | None = None
 
 
 def _attempt(ledger: Ledger, attempts: Sequence[AttemptRecord], index: int, now: datetime) -> AttemptReport:

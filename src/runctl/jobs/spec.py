@@ -83,6 +83,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: str | None = None
     checkpoint_pattern: str | None = None
     keep_written: int = KEEP_WRITTEN
+    keep_last: int | None = None
+    """How many checkpoints of each series stay in the bucket; None for all."""
+    keep_every: int | None = None
+    keep_best: str | None = None
     resume_arg: str | None = None
     resume_from: str | None = None
     resume_since: int = 0
@@ -144,6 +148,18 @@ def check(spec: JobSpec) -> JobSpec:
 
 
 def _check_kept(spec: JobSpec) -> None:
+    if spec.keep_last is None and (spec.keep_every or spec.keep_best):
+        raise ValidationError(
+            "--keep-every and --keep-best: beside --keep-last",
+            why="without it every checkpoint stays",
+            next="such as --keep-last 3",
+        )
+    if spec.keep_last is not None and spec.is_local:
+        raise ValidationError(
+            "--keep-last: of no use on this machine",
+            why="what a script saves here lies in its own folder, and runctl keeps the newest two snapshots",
+            next="leave it out; later: runctl checkpoint cleanup FOLDER --keep-last N",
+        )
     if spec.keep_written < 0:
         raise ValidationError(f"--keep-written must be at least 0, not {spec.keep_written}")
     pattern = spec.checkpoint_pattern
@@ -169,6 +185,15 @@ def _check_locations(spec: JobSpec) -> None:
         )
 
 
+def retained(last: int | None, every: int | None, best: str | None) -> str:
+    """Which checkpoints stay, for people; empty if all do."""
+    if last is None:
+        return ""
+    newest = "the newest checkpoint" if last == 1 else f"the newest {last} checkpoints"
+    steps = f", each whose step is a multiple of {every}" if every else ""
+    return newest + steps + (f", the best by {best}" if best else "")
+
+
 def again(spec: JobSpec) -> str:
     """The command that asks for the same job, as a user types it in the folder of the first."""
     options = {
@@ -180,6 +205,9 @@ def again(spec: JobSpec) -> str:
         "checkpoints": spec.checkpoints,
         "checkpoint-pattern": spec.checkpoint_pattern,
         "keep-written": None if spec.keep_written == KEEP_WRITTEN else _size(spec.keep_written),
+        "keep-last": spec.keep_last,
+        "keep-every": spec.keep_every,
+        "keep-best": spec.keep_best,
         "resume-arg": spec.resume_arg,
         "budget": spec.budget,
         "max-hours": spec.max_hours,

@@ -35,6 +35,7 @@ from runctl.jobs.judge import Judgement, Sighting, Standing, judge
 from runctl.jobs.launch import Launcher, attempt_of
 from runctl.jobs.place import Place, guard, offers
 from runctl.jobs.promises import Promises
+from runctl.jobs.retention import Retention
 from runctl.jobs.spec import decode, encode
 from runctl.jobs.watch import Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
@@ -74,6 +75,7 @@ class Supervisor:
         self._watch: Watch | None = None
         self._closing = Closing(ledger, place, emit)
         self._promises = Promises(ledger, place)
+        self._retention = Retention(ledger, place, emit)
         self._log_from_start = log_from_start
         self._last_event = 0
 
@@ -329,6 +331,7 @@ class Supervisor:
         if agent is not None and standing is Standing.RUNNING:
             self._beat(job, agent)
             self._tell_where_it_began(job, attempt, watch, agent)
+            self._retention.look(job, watch)
 
     def _account(
         self, job: JobRecord, attempt: AttemptRecord, watch: Watch, machine: Machine, asked: datetime
@@ -377,6 +380,7 @@ class Supervisor:
             self._emit(Notice(text=text, warning=True))
         if earlier is None:
             self._move(job, outcome, cause)
+            self._retention.look(self._ledger.jobs.get(job.id), watch)
             return
         spec = msgspec.structs.replace(decode(job.spec), not_from=earlier.instead_of)
         self._ledger.jobs.replace_spec(job.id, encode(spec))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from runctl.jobs.spec import retained
 from runctl.model import Offer
 from runctl.quoting import quoted
 from runctl.render import figures, output
@@ -41,6 +42,8 @@ def show_plan(plan: Plan) -> None:
                 f"  budget    {figures.usd(spec.budget)}: {figures.duration(hours)} on the first offer"
             )
     lines.extend(_kept(plan))
+    if not spec.is_local:
+        lines.extend(_retained(plan))
     if plan.data:
         lines.append(f"  data      {spec.data}, {plan.data.strategy}: {plan.data.why}")
     lines.extend(f"  note      {warning}" for warning in plan.warnings)
@@ -59,6 +62,24 @@ def _kept(plan: Plan) -> list[str]:
         f"  keeps     {folders},",
         f"            and up to {most} of what the script writes in its folder",
     ]
+
+
+def _retained(plan: Plan) -> list[str]:
+    """How many snapshots stay, and what that cost before."""
+    spec = plan.spec
+    words = retained(spec.keep_last, spec.keep_every, spec.keep_best)
+    lines = [
+        f"  retention {words}; older ones go"
+        if words
+        else "  retention all checkpoints; --keep-last N bounds them"
+    ]
+    if (before := plan.before) is not None:
+        a_month = f"{figures.size(before.bytes)} a snapshot, {figures.usd(before.usd_per_month)} a month"
+        lines.append(f"            {before.job} kept {a_month}")
+        if before.bound is not None:
+            bound = f"{figures.size(before.bound)}, {figures.usd(before.bound_usd)} a month"
+            lines.append(f"            so at most about {bound}")
+    return lines
 
 
 def _offer_line(offer: Offer) -> str:
@@ -128,6 +149,8 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
                 f" {figures.usd(report.on_demand)} on demand"
             )
         write(f"kept        {_kept_of(report)}")
+        if report.retention:
+            write(f"retention   {report.retention}; older ones go")
     write(f"kept at     {report.store}")
     if report.adopted:
         write(f"adopted     from there; said to be {report.user}'s")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runctl.quoting import quoted
 from runctl.render import figures, output
 from runctl.resources.costs import Account, Summary, Sums
+from runctl.resources.kept import Kept
+
+_MOST_JOBS = 10
 
 
 def show_summary(found: Summary) -> None:
@@ -20,6 +24,29 @@ def show_summary(found: Summary) -> None:
         rows += [(f"{title} {name}", *_cells(sums[name])) for name in sorted(sums)]
     columns = ("", "an hour", "last 24 h", "this month", "in all", "unknown")
     output.write_table(columns, rows, right=columns[1:])
+
+
+def show_kept(found: Kept) -> None:
+    """What jobs keep in S3: the sum, and the largest of them."""
+    if not found.jobs:
+        return
+    least = "at least " if found.at_least else ""
+    output.write_line("")
+    cost = figures.usd(found.usd_per_month)
+    output.write_line(f"jobs keep {least}{figures.size(found.bytes)} in S3, {least}{cost} a month")
+    largest = found.jobs[:_MOST_JOBS]
+    rows = [(one.job, one.project, figures.size(one.bytes), _share(found, one.bytes)) for one in largest]
+    if rest := found.jobs[_MOST_JOBS:]:
+        size = sum(one.bytes for one in rest)
+        rows.append((f"{len(rest)} more", "", figures.size(size), _share(found, size)))
+    output.write_table(("job", "project", "kept", "a month"), rows, right=("kept", "a month"))
+    output.talk(f"less of it: runctl checkpoint cleanup {quoted(largest[0].job)} --keep-last N --dry-run")
+
+
+def _share(found: Kept, size: int) -> str:
+    if found.usd_per_month is None:
+        return "unknown"
+    return figures.usd(found.usd_per_month * size / found.bytes)
 
 
 def show_accounts(accounts: Sequence[Account]) -> None:

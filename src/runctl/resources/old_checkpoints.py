@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 import msgspec
 
 from runctl import config
 from runctl.agent import packs
+from runctl.agent import seal as seals
 from runctl.errors import NotFound, TrainctlError, ValidationError
 from runctl.events import Emit, Notice, Progress, ignore
 from runctl.ledger import Ledger
 from runctl.quoting import quoted
 from runctl.resources.folder_objects import FolderObjects
-from runctl.safety import checkpoints, destroy
+from runctl.safety import checkpoints, destroy, metrics
 from runctl.safety.checkpoints import CheckpointCleanup, CleanupItem, Jobs, Keep, StoredCheckpoint, Told
 from runctl.safety.vocabulary import Request
 from runctl.storage import claims, manifests
@@ -24,6 +25,7 @@ from runctl.storage.entries import Entry
 from runctl.storage.objects import TooLarge
 
 _IN_A_JOB = re.compile(r"((?:.*/)?runctl/jobs/[^/]+)/checkpoints/")
+_LARGEST_STATE = 16 * 1024 * 1024
 Now = Callable[[], datetime]
 Objects = BulkStore | FolderObjects
 
@@ -47,8 +49,14 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     policy: config.Protection
     now: Now
+    seal: str = ""
+    """The job's key, if it is one job's prefix: then a snapshot without it counts for nothing."""
+    measured: Callable[[str], Mapping[int, float]] = lambda _metric: {}
+    """What the log of the scripts said of a metric, by step."""
 
-    def plan(self, entries: Iterable[Entry] | None = None) -> CheckpointCleanup:
+    def plan(
+        self, entries: Iterable[Entry] | None = None, *, metric_is_needed: bool = True
+    ) -> CheckpointCleanup:
         """Look at every checkpoint under the store's prefix. Raises NotFound where there is none.
 
         `entries` is what is there, where it was listed just now. Raises ValidationError for a part of a job:
@@ -56,14 +64,17 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
         """
         store = self.store
         _require_whole_jobs(store)
-        found = found_at(store, self.now(), self.keep, entries)
+        found = found_at(store, self.now(), self.keep, entries, self.seal)
+        if self.keep.best:
+            found = self._measured(found, self.keep.best)
         if not found:
             raise NotFound(f"There is no checkpoint under {where_of(store)}")
-        if self.keep.best and all(one.value is None for one in found):
+        if metric_is_needed and self.keep.best and all(one.value is None for one in found):
             raise ValidationError(
-                f"No checkpoint under {where_of(store)} has {self.keep.best} in its name",
-                why="the best one is known by a name such as epoch=3-val_loss=0.25.ckpt",
-                next="leave --keep-best out, or name the metric as the names do",
+                f"Nothing under {where_of(store)} tells {self.keep.best} of a checkpoint",
+                why="the best one is known by a name such as epoch=3-val_loss=0.25.ckpt, by a"
+                " trainer_state.json, or by what the script logged beside a step",
+                next="leave --keep-best out, or name the metric as they do",
             )
         return checkpoints.plan(
             found,
@@ -76,7 +87,7 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
 
     def apply(self, planned: CheckpointCleanup, *, emit: Emit = ignore) -> CheckpointReport:
         """Delete what was planned and may still go; one failure does not stop the rest."""
-        fresh = self.plan()
+        fresh = self.plan(metric_is_needed=False)
         allowed = {item.checkpoint.name: item for item in fresh.allowed}
         as_planned = {item.checkpoint.name: item.checkpoint for item in planned.allowed}
         to_go = [item for name, item in allowed.items() if as_planned.get(name) == item.checkpoint]
@@ -113,6 +124,23 @@ class Cleaner(msgspec.Struct, frozen=True, kw_only=True):
             failed=failed,
         )
 
+    def _measured(self, found: list[StoredCheckpoint], metric: str) -> list[StoredCheckpoint]:
+        logged = self.measured(metric)
+
+        def values(one: StoredCheckpoint) -> Mapping[int, float]:
+            if one.value is not None:
+                return {}
+            own = [key for key, size in one.objects.items() if _tells(key) and size <= _LARGEST_STATE]
+            try:
+                texts = [
+                    self.store.read(key, largest=_LARGEST_STATE).decode("utf-8", "replace") for key in own
+                ]
+            except (NotFound, TooLarge):  # it went meanwhile
+                texts = []
+            return {**logged, **metrics.values(texts, metric)}
+
+        return checkpoints.measured(found, values)
+
     def _delete(self, item: CleanupItem, keys: tuple[str, ...]) -> None:
         destroy.delete_checkpoint(
             self.store,
@@ -139,11 +167,22 @@ def _newest_first(item: CleanupItem) -> tuple[str, tuple[int, ...]]:
     return item.checkpoint.series, tuple(-number for number in item.checkpoint.order)
 
 
+def _tells(key: str) -> bool:
+    return key.rpartition("/")[2] == "trainer_state.json"
+
+
 def found_at(
-    store: Objects, now: datetime, keep: Keep, entries: Iterable[Entry] | None = None
+    store: Objects,
+    now: datetime,
+    keep: Keep,
+    entries: Iterable[Entry] | None = None,
+    seal: str = "",
 ) -> list[StoredCheckpoint]:
-    """The checkpoints that are there; `entries` is what is there, where it was listed just now."""
-    look = checkpoints.Look(now, lambda key: _manifest(store, key), keep)
+    """The checkpoints that are there; `entries` is what is there, where it was listed just now.
+
+    With a job's `seal`, a manifest without it tells nothing.
+    """
+    look = checkpoints.Look(now, lambda key: _manifest(store, key, seal), keep)
     if isinstance(store, FolderObjects):
         look = msgspec.structs.replace(look, verdict=store.verdict)
     return checkpoints.found_in(store.entries() if entries is None else entries, store.prefix, look)
@@ -163,10 +202,12 @@ def _why(item: CleanupItem) -> str:
     return "; ".join(finding.reason for finding in item.verdict.blocking)
 
 
-def _manifest(store: Objects, key: str) -> Told | None:
+def _manifest(store: Objects, key: str, seal: str) -> Told | None:
     try:
-        found, _ = manifests.read(store.read(key, largest=manifests.LARGEST), key, key.split("/")[-2])
+        found, told = manifests.read(store.read(key, largest=manifests.LARGEST), key, key.split("/")[-2])
     except (claims.Unbelievable, TooLarge, NotFound):
+        return None
+    if seal and not seals.holds(seal, told):
         return None
     files = [entry for entry in found.entries if entry.kind == "file"]
     path = found.checkpoint[1] if found.checkpoint else ""

@@ -18,6 +18,7 @@ import msgspec
 
 from runctl import config
 from runctl.model import JobState
+from runctl.safety import metrics
 from runctl.safety.protection import CHECKPOINT_YOUTH, evaluate
 from runctl.safety.vocabulary import Action, Facts, Request, ResourceKind, Verdict
 from runctl.storage.entries import Entry
@@ -72,8 +73,8 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Keep(msgspec.Struct, frozen=True):
     """What stays of each series: the newest `last`, each whose step is a multiple of `every`, the best one.
 
-    `best` is a metric as names have it, such as `val_loss=0.25`. The lowest is the best one of a loss, an
-    error or a perplexity, else the highest.
+    `best` is a metric as names have it, such as `val_loss=0.25`, or as the log has it by step. The lowest is
+    the best one of a loss, an error or a perplexity, else the highest.
     """
 
     last: int
@@ -201,6 +202,23 @@ def plan(
     items = [msgspec.structs.replace(item, freed=_freed(item.checkpoint, marked)) for item in items]
     going = tuple(item for item in items if swept(item.checkpoint, marked))
     return CheckpointCleanup(kept=tuple(kept), items=going, why=why)
+
+
+def measured(
+    found: Iterable[StoredCheckpoint], values: Callable[[StoredCheckpoint], Mapping[int, float]]
+) -> list[StoredCheckpoint]:
+    """Checkpoints, the oldest of each series first, with the metric of their steps if no name tells it."""
+    known: list[StoredCheckpoint] = []
+    before: dict[str, int] = {}
+    for one in found:
+        after = before.get(one.series)
+        if one.step is not None:
+            if after == one.step:
+                after = None  # it is of the same step
+            before[one.series] = one.step
+        value = metrics.at(values(one), one.step, after) if one.value is None else one.value
+        known.append(msgspec.structs.replace(one, value=value))
+    return known
 
 
 def needed(*staying: Iterable[StoredCheckpoint]) -> frozenset[str]:

@@ -73,8 +73,29 @@ def test_a_metric_that_no_name_has_deletes_nothing(run: Run, runs: Path) -> None
     before = names(runs)
     refused = run("checkpoint", "cleanup", "runs", "--keep-last", "1", "--keep-best", "f1", "--yes")
     assert refused.returncode == 1
-    assert "has f1 in its name" in refused.stderr
+    assert "tells f1 of a checkpoint" in refused.stderr
     assert names(runs) == before
+
+
+def test_the_best_is_known_by_what_a_trainer_logged(run: Run, runs: Path) -> None:
+    rows = [{"step": step, "eval_f1": value} for step, value in ((500, 0.7), (1000, 0.9), (1500, 0.8))]
+    for number, step in enumerate((500, 1000, 1500), 1):
+        path = runs / f"hf/checkpoint-{step}/trainer_state.json"
+        path.write_text(json.dumps({"global_step": step, "log_history": [{"step": 1}, *rows[:number]]}))
+        os.utime(path, (0, 0))
+    arguments = (
+        "checkpoint",
+        "cleanup",
+        "runs/hf",
+        "--keep-last",
+        "1",
+        "--keep-best",
+        "eval_f1",
+        "--dry-run",
+    )
+    planned = json.loads(run(*arguments, "-o", "json").stdout)
+    assert [one["name"] for one in planned["delete"]] == ["checkpoint-500"]
+    assert "best eval_f1: 0.9" in run(*arguments).stdout
 
 
 def test_the_newest_complete_one_stays_whatever_is_asked(run: Run, project: Path) -> None:
