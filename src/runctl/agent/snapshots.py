@@ -47,6 +47,8 @@ _HURRY = 0.2
 COMMIT_SECONDS = 5.0
 """The cloud's seconds that a commit is given, once there is no time left for files."""
 _TRIES = 3
+LARGE = 256 * 1024**2
+"""Bytes of a file that a new checkpoint does not wait for while the script runs."""
 
 
 class Commit(NamedTuple):
@@ -181,7 +183,12 @@ class Snapshots:
             done, denied = None, ""
             if chosen.worth:
                 take = {name: set(paths) for name, paths in chosen.take.items()}
+                late = False if final else self._leave_for_later(view, take)
                 done, denied = self._take(view, take, final)
+                if late and not self._stop.is_set():  # a checkpoint does not wait for what is large beside it
+                    take = {name: set(paths) for name, paths in chosen.take.items()}
+                    self._leave_for_later(view, take, large=True)
+                    done = self._take(view, take, final)[0] or done
             self._is_final = final
             if denied and final:
                 raise StoreDenied(denied)
@@ -200,8 +207,6 @@ class Snapshots:
     def _take(self, view: View, take: Dict[str, Set[str]], final: bool) -> Tuple[Optional[Commit], str]:
         """The snapshot, and why the store does not take some of it."""
         began = time.monotonic()
-        if not final:
-            self._leave_for_later(view, take)
         parts = self._parts(view, take)
         newest = newest_checkpoint(parts)
         if newest is None and not final and not any(part.to_send for _, part in parts):
@@ -223,15 +228,25 @@ class Snapshots:
             self.seconds_per_byte = (time.monotonic() - began) / sent.size
         return self._commit(name, view, take, final), sent.denied
 
-    def _leave_for_later(self, view: View, take: Dict[str, Set[str]]) -> None:
-        """Files that took too long to be sent are not taken, unless the newest checkpoint needs them."""
+    def _leave_for_later(self, view: View, take: Dict[str, Set[str]], large: bool = False) -> bool:
+        """Files that took too long before are not taken, nor, without `large`, large ones beside a checkpoint
+        that is new, unless it needs them. Whether some large ones were left.
+        """
         parts = self._parts(view, take)
         newest = newest_checkpoint(parts)
+        is_new = any(_is_in(newest, tree, one.found.path) for tree, part in parts for one in part.to_send)
+        left = False
         for tree, part in parts:
             for one in part.to_send:
                 path = one.found.path
-                if not self._turns.has((tree, path)) and not _is_in(newest, tree, path):
+                if _is_in(newest, tree, path):
+                    continue
+                has_turn = self._turns.has((tree, path))
+                waits = has_turn and is_new and not large and one.found.size > LARGE
+                if waits or not has_turn:
                     take[tree] -= _set_of(view.sets[tree], path)
+                left = left or waits
+        return left
 
     def _to_send(self, parts: Sequence[Tuple[str, Part]]) -> Tuple[List[Held], List[Held]]:
         """The files of the newest checkpoint; and the others, the small ones first."""
