@@ -41,9 +41,8 @@ def test_older_checkpoints_go_while_it_runs_and_it_goes_on_after_an_interruption
     kept = commits(lab)
     steps = [int(name.rpartition("-")[2].removesuffix(".zip")) for name in kept]
     assert steps[-1] == 40
-    assert [step for step in steps if step % 7] == sorted(
-        {step for step in (*steps[-1:], second["resumed_step"]) if step % 7}
-    )
+    # What it began from stays as long as it lives, and a while is nothing here.
+    assert {step for step in steps if step % 7} in ({40}, {40, second["resumed_step"]})
     for name in kept:
         lab.run("checkpoint", "info", "last", name, "--verify")
     assert lab.report()["retention"] == "the newest checkpoint, each whose step is a multiple of 7"

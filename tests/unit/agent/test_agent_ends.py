@@ -230,7 +230,15 @@ def fills(machine, *arguments: str) -> list[str]:
     return [sys.executable, str(path), *arguments]
 
 
-@pytest.mark.parametrize("why", ["itself", "stop", "deadline", "budget"])
+@pytest.mark.parametrize(
+    "why",
+    [
+        "itself",
+        "stop",
+        pytest.param("deadline", marks=pytest.mark.slow),
+        pytest.param("budget", marks=pytest.mark.slow),
+    ],
+)
 def test_on_a_full_disk_the_end_comes_and_is_told_and_what_is_there_is_kept(
     small_disk, bucket, wait_until, why
 ):
@@ -239,10 +247,10 @@ def test_on_a_full_disk_the_end_comes_and_is_told_and_what_is_there_is_kept(
     machine.speed(20)
     change: dict = {"machine": DISPOSABLE, "lease_seconds": 900}
     if why == "deadline":
-        change["deadline"] = machine.now() + 60
+        change["deadline"] = machine.now() + 400
     if why == "budget":
         now = machine.now()
-        change["budget"] = {"usd": 1.0, "spent_usd": 0.0, "usd_per_hour": 60.0, "since": now}
+        change["budget"] = {"usd": 1.0, "spent_usd": 0.0, "usd_per_hour": 9.0, "since": now}
     command = fills(machine, *([] if why == "itself" else ["stays"]))
     attempt = machine.attempt(command, store=STORE, **change).start()
     wait_until((machine.root / "full").exists)
