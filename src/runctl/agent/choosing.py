@@ -43,14 +43,16 @@ def part_of(
     take: Set[str],
     known: Mapping[str, Known],
     before: Mapping[str, Entry],
+    mates: Mapping[str, Sequence[str]],
 ) -> Part:
-    """`take` are the paths that are kept as they are now; `before` are the entries of the snapshot before.
+    """`take` are the paths that are kept as they are now; `before` are the entries of the snapshot before,
+    `mates` the files of the set that each of its checkpoints' files was of.
 
     What is not taken stays as it was in the snapshot before: the whole of a set, also what is gone of it.
     """
     entries: Dict[str, Entry] = {}
     to_send: List[ToSend] = []
-    for path in sorted(_carried(found, sets, take, before)):
+    for path in sorted(_carried(found, sets, take, before, mates)):
         entries[path] = before[path]
     for one in found:
         if one.kind == "folder":
@@ -77,10 +79,12 @@ def _carried(
     sets: Sequence[CheckpointSet],
     take: Set[str],
     before: Mapping[str, Entry],
+    mates: Mapping[str, Sequence[str]],
 ) -> Iterable[str]:
     waiting = [one for one in sets if not take.issuperset(one.paths)]
     folders = [one for one in waiting if one.folder]
     alone = {path for one in waiting for path in one.paths}
+    alone.update(mate for path in tuple(alone) for mate in mates.get(path, ()))
     alone.update(one.path for one in found if one.kind == "file" and one.path not in take)
     for path in before:
         if path in alone or any(is_of(path, one) for one in folders):

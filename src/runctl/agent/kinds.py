@@ -85,7 +85,8 @@ _OF_A_PROCESS = re.compile(
     r"[-_.]?(?:rank|gpu|worker|node|shard|part|host|proc(?:ess)?)[-_.=]?\d+", re.IGNORECASE
 )
 _TORN = re.compile(
-    r"incomplete|\.tmp(?:$|[-_.0-9])|\.partial$|\.part$|orbax-checkpoint-tmp|\.corrupt-|\.tempstate\d*",
+    r"incomplete|\.tmp(?:$|[-_.0-9/])|\.(?:partial|part|crdownload|lock)(?:$|/)|orbax-checkpoint-tmp|\.corrupt-"
+    r"|\.tempstate\d*",
     re.IGNORECASE,
 )
 
@@ -178,6 +179,16 @@ def is_save_folder(name: str) -> bool:
 def has_companions(name: str) -> bool:
     """Whether one save writes others beside it, though it has no step: `model.pt` and `optimizer.pt`."""
     return _COMPANION.search(name) is not None
+
+
+def has_others(name: str) -> bool:
+    """Whether a name says that others of the same save may come: `G_10.pth`, `step_10_rank0.pt`."""
+    return has_companions(name) or _OF_A_PROCESS.search(name) is not None
+
+
+def may_be_mapped(path: str) -> bool:
+    """Whether scripts write over parts of such a file in place, so that its form is good all the time."""
+    return suffix(path) in (".npy", ".h5", ".hdf5")
 
 
 def is_companion_text(name: str) -> bool:

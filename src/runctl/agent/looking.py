@@ -24,7 +24,7 @@ from .progress import Steps
 from .rest import Moment, Rest
 from .sets import CheckpointSet, checkpoint_sets
 from .snapshot import CHECKPOINTS
-from .trees import Tree, stamp_of
+from .trees import Stamp, Tree, stamp_of
 from .vouching import state_of
 from .walk import Found
 from .writers import held_for_writing
@@ -39,9 +39,21 @@ QUICK_LOOK = 0.02
 class View(NamedTuple):
     """The trees at one moment, by their names; `others` are what cannot be kept, with the tree's name."""
 
+    moment: Moment
+
     found: Dict[str, List[Found]]
     sets: Dict[str, List[CheckpointSet]]
     others: List[Tuple[str, Found]]
+
+    def as_sent(self, stamps: Mapping[Tuple[str, str], Stamp]) -> View:
+        """With the states in which files were sent: a log had grown, a file had got a second name."""
+
+        def sent(tree: str, one: Found) -> Found:
+            stamp = stamps.get((tree, one.path))
+            return one if stamp is None else one._replace(**stamp._asdict())
+
+        found = {tree: [sent(tree, one) for one in found] for tree, found in self.found.items()}
+        return self._replace(found=found)
 
 
 class Choice(NamedTuple):
@@ -77,6 +89,7 @@ class Looking:
         self._last: Optional[View] = None
         self._in_sets: Dict[str, Set[str]] = {}
         self._settled = False
+        self._waited = False  # the last snapshot has sets as they were before
         self._plain_at = clock.now()
         self._plain_really_at = time.monotonic()
 
@@ -84,13 +97,22 @@ class Looking:
     def is_quick(self) -> bool:
         return self.took < QUICK_LOOK
 
-    def begin(self) -> None:
+    def begin(self) -> View:
         """What lies there now is no change."""
-        for name, found in self.look().found.items():
-            self._kept[name] = self._shape(found)
+        view = self.look()
+        for tree in self.trees:
+            self._kept[tree.name] = self._shape(view.found[tree.name])
+            known = self.known[tree.name]
+            sets = [one for one in view.sets[tree.name] if all(path in known for path in one.paths)]
+            self._rest[tree.name].committed(sets)
+        return view
+
+    def mates(self, tree: Tree) -> Mapping[str, Tuple[str, ...]]:
+        """Of each file of a set that was committed last: all files of it."""
+        return self._rest[tree.name].mates
 
     def look(self) -> View:
-        begun = time.thread_time()
+        begun, began, progressed = time.thread_time(), clock.now(), self._steps.changed_at
         found: Dict[str, List[Found]] = {}
         others: List[Tuple[str, Found]] = []
         for tree in self.trees:
@@ -105,7 +127,7 @@ class Looking:
             for name, seen in found.items()
         }
         self.took = time.thread_time() - begun
-        view = View(found, sets, others)
+        view = View(Moment(began, clock.now(), progressed), found, sets, others)
         if last is None or last.found != found:
             self._settled = False
             self._in_sets = {name: {path for one in own for path in one.paths} for name, own in sets.items()}
@@ -117,7 +139,6 @@ class Looking:
         if self._settled and not final:
             return Choice({}, False)
         held = None if final else held_for_writing(self._processes(), [tree.root for tree in self.trees])
-        moment = Moment(clock.now(), time.time(), self._steps.changed_at)
         take: Dict[str, Set[str]] = {}
         worth = waits = differs = False
         for tree in self.trees:
@@ -127,26 +148,31 @@ class Looking:
             rest = self._rest[tree.name]
             unchanged = {one.path for one in found if known.get(one.path) == stamp_of(one)}
             if final:
-                choice = rest.final(moment, found, sets, verdict, unchanged, whole, suspect)
+                choice = rest.final(view.moment, found, sets, verdict, unchanged, whole, suspect)
             else:
-                choice = rest.look(moment, found, held, sets, verdict, unchanged)
-            taken, beyond = _within(tree.most, found, sets, set(choice.take) | unchanged)
+                choice = rest.look(view.moment, found, held, sets, verdict, unchanged)
+            taken, beyond = _within(tree.most, found, sets, set(choice.take) | (unchanged - set(choice.wait)))
             take[tree.name] = taken
             self.beyond[tree.name] = beyond
             waits = waits or bool(choice.wait)
             worth = worth or choice.worth
             differs = differs or bool(taken - unchanged) or self._shape(found) != self._kept[tree.name]
-        if not worth and differs:
-            worth = final or self._is_time_for_plain()
+        if not worth and final:
+            worth = differs or self._waited
+        elif not worth and differs:
+            worth = self._is_time_for_plain()
         self._settled = not waits and not differs
         return Choice(take, worth)
 
     def committed(self, view: View, take: Mapping[str, Set[str]]) -> None:
         """A snapshot of this view was committed."""
+        self._waited = False
         for tree in self.trees:
             sets = [one for one in view.sets[tree.name] if take[tree.name].issuperset(one.paths)]
             self._rest[tree.name].committed(sets)
             self._kept[tree.name] = self._shape(view.found[tree.name])
+            waited = any(not take[tree.name].issuperset(one.paths) for one in view.sets[tree.name])
+            self._waited = waited or self._waited
         self._plain_at, self._plain_really_at = clock.now(), time.monotonic()
 
     def is_plain(self, tree: Tree, path: str) -> bool:

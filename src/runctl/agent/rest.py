@@ -3,11 +3,12 @@
 A save takes its time, and a look may come in the middle of it. So a set of files is taken when nobody holds
 one of them open for writing, its format does not say that it is torn, and something tells that the save is
 over.
-Times of files are the system's (`wall`), waits are the cloud's (`now`), both in seconds.
+Times of files are the system's, waits are the cloud's, both in seconds.
 """
 
 from __future__ import annotations
 
+import bisect
 import re
 from typing import (
     AbstractSet,
@@ -23,6 +24,7 @@ from typing import (
     Tuple,
 )
 
+from .kinds import has_others, is_torn, is_weights, may_be_mapped
 from .progress import LATE_SECONDS
 from .sets import CheckpointSet
 from .walk import FILE, Found
@@ -30,11 +32,12 @@ from .walk import FILE, Found
 QUIET_SECONDS = 30.0
 """The cloud's seconds in which nothing of a set changed, after which it is taken for saved: scripts were seen
 to pause for 12 s between two files of one checkpoint."""
+FIRST_SECONDS = 12.0
+"""So long what is the first of its kind must have stood still if its format does not tell, or its name speaks
+of others beside it: a thread may save while the steps go on."""
 STILL_LOOKS = 2
+_MOST_STEPS = 1000
 _NUMBER = re.compile(r"\d+")
-_BEING_WRITTEN = re.compile(
-    r"\.(?:tmp|part|partial|lock|crdownload|incomplete)$|\.tmp|orbax-checkpoint-tmp", re.IGNORECASE
-)
 _POINTERS = re.compile(
     r"checkpoint|latest(?:_.*)?(?:\.txt)?|last(?:_.*)?(?:\.txt)?|[^.]*\.json", re.IGNORECASE
 )
@@ -45,10 +48,13 @@ Held = Optional[AbstractSet[Tuple[int, int]]]
 
 
 class Moment(NamedTuple):
-    """When a look is made; `progressed` is when the log last named another step, on the wall's clock."""
+    """When a look began and ended, on the cloud's clock, and when the log last named another step before it.
 
-    now: float
-    wall: float
+    `progressed` is on the system's clock. What is said while a look goes on proves nothing of what it saw.
+    """
+
+    began: float
+    ended: float
     progressed: Optional[float] = None
 
 
@@ -60,20 +66,32 @@ class Choice(NamedTuple):
     worth: bool
 
 
+_State = Tuple[Tuple[str, int, int], ...]
+"""Path, size and modification time of each file of a set."""
+
+
 class _Seen(NamedTuple):
-    state: Tuple[Tuple[str, int, int], ...]
+    state: _State
     since: float
     looks: int
 
 
 class Rest:
-    """What was seen of one tree so far."""
+    """What was seen of one tree so far.
+
+    A *shape* is the paths of a set with their digits taken out: `G_#.pth` and `D_#.pth`. If several are the
+    same then, as those of the ranks of a step, they are counted.
+    """
 
     def __init__(self) -> None:
         self._seen: Dict[Tuple[str, ...], _Seen] = {}
-        self._beside: Dict[
-            str, Set[str]
-        ] = {}  # of each member, its digits taken out: what whole sets had, too
+        self._beside: Dict[str, Set[str]] = {}  # of each member of a shape: what was ever seen with it
+        self._whole: Set[FrozenSet[str]] = set()  # shapes of sets that were committed
+        self._sound: Dict[FrozenSet[str], _State] = {}  # shapes of sets with a good format: one that was seen
+        self._steps: List[float] = []  # when the log named another step, as the looks saw it
+        self._overlaps = False  # steps were named while a set was being written: they tell nothing of saves
+        self.mates: Dict[str, Tuple[str, ...]] = {}
+        """Of each file of a set that was committed: all files of it."""
 
     def look(
         self,
@@ -88,17 +106,17 @@ class Rest:
         the system does not tell; `known` are the paths whose bytes the store has as they are now.
         """
         files = {one.path: one for one in found if one.kind == FILE}
-        self._note(moment.now, files, sets)
+        self._note(moment, files, sets)
 
         def is_over(one: CheckpointSet) -> bool:
-            if _is_in(one, files, held or frozenset()):
+            if held and (_is_in(one, files, held) or _is_joined(one, files, held)):
                 return False
             told = verdict(one)
             if told is False:
                 return False
             return self._is_over(moment, one, sets, told)
 
-        return _choice(files, sets, known, is_over)
+        return _choice(files, sets, known, is_over, self._has_lost)
 
     def final(
         self,
@@ -117,31 +135,41 @@ class Rest:
             told = verdict(one)
             if told is False or whole:
                 return told is not False
-            if told is True:
-                return not self._lacks(one)
-            if _is_in(one, files, suspect) or self._lacks(one):
+            if self._lacks(one):
                 return False
-            seen = self._seen.get(_key(one))
-            stood = seen is not None and seen.state == _state(one, files) and seen.looks > STILL_LOOKS
-            return stood or _has_newer(one, sets) or _went_on(moment, one)
+            if told is True and not (_is_in(one, files, suspect) and any(map(may_be_mapped, one.paths))):
+                return True
+            if _is_in(one, files, suspect) or _is_joined(one, files, suspect):
+                return False
+            # Of a set that is written over in place, a part may be of the save before.
+            as_before = _shape(one) in self._whole and not any(path in known for path in one.paths)
+            return as_before or self._stood(one, files) or _has_newer(one, sets) or self._went_on(moment, one)
 
-        return _choice(files, sets, known, is_over)
+        return _choice(files, sets, known, is_over, self._has_lost)
 
     def committed(self, sets: Sequence[CheckpointSet]) -> None:
         """These are whole: what is saved later under such names should have as many files."""
-        for one in sets:
-            shape = _shape(one)
-            for member in shape:
-                self._beside.setdefault(member, set()).update(shape)
+        self._whole.update(map(_shape, sets))
+        self.mates = {path: one.paths for one in sets for path in one.paths}
 
-    def _note(self, now: float, files: Mapping[str, Found], sets: Sequence[CheckpointSet]) -> None:
+    def _note(
+        self,
+        moment: Moment,
+        files: Mapping[str, Found],
+        sets: Sequence[CheckpointSet],
+    ) -> None:
+        if moment.progressed is not None and moment.progressed not in self._steps[-1:]:
+            self._steps = [*self._steps[-_MOST_STEPS:], moment.progressed]
         seen = {}
         for one in sets:
+            self._overlaps = self._overlaps or self._was_overlapped(one, files)
+            for member in _shape(one):
+                self._beside.setdefault(member, set()).update(_shape(one))
             state, before = _state(one, files), self._seen.get(_key(one))
             if before is not None and before.state == state:
                 seen[_key(one)] = before._replace(looks=before.looks + 1)
             else:
-                seen[_key(one)] = _Seen(state, now, 1)
+                seen[_key(one)] = _Seen(state, moment.ended, 1)
         self._seen = seen
 
     def _is_over(
@@ -149,15 +177,62 @@ class Rest:
     ) -> bool:
         seen = self._seen[_key(one)]
         stood = seen.looks >= STILL_LOOKS
-        quiet = stood and moment.now - seen.since >= QUIET_SECONDS
-        went_on = _went_on(moment, one)
+        quiet = stood and moment.began - seen.since >= QUIET_SECONDS
+        went_on = self._went_on(moment, one)
         if self._lacks(one):
-            return quiet and went_on
-        if told and (len(one.paths) > 1 or any(member in self._beside for member in _shape(one))):
-            return True  # its own marker says so, or it is as those before it
-        if _has_newer(one, sets) or quiet or (went_on and (told or stood)):
+            return quiet and (went_on or moment.progressed is None)
+        if told and (len(one.paths) > 1 or self._is_as_before(one, seen.state)):
             return True
+        if _has_newer(one, sets) or quiet:
+            return True
+        is_sure = bool(told) and not has_others(one.name)
+        if not (is_sure or _shape(one) in self._whole or moment.began - seen.since >= FIRST_SECONDS):
+            return False
+        if went_on:
+            return bool(told) or stood
         return bool(told) and stood and moment.progressed is None
+
+    def _is_as_before(self, one: CheckpointSet, state: _State) -> bool:
+        """Whether another of its shape was seen, or this one before it was written over: then all is there.
+
+        Files may be removed faster than the looks come: none of them may be seen twice.
+        """
+        shape = _shape(one)
+        earlier = self._sound.setdefault(shape, state)
+        if shape in self._whole or earlier == state or not has_others(one.name):
+            return shape in self._whole or earlier != state
+        (path, _, at), (other, _, before) = state[0], earlier[0]
+        return path != other or at - before >= FIRST_SECONDS * 1e9
+
+    def _went_on(self, moment: Moment, one: CheckpointSet) -> bool:
+        """Whether the log named another step after the set was written: then the save is over.
+
+        One that was named just before the save may be seen after it began.
+        """
+        if self._overlaps or moment.progressed is None:
+            return False
+        return moment.progressed > one.newest / 1e9 + LATE_SECONDS
+
+    def _was_overlapped(self, one: CheckpointSet, files: Mapping[str, Found]) -> bool:
+        """Whether the log named a step between the first and the last file of a save.
+
+        Of files that are written over in place some may be of the save before.
+        """
+        if one.step is None or len(one.paths) == 1:
+            return False
+        times = [files[path].mtime_ns / 1e9 for path in one.paths if path in files and is_weights(path)]
+        if not times:
+            return False
+        place = bisect.bisect_right(self._steps, min(times) + LATE_SECONDS)
+        return place < len(self._steps) and self._steps[place] < max(times)
+
+    def _has_lost(self, one: CheckpointSet) -> bool:
+        """Whether files of it are gone that it was committed with: it is being removed."""
+        return any(not set(self.mates.get(path, ())) <= set(one.paths) for path in one.paths)
+
+    def _stood(self, one: CheckpointSet, files: Mapping[str, Found]) -> bool:
+        seen = self._seen.get(_key(one))
+        return seen is not None and seen.state == _state(one, files) and seen.looks > STILL_LOOKS
 
     def _lacks(self, one: CheckpointSet) -> bool:
         """Whether earlier ones had files that this one does not have (yet)."""
@@ -165,16 +240,12 @@ class Rest:
         return any(not self._beside.get(member, set()) <= shape for member in shape)
 
 
-def is_being_written(path: str) -> bool:
-    """Whether a name, or that of a folder above, is one that writers use until a file is whole."""
-    return any(_BEING_WRITTEN.search(part) for part in path.split("/"))
-
-
 def _choice(
     files: Mapping[str, Found],
     sets: Sequence[CheckpointSet],
     known: AbstractSet[str],
     is_over: Callable[[CheckpointSet], bool],
+    has_lost: Callable[[CheckpointSet], bool],
 ) -> Choice:
     take: List[str] = []
     wait: List[str] = []
@@ -183,7 +254,7 @@ def _choice(
     for one in sets:
         of_sets.update(one.paths)
         is_new = not known >= set(one.paths)
-        if not is_new or is_over(one):
+        if (not is_new and not has_lost(one)) or is_over(one):
             take.extend(one.paths)
             worth = worth or is_new
         else:
@@ -192,7 +263,7 @@ def _choice(
         one.folder.rpartition("/")[0] for one in sets if one.folder and one.paths[0] in wait
     }
     for path in files:
-        if path in of_sets or is_being_written(path):
+        if path in of_sets or is_torn(path):
             continue
         if _POINTERS.fullmatch(path.rpartition("/")[2]) and path.rpartition("/")[0] in pointing:
             wait.append(path)
@@ -205,33 +276,43 @@ def _key(one: CheckpointSet) -> Tuple[str, ...]:
     return (one.name, one.folder or one.paths[0])
 
 
-def _state(one: CheckpointSet, files: Mapping[str, Found]) -> Tuple[Tuple[str, int, int], ...]:
+def _state(one: CheckpointSet, files: Mapping[str, Found]) -> _State:
     return tuple((path, files[path].size, files[path].mtime_ns) for path in one.paths if path in files)
 
 
 def _shape(one: CheckpointSet) -> FrozenSet[str]:
-    return frozenset(_NUMBER.sub("#", path) for path in one.paths)
+    counts: Dict[str, int] = {}
+    members = []
+    for path in one.paths:
+        member = _NUMBER.sub("#", path)
+        count = counts[member] = counts.get(member, 0) + 1
+        members.append(member if count == 1 else "%s %d" % (member, count))
+    return frozenset(members)
 
 
 def _is_in(one: CheckpointSet, files: Mapping[str, Found], places: AbstractSet[Tuple[int, int]]) -> bool:
     return any((files[path].device, files[path].inode) in places for path in one.paths if path in files)
 
 
-def _series(one: CheckpointSet) -> str:
-    return _NUMBER.sub("#", one.name)
+def _is_joined(one: CheckpointSet, files: Mapping[str, Found], held: AbstractSet[Tuple[int, int]]) -> bool:
+    """Whether a file that will be of the set is written under a name for the time being: `D_10.pth.tmp`."""
+    folders, numbers = {path.rpartition("/")[0] for path in one.paths}, _numbers(one.paths[0])
+    return any(
+        is_torn(path)
+        and path.rpartition("/")[0] in folders
+        and _numbers(path)[: len(numbers)] == numbers
+        and (about.device, about.inode) in held
+        for path, about in files.items()
+    )
+
+
+def _numbers(path: str) -> List[str]:
+    return _NUMBER.findall(path)
 
 
 def _has_newer(one: CheckpointSet, sets: Sequence[CheckpointSet]) -> bool:
     """Whether another of its series was written after it: scripts save one after another."""
+    shape = _shape(one)
     return any(
-        other.newest > one.newest and other.name != one.name and _series(other) == _series(one)
-        for other in sets
+        other.newest > one.newest and other.paths != one.paths and shape & _shape(other) for other in sets
     )
-
-
-def _went_on(moment: Moment, one: CheckpointSet) -> bool:
-    """Whether the log named another step after the set was written: then the save is over.
-
-    One that was named just before the save may be seen after it began.
-    """
-    return moment.progressed is not None and moment.progressed > one.newest / 1e9 + LATE_SECONDS

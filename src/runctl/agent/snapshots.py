@@ -46,9 +46,9 @@ _HURRY = 0.2
 """Real seconds until the watch hears that it should look at once."""
 COMMIT_SECONDS = 5.0
 """The cloud's seconds that a commit is given, once there is no time left for files."""
-_TRIES = 3
 LARGE = 256 * 1024**2
 """Bytes of a file that a new checkpoint does not wait for while the script runs."""
+_TWICE = 2
 
 
 class Commit(NamedTuple):
@@ -66,11 +66,16 @@ class Commit(NamedTuple):
 
 
 class _Newest(NamedTuple):
-    """The newest checkpoint so far: its tree and path, its step, and what snapshots are named after."""
+    """The newest checkpoint so far: its tree and path, its step, and what snapshots are named after.
+
+    `paths` are its files, if they were seen here; `written` is the newest of their modification times (ns).
+    """
 
     checkpoint: Optional[Tuple[str, str]] = None
     step: Optional[int] = None
     source: str = NO_CHECKPOINT
+    paths: Tuple[str, ...] = ()
+    written: int = 0
 
 
 class Snapshots:
@@ -108,6 +113,7 @@ class Snapshots:
         self._before: Dict[str, Dict[str, Entry]] = {tree.name: {} for tree in looking.trees}
         self._newest = _Newest()
         self._naming = Naming(store, attempt)
+        self._gone = 0  # looks at which the newest checkpoint was gone and no newer one there
         self._told: Set[str] = set()
         self._turns = Turns()
         self._fates: Dict[Tuple[str, str], str] = {}  # why files were given up in the last snapshot
@@ -143,7 +149,13 @@ class Snapshots:
                 own = [entry for entry in manifest.entries if entry.tree == tree.name]
                 self._before[tree.name] = {entry.path: entry for entry in own}
             self._newest = _Newest(manifest.checkpoint, manifest.step, manifest.name.split("-", 1)[1])
-        self._looking.begin()
+        view = self._looking.begin()
+        if self._checkpoint is not None:
+            tree_name, path = self._checkpoint
+            by_path = {found.path: found for found in view.found.get(tree_name, [])}
+            for one in view.sets.get(tree_name, []):
+                if resume_path(one, by_path) == path:
+                    self._newest = self._newest._replace(paths=one.paths, written=one.newest)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._watch, name="snapshots", daemon=True)
@@ -222,6 +234,8 @@ class Snapshots:
             for item in items:
                 item.close()
         self._fates = sent.failed
+        came = [(item.tree.name, item.path) for item in items]
+        view = view.as_sent({at: self._known[at[0]][at[1]].stamp for at in came if at not in sent.failed})
         for tree, path in sent.failed:
             take[tree] -= _set_of(view.sets[tree], path)
         if sent.size:
@@ -294,6 +308,7 @@ class Snapshots:
                     take[tree.name],
                     self._known[tree.name],
                     self._before[tree.name],
+                    self._looking.mates(tree),
                 ),
             )
             for tree in self._looking.trees
@@ -303,16 +318,19 @@ class Snapshots:
         parts = self._parts(view, take)
         entries = {(entry.tree, entry.path): entry for _, part in parts for entry in part.entries}
         newest = newest_checkpoint(parts)
-        if newest is None and self._checkpoint is not None:
+        if self._checkpoint is not None and self._is_step_back(newest, view, take, final):
             if not final:
                 return None
             # What a resume needs stays, also where the script removed it and has no other yet.
             for entry in self._before[self._checkpoint[0]].values():
-                entries.setdefault((entry.tree, entry.path), entry)
+                if not self._newest.paths or entry.path in self._newest.paths:
+                    entries.setdefault((entry.tree, entry.path), entry)
+            newest = None
         if newest is not None:
             tree, one = newest
             by_path = {found.path: found for found in view.found[tree]}
-            self._newest = _Newest((tree, resume_path(one, by_path)), self._looking.step_of(one), one.name)
+            path, step = resume_path(one, by_path), self._looking.step_of(one)
+            self._newest = _Newest((tree, path), step, one.name, one.paths, one.newest)
         was = [entry for before in self._before.values() for entry in before.values()]
         if set(map(_content, entries.values())) == set(map(_content, was)):
             return None
@@ -353,6 +371,26 @@ class Snapshots:
                 if have.entry.at in there or have.entry.at.startswith(name + "/")
             }
         self._looking.known = self._known
+
+    def _is_step_back(
+        self,
+        newest: Optional[Tuple[str, CheckpointSet]],
+        view: View,
+        take: Mapping[str, Set[str]],
+        final: bool,
+    ) -> bool:
+        """Whether the newest whole checkpoint is older than that of the snapshot before, which is gone, and a
+        newer one is not whole yet. Of a name that changes while the folder is read neither may be seen.
+        """
+        if newest is None:
+            return True
+        tree, one = newest
+        if self._checkpoint is None or tree != self._checkpoint[0] or one.newest >= self._newest.written:
+            self._gone = 0
+            return False
+        self._gone += 1
+        is_gone = final or self._gone >= _TWICE
+        return not is_gone or any(not take[tree].issuperset(other.paths) for other in view.sets[tree])
 
     @property
     def _checkpoint(self) -> Optional[Tuple[str, str]]:

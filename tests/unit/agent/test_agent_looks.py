@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.agent.rest import QUIET_SECONDS, Choice, Moment, Rest
+from runctl.agent.rest import FIRST_SECONDS, QUIET_SECONDS, Choice, Moment, Rest
 from runctl.agent.sets import CheckpointSet
 from runctl.agent.walk import Found
 from runctl.agent.writers import held_for_writing
@@ -115,7 +115,10 @@ def test_a_set_of_unknown_kind_is_taken_when_the_log_went_on_or_it_was_quiet_for
     looks, pair = Looks(), (found("a", 1), found("b", 2))
     assert looks(pair).take == []
     assert looks(pair, progressed=2.1).take == [], "it was named before the save and read after it"
-    assert looks(pair, progressed=3.0).take == ["a", "b"]
+    assert looks(pair, progressed=3.0).take == [], "a thread may save while the steps go on"
+    assert looks(pair, progressed=3.0, after=FIRST_SECONDS).take == ["a", "b"]
+    assert looks((found("a", 30), found("b", 31))).take == []
+    assert looks((found("a", 30), found("b", 31)), progressed=32.0).take == ["a", "b"], "it is no longer new"
     looks = Looks()
     taken = [bool(looks(pair, progressed=1.0).take) for _ in range(20)]
     assert taken.index(True) == QUIET_SECONDS / 2
@@ -131,9 +134,51 @@ def test_a_newer_one_of_its_series_shows_that_one_is_whole():
 def test_one_with_fewer_files_than_those_before_waits():
     looks = Looks()
     assert looks((found("G_1.pt", 1), found("D_1.pt", 1)), progressed=5.0, told=None).take == []
-    assert looks((found("G_1.pt", 1), found("D_1.pt", 1)), progressed=5.0).worth
+    assert looks((found("G_1.pt", 1), found("D_1.pt", 1)), progressed=5.0, after=FIRST_SECONDS).worth
     assert looks((found("G_2.pt", 6),), told=True, progressed=9.0).take == []
     assert looks((found("G_2.pt", 6), found("D_2.pt", 7)), told=True).take == ["G_2.pt", "D_2.pt"]
+
+
+def test_the_ranks_of_a_step_are_counted():
+    looks, ranks = Looks(), [found(f"step_1_rank{rank}.pt", 1) for rank in range(3)]
+    assert looks((*ranks,), progressed=0.5).take == []
+    assert looks((*ranks,), progressed=0.5, after=QUIET_SECONDS).worth
+    later = [found(f"step_2_rank{rank}.pt", 60) for rank in range(3)]
+    for _ in range(10):
+        assert looks((*later[:2],), told=True, progressed=62.0).take == []
+    assert looks((*later,), told=True, progressed=62.0).worth
+
+
+def test_what_is_being_removed_is_no_checkpoint_though_its_files_are_kept():
+    looks = Looks()
+    files = found("G_1.pt", 1), found("D_1.pt", 1)
+    assert looks(files, told=True).worth
+    gone = looks.rest.look(
+        Moment(4.0, 4.0, 9.0), files[1:], set(), [of(files[1])], lambda _: None, {"D_1.pt", "G_1.pt"}
+    )
+    assert (gone.take, gone.wait) == ([], ["D_1.pt"])
+    assert set(looks.rest.mates["D_1.pt"]) == {"G_1.pt", "D_1.pt"}
+
+
+def test_where_steps_go_on_during_a_save_they_do_not_prove_that_it_is_over():
+    looks = Looks()
+
+    def pair(step: int, first: int, second: int) -> tuple[CheckpointSet, list[Found]]:
+        files = [found(f"G_{step}.bin", first), found(f"D_{step}.bin", second)]
+        return of(*files)._replace(step=step), files
+
+    def look(one: tuple[CheckpointSet, list[Found]], progressed: float) -> bool:
+        looks.now += 2.0
+        moment = Moment(looks.now, looks.now, progressed)
+        choice = looks.rest.look(moment, one[1], set(), [one[0]], lambda _: None, set())
+        looks.rest.committed([one[0]] if choice.take else [])
+        return bool(choice.take)
+
+    assert not look((pair(1, 10, 10)[0], pair(1, 10, 10)[1]), 15.0)
+    taken = [look(pair(1, 10, 20), 25.0) for _ in range(16)]
+    assert taken.index(True) == QUIET_SECONDS / 2, "15 was named between its files"
+    taken = [look(pair(2, 50, 51), 60.0) for _ in range(16)]
+    assert taken.index(True) == QUIET_SECONDS / 2
 
 
 def test_who_was_cut_off_leaves_what_was_open_and_what_cannot_tell():

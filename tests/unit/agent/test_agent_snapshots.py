@@ -242,8 +242,45 @@ def test_a_pair_is_one_checkpoint_and_half_of_one_waits(snapshots, folder):
     assert [committed(snapshots) for _ in range(5)] == [None] * 5
     save(folder, 30).rename(folder / "D_30.pth")
     assert committed(snapshots) is None, "nothing says yet that these are all"
-    assert committed(snapshots, final=True) is None, "who was cut off may have had more to write"
-    assert snapshots.take(final=True, whole=True).name == "000003-G_30.pth"
+    assert committed(snapshots, final=True) == "G_30.pth", (
+        "who was cut off had written all that those before had"
+    )
+
+
+def test_a_pair_that_is_being_removed_is_not_resumed_from(snapshots, folder, store):
+    for step in (10, 20):
+        save(folder, step).rename(folder / f"G_{step}.pth")
+        save(folder, step).rename(folder / f"D_{step}.pth")
+    assert snapshots.take(final=True, whole=True).name == "000001-G_20.pth"
+    (folder / "G_20.pth").unlink()
+    (folder / "log.csv").write_text("1")
+    assert [committed(snapshots) for _ in range(3)] == [None] * 3
+    commit = snapshots.take(final=True)
+    assert commit.checkpoint == ("checkpoints", "G_20.pth")
+    kept = [entry["path"] for entry in told(store, commit.name)["entries"]]
+    assert kept == ["D_10.pth", "D_20.pth", "G_10.pth", "G_20.pth", "log.csv"]
+
+
+def test_an_older_checkpoint_is_not_gone_back_to_while_a_newer_one_is_on_its_way(snapshots, folder):
+    for step in (1, 2):
+        save(folder, step)
+    assert look_twice(snapshots) == "step-2.pt"
+    (folder / "step-2.pt").unlink()
+    save(folder, 3)
+    os.truncate(folder / "step-3.pt", 50)
+    assert [committed(snapshots) for _ in range(3)] == [None] * 3
+    commit = snapshots.take(final=True)
+    assert commit is None or commit.checkpoint == ("checkpoints", "step-2.pt")
+
+
+def test_who_removes_the_newest_checkpoint_means_the_one_before_it(snapshots, folder):
+    for step in (1, 2):
+        save(folder, step)
+    assert look_twice(snapshots) == "step-2.pt"
+    (folder / "step-2.pt").unlink()
+    (folder / "log.csv").write_text("1")
+    assert committed(snapshots) is None
+    assert committed(snapshots, final=True) == "step-1.pt"
 
 
 def test_three_trees_have_one_moment_and_come_back_with_their_links_modes_and_order(tmp_path, store, folder):
