@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -86,6 +87,14 @@ class ConfigError(TrainctlError):
     exit_code = ExitCode.CONFIG
 
 
+class CredentialsError(ConfigError):
+    """There are no credentials, they have ended, or they cannot be had: a login may mend it meanwhile."""
+
+    @property
+    def kind(self) -> str:
+        return ConfigError.__name__
+
+
 class NotTrusted(ConfigError):
     """A project's file decides what needs the user's yes; `settings` are those, each with what it means."""
 
@@ -164,6 +173,36 @@ class CloudError(TrainctlError):
 
 class CapacityError(CloudError):
     """The cloud has no machine of this kind, here, now."""
+
+
+class QuotaError(CapacityError):
+    """The account may have no more of a kind: waiting does not help, asking for more does.
+
+    `quota` is its code in Service Quotas, empty where it is not known. `meets` says of another instance type
+    and market whether they would be refused for the same quota.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        service: str,
+        operation: str,
+        code: str,
+        request_id: str = "",
+        why: str = "",
+        next: str = "",  # noqa: A002
+        quota: str = "",
+        meets: Callable[[str, str], bool] = lambda _type, _market: False,
+    ) -> None:
+        super().__init__(
+            what, service=service, operation=operation, code=code, request_id=request_id, why=why, next=next
+        )
+        self.quota = quota
+        self.meets = meets
+
+    def details(self) -> dict[str, object]:
+        return {**super().details(), "quota": self.quota}
 
 
 class TransferError(TrainctlError):

@@ -82,6 +82,8 @@ class Offer(msgspec.Struct, frozen=True):
     zone: str
     market: Market
     price: Price | None
+    subnet: str | None = None
+    """Where the user chose some; else the zone's own."""
 
 
 class JobState(StrEnum):

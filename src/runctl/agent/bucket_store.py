@@ -23,8 +23,10 @@ class BucketStore:
     links = False
     """Whether `link` gives a file of a snapshot a place in a later one."""
 
-    def __init__(self, bucket: str, prefix: str, region: str, metadata: Metadata, owner: str = "") -> None:
-        self._bucket = Bucket(bucket, region, Credentials(metadata), owner=owner)
+    def __init__(
+        self, bucket: str, prefix: str, region: str, metadata: Metadata, owner: str = "", host: str = ""
+    ) -> None:
+        self._bucket = Bucket(bucket, region, Credentials(metadata), owner=owner, host=host)
         self._prefix = prefix.strip("/") + "/"
 
     @property

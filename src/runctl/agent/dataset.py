@@ -42,13 +42,16 @@ def fetch_data(attempt: Attempt) -> Optional[str]:
                 raise StoreRefused(str(error)) from error
             attempt.event("note", text="%s; the data is loaded from S3 instead" % error)
     bucket_name, _, prefix = location[len("s3://") :].partition("/")
-    region = str(attempt.spec["store"].get("region") or os.environ.get("AWS_REGION", "us-east-1"))
-    bucket = Bucket(bucket_name, region, Credentials(Metadata()))
+    # The data's bucket may be in another region than the job's; where nobody knows, it is in the same.
+    where = data if data.get("region") else attempt.spec["store"]
+    region = str(where.get("region") or os.environ.get("AWS_REGION", "us-east-1"))
+    host = str(where.get("host") or "")
+    bucket = Bucket(bucket_name, region, Credentials(Metadata()), host=host)
     if strategy in (CACHE, *VOLUMES):
         from .dataset_cache import load
 
         disposable = bool((attempt.spec.get("machine") or {}).get("disposable"))
-        cached = load(bucket, prefix, region, disposable)
+        cached = load(bucket, prefix, region, host, disposable)
         if cached is not None:
             attempt.event("data", strategy=CACHE, folder=cached)
             return cached

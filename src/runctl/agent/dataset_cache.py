@@ -31,7 +31,7 @@ _held: List[IO[Any]] = []
 """The locks of what this process uses, until it ends."""
 
 
-def load(bucket: Any, prefix: str, region: str, disposable: bool) -> Optional[str]:
+def load(bucket: Any, prefix: str, region: str, host: str, disposable: bool) -> Optional[str]:
     """A folder with the dataset as it is now; None where nothing lies below the prefix.
 
     Raises StoreAway, StoreRefused, OSError.
@@ -47,7 +47,7 @@ def load(bucket: Any, prefix: str, region: str, disposable: bool) -> Optional[st
         version = objects.version(listed)
         name = hashlib.sha256(("%s/%s" % (bucket.name, root)).encode()).hexdigest()[:16]
         folder = os.path.join(base, "%s-%s" % (name, version[:16]))
-        spec = {"bucket": bucket.name, "prefix": root, "region": region, "folder": folder}
+        spec = {"bucket": bucket.name, "prefix": root, "region": region, "host": host, "folder": folder}
         if _provide(folder, spec, version, listed):
             return folder
     raise StoreAway("the dataset at s3://%s/%s changes all the time" % (bucket.name, root))

@@ -20,12 +20,15 @@ _ROLES = "/latest/meta-data/iam/security-credentials/"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
-def fetch(bucket: str, region: str, owner: str, key: str, target: str) -> None:
-    """Write the object to a file. Raises OSError, ValueError, IndexError, KeyError: it may be asked again."""
+def fetch(bucket: str, region: str, s3: str, owner: str, key: str, target: str) -> None:
+    """Write the object to a file; `s3` is the host of S3 in the region.
+
+    Raises OSError, ValueError, IndexError, KeyError: it may be asked again.
+    """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    host, path = "%s.s3.%s.amazonaws.com" % (bucket, region), "/" + urllib.parse.quote(key, safe="/-_.~")
+    host, path = "%s.%s" % (bucket, s3), "/" + urllib.parse.quote(key, safe="/-_.~")
     if endpoint or "." in bucket:
-        endpoint = (endpoint or "https://s3.%s.amazonaws.com" % region).rstrip("/")
+        endpoint = (endpoint or "https://" + s3).rstrip("/")
         host, path = urllib.parse.urlsplit(endpoint).netloc, "/%s%s" % (bucket, path)
     headers = _signed(host, path, region, owner)
     url = "%s%s" % (endpoint or "https://" + host, path)

@@ -58,16 +58,16 @@ class Metadata:
         return body
 
     def _request(self, method: str, path: str, headers: Dict[str, str]) -> Tuple[int, str]:
-        import http.client
+        from http.client import HTTPConnection, HTTPException
         from urllib.parse import urlsplit
 
         parts = urlsplit(self._address)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT)
+        connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT)
         try:
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise MetadataAway(str(error)) from error
         finally:
             connection.close()

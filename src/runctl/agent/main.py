@@ -6,7 +6,7 @@ import argparse
 import fcntl
 import os
 import sys
-from typing import List, Optional
+from typing import List, NamedTuple, Optional
 
 from . import private
 from .attempt import Attempt
@@ -26,7 +26,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     run = commands.add_parser("run", help="run the attempt whose spec.json is given")
     run.add_argument("spec", help="<job folder>/attempt-N/spec.json")
     starting = commands.add_parser("boot", help="fetch an attempt's spec from the store and run it")
-    for name in ("bucket", "owner", "prefix", "region", "spec-sha256"):
+    for name in ("bucket", "host", "owner", "prefix", "region", "spec-sha256"):
         starting.add_argument("--" + name, required=True)
     starting.add_argument("--attempt", type=int, required=True)
     starting.add_argument("--disposable", action="store_true", help="end the machine where nothing can start")
@@ -56,7 +56,8 @@ def main(arguments: Optional[List[str]] = None) -> None:
     if options.command == "boot":
         job = os.path.basename(options.prefix.rstrip("/"))
         order = Order(job, options.attempt, options.spec_sha256, options.disposable)
-        code = boot(options.bucket, options.region, options.owner, options.prefix, order)
+        place = Place(options.bucket, options.region, options.host, options.owner, options.prefix)
+        code = boot(place, order)
     else:
         code = run_attempt(os.path.dirname(os.path.abspath(options.spec)))
     for stream in (sys.stdout, sys.stderr):
@@ -94,11 +95,21 @@ def run_attempt(folder: str, at_boot: bool = False) -> int:
         return Run(attempt, runctl_home(), restarted=at_boot and began).run()
 
 
-def boot(bucket: str, region: str, owner: str, prefix: str, order: Order) -> int:
+class Place(NamedTuple):
+    """Where a job lies: its bucket, S3's host in the bucket's region, its owner's account."""
+
+    bucket: str
+    region: str
+    host: str
+    owner: str
+    prefix: str
+
+
+def boot(place: Place, order: Order) -> int:
     """Fetch the spec that was launched and run it. A machine that cannot have it says so and ends itself."""
     from .bucket_store import BucketStore
 
-    store = BucketStore(bucket, prefix, region, Metadata(), owner)
+    store = BucketStore(place.bucket, place.prefix, place.region, Metadata(), place.owner, place.host)
     folder = os.path.join(runctl_home(), "jobs", order.job, "attempt-%d" % order.attempt)
     os.makedirs(folder, exist_ok=True)
     try:

@@ -171,6 +171,9 @@ def _environment(
     if location:
         environment.pop("RUNCTL_DATA_DIR", None)
         environment["RUNCTL_DATA_LOCATION"] = location
+        environment.pop("RUNCTL_DATA_REGION", None)
+        if attempt.spec["data"].get("region"):
+            environment["RUNCTL_DATA_REGION"] = str(attempt.spec["data"]["region"])
     if data:
         environment["RUNCTL_DATA_DIR"] = data
     if resume:

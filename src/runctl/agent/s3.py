@@ -43,10 +43,17 @@ class Bucket:
     """One bucket. Thread-safe: connections that nobody uses wait for the next request."""
 
     def __init__(
-        self, name: str, region: str, credentials: Any, endpoint: Optional[str] = None, owner: str = ""
+        self,
+        name: str,
+        region: str,
+        credentials: Any,
+        endpoint: Optional[str] = None,
+        owner: str = "",
+        host: str = "",
     ) -> None:
         """`credentials` is a Credentials or answers like one; without `endpoint` the environment's holds.
 
+        `host` is S3's in this region, where it is not the usual one: partitions have their own names.
         With `owner`, the number of an account, S3 refuses every request where the bucket is another's.
         """
         from urllib.parse import urlsplit
@@ -66,8 +73,10 @@ class Bucket:
             self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
             self._base = "/" + name
         else:
-            self._secure, self._host, self._port = True, "%s.s3.%s.amazonaws.com" % (name, region), None
-            self._base = ""
+            host = host or "s3.%s.amazonaws.com" % region
+            # S3's certificate covers one name below the host: a bucket with dots goes into the path.
+            self._base = "/" + name if "." in name else ""
+            self._secure, self._host, self._port = True, host if self._base else "%s.%s" % (name, host), None
 
     @property
     def moved(self) -> float:
@@ -218,7 +227,7 @@ class Bucket:
     ) -> Tuple[int, Dict[str, str], bytes]:
         """One request, repeated a few times while the store stumbles.
 
-        `into` reads the body of a good answer, an http.client.HTTPResponse, which is not answered then. Where
+        `into` reads the body of a good answer, an HTTPResponse, which is not answered then. Where
         the wire fails it raises StoreAway; what else it raises is its own. A connection that waited and fails
         before anything is answered says nothing of the store: that costs no try, and the next one is new.
         """
@@ -250,7 +259,7 @@ class Bucket:
         *,
         fresh: bool,
     ) -> Tuple[int, Dict[str, str], bytes]:
-        import http.client
+        from http.client import HTTPException
 
         if self._is_cut:
             raise StoreAway("it was broken off")
@@ -268,7 +277,7 @@ class Bucket:
             got = {name.lower(): value for name, value in answer.getheaders()}
             take = into if answer.status in (200, 206) else None
             data = answer.read() if take is None else b""
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             self._drop(connection)
             # One that does not answer in time is the store's silence, not the connection's age.
             old = answer is None and _has_waited(connection) and not isinstance(error, socket.timeout)
@@ -363,7 +372,7 @@ class Bucket:
             connection.close()
 
     def _take(self, fresh: bool) -> Any:
-        import http.client
+        from http.client import HTTPConnection, HTTPSConnection
 
         while not fresh:
             with self._lock:
@@ -373,7 +382,7 @@ class Bucket:
             if time.monotonic() - connection.idle_since < IDLE_SECONDS and _is_open(connection):
                 return connection
             connection.close()
-        kind: Callable[..., Any] = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        kind: Callable[..., Any] = HTTPSConnection if self._secure else HTTPConnection
         connection = kind(self._host, self._port, timeout=CONNECT_TIMEOUT, blocksize=PIECE)
         connection.connect()
         connection.sock.settimeout(TIMEOUT)
@@ -432,14 +441,14 @@ def _save(answer: Any, path: str) -> None:
 
 def _pieces(answer: Any) -> Iterator[memoryview]:
     """Raises StoreAway for what is torn."""
-    import http.client
+    from http.client import HTTPException
 
     buffer = memoryview(bytearray(PIECE))
     left = int(answer.getheader("content-length") or 0)
     while left > 0:
         try:
             count = answer.readinto(buffer[: min(PIECE, left)])
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             raise StoreAway("torn download: %s" % error) from error
         if not count:
             raise StoreAway("torn download: %d bytes are missing" % left)
@@ -449,14 +458,14 @@ def _pieces(answer: Any) -> Iterator[memoryview]:
 
 def body_of(answer: Any) -> Iterator[bytes]:
     """The body of an answer, piece by piece. Raises StoreAway where it comes short."""
-    import http.client
+    from http.client import HTTPException
 
     length = answer.getheader("content-length")
     got = 0
     while True:
         try:
             chunk = answer.read(CHUNK)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             raise StoreAway("torn download: %s" % error) from error
         if not chunk:
             break

@@ -77,7 +77,8 @@ class Staging:
         self.state = StagingState(folder, starts)
         region = str(spec.get("region") or os.environ.get("AWS_REGION", "us-east-1"))
         self._credentials = Credentials(Metadata())
-        self._bucket = Bucket(str(spec["bucket"]), region, self._credentials)
+        host = str(spec.get("host") or "")
+        self._bucket = Bucket(str(spec["bucket"]), region, self._credentials, host=host)
         self._region = region
         self._dead_man = DeadMan(spec)
 

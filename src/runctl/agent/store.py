@@ -178,5 +178,10 @@ def open_store(spec: Dict[str, Any], metadata: Metadata) -> Any:
     from .bucket_store import BucketStore  # a local job needs none of it
 
     return BucketStore(
-        store["bucket"], store["prefix"], store["region"], metadata, str(store.get("owner") or "")
+        store["bucket"],
+        store["prefix"],
+        store["region"],
+        metadata,
+        str(store.get("owner") or ""),
+        str(store.get("host") or ""),
     )

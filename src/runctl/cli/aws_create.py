@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--image", help="An AMI; otherwise Amazon Linux 2023, with NVIDIA's driver for GPUs.")
 @click.option("--key", help="A key pair for SSH; SSM needs none.")
 @click.option("--security-group", help="A security group; the default one lets nobody in.")
-@click.option("--subnet", help="A subnet of your own.")
+@click.option("--subnet", multiple=True, help="A subnet of your own; several are of several zones.")
 @click.option("--iam-instance-profile", help="The machine's role.")
 @click.option("--root-volume-size", type=click.IntRange(8), help="GiB.")
 @click.option("--data-volume-size", type=click.IntRange(1), help="GiB of a data volume beside it.")
@@ -103,7 +103,7 @@ def _request(settings: Settings, options: dict[str, Any]) -> InstanceRequest:
         image=options["image"] or aws.image,
         key=options["key"],
         security_group=options["security_group"] or aws.security_group,
-        subnet=options["subnet"] or aws.subnet,
+        subnets=options["subnet"] or aws.subnets,
         profile=aws.instance_profile if profile is None else profile,
         root_volume_gib=options["root_volume_size"] or aws.root_volume_gib,
         data_volume_gib=options["data_volume_size"],

@@ -235,7 +235,7 @@ def _objects(context: Context, where: str, on: str | None, endpoint_url: str | N
 
 def _of_job(context: Context, ledger: Ledger, job: JobRecord) -> Objects:
     """All that the bucket has of a job."""
-    from runctl.jobs.place import job_access
+    from runctl.resources.reaching import job_access
     from runctl.storage.bulk import BulkStore
 
     if job.folder is not None:

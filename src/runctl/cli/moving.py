@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
 from runctl.cli.options import Context
 from runctl.errors import ExitCode, NotFound, ValidationError
@@ -109,6 +110,7 @@ def endpoint_option(function: F) -> F:
 
 def access(context: Context, on: str | None, endpoint: str | None) -> S3Access:
     """How S3 is reached. Keys of the environment need no SDK, which takes longer to load than a transfer."""
+    from runctl.storage import whereabouts
     from runctl.storage.s3 import S3Access
 
     settings = context.settings()
@@ -127,11 +129,25 @@ def access(context: Context, on: str | None, endpoint: str | None) -> S3Access:
     endpoint = endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     region = aws.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
-    if key and secret and not aws.profile and (region or endpoint):
+    if key and secret and not aws.profile and (endpoint or (region and not _has_sdk_settings())):
         token = environ.get("AWS_SESSION_TOKEN")
-        return S3Access(endpoint=endpoint, region=region, credentials=lambda: (key, secret, token))
-    session = context.session(settings, "aws")
-    return S3Access(endpoint=endpoint, region=region or session.region, credentials=session.credentials)
+        return S3Access(
+            endpoint=endpoint,
+            region=region,
+            credentials=lambda: (key, secret, token),
+            locate=functools.cache(functools.partial(whereabouts.region_of, near=region)) if region else None,
+        )
+    from runctl.resources.reaching import access_of
+
+    found = access_of(context.session(settings, "aws"))
+    return msgspec.structs.replace(found, endpoint=endpoint) if endpoint else found
+
+
+def _has_sdk_settings() -> bool:
+    """Whether the SDK may know of other endpoints: those of FIPS, with IPv6, or another server's."""
+    named = os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
+    asked = ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
+    return Path(named).expanduser().exists() or any(os.environ.get(name) for name in asked)
 
 
 def prefix(text: str) -> S3Location:

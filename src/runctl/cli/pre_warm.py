@@ -170,7 +170,7 @@ def _request(context: Context, options: dict[str, Any]) -> WarmRequest:
         instance_type=options["instance_type"],
         profile=aws.instance_profile,
         image=aws.image,
-        subnet=aws.subnet,
+        subnets=aws.subnets,
         security_group=aws.security_group,
         root_volume_gib=aws.root_volume_gib,
         lease_minutes=aws.lease_minutes,

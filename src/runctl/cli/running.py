@@ -326,7 +326,7 @@ def aws_settings(settings: Settings) -> AwsSettings:
     return AwsSettings(
         bucket=aws.bucket,
         instance_profile=aws.instance_profile,
-        subnet=aws.subnet,
+        subnets=aws.subnets,
         security_group=aws.security_group,
         image=aws.image,
         root_volume_gib=aws.root_volume_gib,

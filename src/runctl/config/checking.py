@@ -49,6 +49,8 @@ def check(key: str, value: Any, where: str, *, strict: bool = True) -> Any:
     # Money may stand as a number in TOML: msgspec takes Decimal from text.
     number = isinstance(value, float | int) and not isinstance(value, bool)
     converted = str(value) if number and _is_money(key) else value
+    if not strict and isinstance(value, str) and isinstance(defaults()[key], list | tuple):
+        converted = [part.strip() for part in value.split(",") if part.strip()]
     try:
         found = value_of(msgspec.convert(nest({key: converted}), type=Values, strict=strict), key)
     except msgspec.ValidationError as error:

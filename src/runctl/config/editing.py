@@ -36,6 +36,8 @@ def set_value(path: Path, key: str, text: str, *, dry_run: bool = False, users: 
         if table not in inner:
             inner[table] = tomlkit.table()
         inner = inner[table]
+    if isinstance(value, tuple):
+        value = list[Any](value)  # pyright: ignore[reportUnknownArgumentType]
     inner[leaf] = float(value) if isinstance(value, Decimal) else value
     try:
         _replace(path, tomlkit.dumps(document))

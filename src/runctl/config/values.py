@@ -33,7 +33,7 @@ class Aws(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     profile: Annotated[str | None, sends("whose credentials are used")] = None
     bucket: Annotated[str | None, sends("the bucket that code, data and results are sent to")] = None
     instance_profile: Annotated[str, weakens("the rights that machines get")] = "runctl-instance"
-    subnet: Annotated[str | None, weakens("the network that machines are in")] = None
+    subnets: Annotated[tuple[str, ...], weakens("the networks that machines are in")] = ()
     security_group: Annotated[str | None, weakens("who may reach machines")] = None
     image: Annotated[str | None, sends("the system that machines run, with all that they are sent")] = None
     root_volume_gib: Annotated[Count, spends("the size of machines' disks, GiB")] = 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -105,12 +106,15 @@ def default_root() -> Path:
 
 def from_environment() -> S3Access:
     """S3 as on a machine: keys, region and endpoint of the environment, else the machine's role."""
+    from runctl.storage import whereabouts
     from runctl.storage.s3 import S3Access
 
     environ = os.environ
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None
-    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or None
-    return S3Access(endpoint=endpoint, region=region)
+    names = ("RUNCTL_DATA_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
+    region = next((environ[name] for name in names if environ.get(name)), None)
+    locate = functools.cache(functools.partial(whereabouts.region_of, near=region)) if region else None
+    return S3Access(endpoint=endpoint, region=region, locate=locate)
 
 
 def _place(location: str | None, wanted: str) -> object:

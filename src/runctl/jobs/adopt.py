@@ -19,7 +19,6 @@ from runctl.events import Emit, Notice
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import AgentState, StoredAttempt
 from runctl.jobs.claimed import ClaimedSpec, as_adopted
-from runctl.jobs.place import job_access
 from runctl.ledger import AttemptRecord, InstanceFacts, JobRecord, Ledger, ResourceRecord
 from runctl.model import TAG_ATTEMPT, TAG_JOB, TAG_MANAGED, TAG_USER, JobId, JobState, Market, Offer
 from runctl.providers.aws import account, spot_requests
@@ -30,6 +29,7 @@ from runctl.providers.aws.spot_requests import SpotRequest
 from runctl.providers.aws.volumes import Volume
 from runctl.resources import costs, inventory
 from runctl.resources.inventory import Inventory
+from runctl.resources.reaching import job_access
 from runctl.storage import claims, staging
 from runctl.storage.entries import Entry
 from runctl.storage.objects import JOBS_PREFIX

@@ -23,7 +23,7 @@ folder="$HOME/.runctl/jobs/"{job}"/attempt-"{attempt}
 (umask 077; mkdir -p "$folder" && : >>"$folder/agent.log") && cd "$folder" || {give_up}
 command -v python3 >/dev/null || {{ echo "runctl: there is no python3" >&2; {give_up}; }}
 fetch() {{
-  python3 -I - {bucket} {region} {owner} {key} agent.part <<'END'
+  python3 -I - {bucket} {region} {host} {owner} {key} agent.part <<'END'
 {fetch}END
 }}
 for wait in {waits} last; do
@@ -36,7 +36,7 @@ done
 HOME=$1 folder=$2
 cd "$folder" && [ -f agent.py ] || exit 1
 set -- python3 "$folder/agent.py" boot --bucket {bucket} --prefix {prefix} \\
-  --attempt {attempt} --region {region} --owner {owner} --spec-sha256 {spec_sha256}{disposable}
+  --attempt {attempt} --region {region} --host {host} --owner {owner} --spec-sha256 {spec_sha256}{disposable}
 {start}END
 sh start "$HOME" "$folder" || {give_up}
 """
@@ -70,6 +70,8 @@ class Bootstrap(msgspec.Struct, frozen=True):
     bucket: str
     prefix: str
     region: str
+    host: str
+    """S3's in the region: partitions have their own names."""
     lease_minutes: int
     grace_seconds: float
 
@@ -101,6 +103,7 @@ def script(bootstrap: Bootstrap) -> str:
         bucket=shlex.quote(bootstrap.bucket),
         prefix=shlex.quote(bootstrap.prefix),
         region=shlex.quote(bootstrap.region),
+        host=shlex.quote(bootstrap.host),
         start=units.start(
             shlex.quote(f"runctl-{bootstrap.job}-{bootstrap.attempt}"),
             stop_seconds(bootstrap.grace_seconds),

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runctl.events import Emit, Notice, Progress
-from runctl.jobs.place import Place, job_access
+from runctl.jobs.place import Place
 from runctl.jobs.spec import Code
+from runctl.resources.reaching import job_access
 
 if TYPE_CHECKING:
     from runctl.storage.bundle import BundlePlan

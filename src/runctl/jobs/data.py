@@ -195,24 +195,37 @@ def volume_for(spec: JobSpec, offer: Offer) -> DataVolume | None:
     return next((volume for volume in spec.data_volumes if volume.zone == offer.zone), None)
 
 
-def for_agent(spec: JobSpec, offer: Offer) -> dict[str, Any] | None:
+def for_agent(spec: JobSpec, offer: Offer, session: Session | None = None) -> dict[str, Any] | None:
     """The agent's part of it; `docs/agent.md` describes it."""
     if not spec.data:
         return None
     if not spec.data_strategy:
         return {"location": spec.data}
+    where = {"location": spec.data, **_whereabouts(session, spec.data)}
     volume = volume_for(spec, offer)
     if volume is None:
         strategy = Strategy.LOCAL_CACHE if spec.data_strategy in _ON_VOLUMES else spec.data_strategy
-        return {"location": spec.data, "strategy": str(strategy)}
+        return {**where, "strategy": str(strategy)}
     return {
-        "location": spec.data,
+        **where,
         "strategy": spec.data_strategy,
         "volume": volume.id,
         "device": DEVICE,
         "patience": AGENT_PATIENCE,
         "otherwise": str(Strategy.LOCAL_CACHE) if spec.data_fallback else None,
     }
+
+
+def _whereabouts(session: Session | None, location: str) -> dict[str, str]:
+    """The region of the data's bucket and S3's host there: a machine asks nobody else."""
+    place = parse(location)
+    if session is None or not isinstance(place, S3Location):
+        return {}
+    try:
+        region = session.bucket_region(place.bucket)
+    except (CloudError, NotFound):
+        return {}  # the agent says what is wrong with it
+    return {"region": region, "host": session.s3_host(region)}
 
 
 def attach(place: Place, spec: JobSpec, offer: Offer, machine_id: str, *, emit: Emit) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runctl.errors import CapacityError, CloudError, Conflict
+from runctl.errors import CapacityError, CloudError, Conflict, QuotaError
 from runctl.events import Emit, Event, Notice
 from runctl.jobs import accounting, folders, limits
 from runctl.jobs.place import Place, RootDisk, root_disk
@@ -36,6 +36,9 @@ from runctl.providers.local import LocalLaunch
 from runctl.quoting import quoted
 from runctl.safety import transaction
 from runctl.storage.folder import FolderStore
+
+if TYPE_CHECKING:
+    from runctl.providers.aws.session import Session
 
 OPERATION = "launch-attempt"
 _DRILL_POLL_SECONDS = 0.1
@@ -62,21 +65,31 @@ class Launcher:
         self._disks: dict[str, RootDisk] = {}
 
     def launch(self, attempt: AttemptRecord, offers: list[Offer]) -> Machine:
-        """Take the first offer that there is capacity for. Raises CapacityError where there is none."""
-        refused: CapacityError | None = None
+        """Take the first offer that there is capacity for.
+
+        A quota is one for all zones: what counts against it is not asked for again. Raises what
+        `is_hopeless` where every way is refused so, CapacityError else.
+        """
+        refused: list[CapacityError] = []
         for offer in offers:
+            if any(_rules_out(error, offer) for error in refused):
+                continue
             try:
                 return self._launch_on(attempt, offer)
             except CapacityError as error:
-                refused = error
-                self._emit(
-                    Notice(
-                        text=f"no {offer.instance_type} {offer.market} in {offer.zone}: {error.code}",
-                        warning=True,
-                    )
-                )
-        raise refused or CloudError(
-            "There is no offer to launch", service="ec2", operation="run_instances", code="NoOffers"
+                refused.append(error)
+                why = f"{error}; next: {error.next}" if isinstance(error, QuotaError) else error.code
+                text = f"no {offer.instance_type} {offer.market} in {offer.zone}: {why}"
+                self._emit(Notice(text=text, warning=True))
+        waiting = [error for error in refused if not is_hopeless(error)]
+        quotas = [error for error in refused if isinstance(error, QuotaError)]
+        found = [*waiting[-1:], *quotas, *refused]
+        raise (
+            found[0]
+            if found
+            else CloudError(
+                "There is no offer to launch", service="ec2", operation="run_instances", code="NoOffers"
+            )
         )
 
     def recover(self, attempt: AttemptRecord) -> Machine | None:
@@ -206,7 +219,6 @@ class Launcher:
             profile=settings.instance_profile,
             user_data=script,
             tags=self._tags(number, tx, now),
-            subnet=settings.subnet,
             security_group=settings.security_group,
         )
         parameters = json.dumps(instances.run_parameters(spec, f"{tx}-1"))
@@ -248,6 +260,7 @@ class Launcher:
                 bucket=place.bucket,
                 prefix=place.prefix,
                 region=place.session.region,
+                host=place.session.s3_host(),
                 lease_minutes=0 if self._spec.instance else place.settings.lease_minutes,
                 grace_seconds=self._spec.grace_seconds,
             )
@@ -278,7 +291,7 @@ class Launcher:
             "environment": {},
             "python": msgspec.to_builtins(spec.python),
             "bundle": msgspec.to_builtins(spec.code),
-            "data": _data(spec, offer),
+            "data": _data(spec, offer, place.session),
             "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
             "checkpoint_pattern": spec.checkpoint_pattern,
             "keep_written": spec.keep_written if remote else 0,
@@ -289,6 +302,7 @@ class Launcher:
                     "bucket": place.bucket,
                     "prefix": place.prefix,
                     "region": place.session.region,
+                    "host": place.session.s3_host(),
                     "owner": place.owner(),
                 }
                 if place.session
@@ -336,12 +350,21 @@ class Launcher:
         }
 
 
-def _data(spec: JobSpec, offer: Offer) -> dict[str, Any] | None:
+def is_hopeless(error: CapacityError) -> bool:
+    """Whether no waiting helps: the account may have no more, or the type cannot be had so at all."""
+    return isinstance(error, QuotaError) or error.code == "Unsupported"
+
+
+def _rules_out(error: CapacityError, offer: Offer) -> bool:
+    return isinstance(error, QuotaError) and error.meets(offer.instance_type, offer.market)
+
+
+def _data(spec: JobSpec, offer: Offer, session: Session | None) -> dict[str, Any] | None:
     if not spec.data:
         return None
     from runctl.jobs.data import for_agent  # what a job without data does not need is not loaded
 
-    return for_agent(spec, offer)
+    return for_agent(spec, offer, session)
 
 
 def _drilled() -> bool:

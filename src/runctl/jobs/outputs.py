@@ -21,11 +21,12 @@ from runctl.events import Emit, Notice, ignore
 from runctl.jobs import arriving, checkpoints, folders, proven
 from runctl.jobs.arriving import Arrived, Wanted
 from runctl.jobs.checkpoints import Snapshot
-from runctl.jobs.place import Place, s3_access
+from runctl.jobs.place import Place
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord
 from runctl.links import refuse_brought
 from runctl.quoting import quoted
+from runctl.resources.reaching import access_of
 from runctl.storage.location import LocalPath, S3Location, parse
 from runctl.storage.store import FolderStore, S3Store, upload_folder
 
@@ -69,7 +70,7 @@ def deliver(place: Place, spec: JobSpec, job: JobRecord, *, emit: Emit = ignore)
         folders.check(spec)
         _tell(_bring(place, spec, job, location.path, emit=emit), emit)
     elif isinstance(location, S3Location):
-        target = S3Store(location.bucket, location.key, s3_access(place.session))
+        target = S3Store(location.bucket, location.key, access_of(place.session))
         with tempfile.TemporaryDirectory(prefix="runctl-outputs-") as folder:
             _tell(_bring(place, spec, job, Path(folder), emit=emit), emit)
             upload_folder(Path(folder), target, "", task="sending the outputs", emit=emit)

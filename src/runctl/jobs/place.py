@@ -26,7 +26,6 @@ from runctl.storage.objects import JOBS_PREFIX, Store
 if TYPE_CHECKING:
     from runctl.providers.aws.market import Image
     from runctl.providers.aws.session import Session
-    from runctl.storage.s3 import S3Access
 
 
 class AwsSettings(msgspec.Struct, frozen=True):
@@ -34,7 +33,7 @@ class AwsSettings(msgspec.Struct, frozen=True):
 
     bucket: str | None = None
     instance_profile: str = "runctl-instance"
-    subnet: str | None = None
+    subnets: tuple[str, ...] = ()
     security_group: str | None = None
     image: str | None = None
     root_volume_gib: int = 30
@@ -101,6 +100,7 @@ def cloud_place(
     from runctl.providers.aws import account
     from runctl.providers.aws.provider import AwsProvider, NamedInstance
     from runctl.providers.aws.session import Session
+    from runctl.resources.reaching import job_access
     from runctl.storage.s3 import S3Store
 
     session = Session(cloud, emit=emit)
@@ -116,23 +116,6 @@ def cloud_place(
         session=session,
         bucket=name,
         prefix=prefix,
-    )
-
-
-def job_access(session: Session) -> S3Access:
-    """How storage reaches the job bucket, which must be this account's own."""
-    return msgspec.structs.replace(s3_access(session), owner=session.account)
-
-
-def s3_access(session: Session) -> S3Access:
-    """How storage reaches any bucket with a session's credentials."""
-    from runctl.storage.s3 import S3Access
-
-    return S3Access(
-        region=session.region,
-        credentials=session.credentials,
-        endpoint=session.cloud.s3_endpoint,
-        cloud=session.cloud,
     )
 
 
@@ -181,7 +164,13 @@ def offers(place: Place, spec: JobSpec, *, avoid: Collection[str] = (), emit: Em
     from runctl.resources.offers import offers as offers_of
 
     found = offers_of(
-        session, wanted_types(spec), spot=spec.spot, fallback=spec.fallback, avoid=avoid, emit=emit
+        session,
+        wanted_types(spec),
+        spot=spec.spot,
+        fallback=spec.fallback,
+        avoid=avoid,
+        subnets=place.settings.subnets,
+        emit=emit,
     )
     return near_data(found, spec)
 

@@ -15,7 +15,14 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from runctl import processes
-from runctl.errors import CapacityError, CloudError, Conflict, TrainctlError
+from runctl.errors import (
+    CapacityError,
+    CloudError,
+    Conflict,
+    CredentialsError,
+    QuotaError,
+    TrainctlError,
+)
 from runctl.events import Emit, Heartbeat, Notice, Transition
 from runctl.jobs import (
     accounting,
@@ -32,12 +39,12 @@ from runctl.jobs import (
 from runctl.jobs.attempt import AgentState, seal_of
 from runctl.jobs.closing import Closing
 from runctl.jobs.judge import Judgement, Sighting, Standing, judge
-from runctl.jobs.launch import Launcher, attempt_of
+from runctl.jobs.launch import Launcher, attempt_of, is_hopeless
 from runctl.jobs.place import Place, guard, offers
 from runctl.jobs.promises import Promises
 from runctl.jobs.retention import Retention
 from runctl.jobs.spec import decode, encode
-from runctl.jobs.watch import Watch
+from runctl.jobs.watch import REFUSED_LOOK_SECONDS, Watch
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, decoded
 from runctl.model import JobId, JobState, Offer
 from runctl.providers.base import Machine, MachineState
@@ -51,6 +58,8 @@ POLL_SECONDS = 0.5
 LOCAL_POLL_SECONDS = 0.05
 PRICE_LOOK_SECONDS = 60.0
 CAPACITY_WAIT = timedelta(minutes=1)
+QUOTA_PATIENCE = timedelta(minutes=15)
+"""How long a later attempt waits for a quota: the machine before it counts until EC2 has ended it."""
 
 _WITH_MACHINE = frozenset({JobState.STAGING, JobState.RUNNING, JobState.ENDING})
 
@@ -78,6 +87,7 @@ class Supervisor:
         self._retention = Retention(ledger, place, emit)
         self._log_from_start = log_from_start
         self._last_event = 0
+        self._refused = ""  # for want of credentials, and said so
 
     def run(self, *, detach_after_launch: bool = False, at_most: float | None = None) -> JobRecord:
         """Until the job is final, or launched when it shall be left alone. Raises what ends it for good.
@@ -192,12 +202,35 @@ class Supervisor:
         try:
             start.stage(self._ledger, self._place, job, emit=self._emit)
         except TrainctlError as error:
-            if isinstance(error, CloudError) and error.retryable:
-                self._emit(Notice(text=f"the store does not answer, trying again: {error}", warning=True))
+            if self._is_to_wait_for(job, error, len(self._ledger.jobs.attempts(job.id)) + 1):
                 return False
             self._move(job, JobState.FAILED, str(error))
             raise
         return True
+
+    def _is_to_wait_for(self, job: JobRecord, error: TrainctlError, attempt: int) -> bool:
+        """Whether time mends it: what does not answer, and for a job that ran before, a login.
+
+        It is said once. Credentials of an evening are over when a machine is taken back at night.
+        """
+        if isinstance(error, CloudError) and error.retryable:
+            self._emit(Notice(text=f"no answer, trying again: {error}", warning=True))
+            return True
+        if not isinstance(error, CredentialsError) or attempt == 1:
+            return False
+        if self._refused != str(error):
+            self._refused = str(error)
+            text = f"the job waits until there are credentials: {error}: {error.why}; next: {error.next}"
+            self._emit(Notice(text=text, warning=True))
+        until = time.monotonic() + REFUSED_LOOK_SECONDS
+        while time.monotonic() < until and self._ledger.jobs.get(job.id).state is job.state:
+            self._holds_lease()
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def _may_come_free(self, attempt: AttemptRecord) -> bool:
+        """Whether the machine that was lost a moment ago may have the quota: it counts until it is gone."""
+        return attempt.number > 1 and self._place.clock.now() < attempt.created + QUOTA_PATIENCE
 
     def _launch(self, job: JobRecord) -> None:
         """Finish what a dead process began, or launch anew; the attempt's row was written before."""
@@ -230,25 +263,27 @@ class Supervisor:
                 priced = [one for one in found if one.price or spec.budget is None]
                 machine = launcher.launch(attempt, priced)
         except CapacityError as error:
+            if is_hopeless(error) and not self._may_come_free(attempt):
+                self._move(job, JobState.FAILED, f"{error}: {error.code}")
+                raise
             self._wait_for_capacity(job, error)
             return None
         except Conflict:
             raise
         except TrainctlError as error:
-            if isinstance(error, CloudError) and error.retryable:
-                self._emit(Notice(text=f"the cloud does not answer, trying again: {error}", warning=True))
+            if self._is_to_wait_for(job, error, attempt.number):
                 return None
             self._move(job, JobState.FAILED, str(error))
             raise
+        self._refused = ""
         if self._place.session is None:
             return "the agent started"
         return f"{machine.id}: {machine.instance_type} {machine.market} in {machine.zone}"
 
     def _wait_for_capacity(self, job: JobRecord, error: CapacityError) -> None:
         """A minute, or until somebody stops the job: it has no machine and costs nothing."""
-        self._emit(
-            Notice(text=f"no capacity anywhere ({error.code}); trying again in a minute", warning=True)
-        )
+        what = "the quota is spent" if isinstance(error, QuotaError) else "no capacity anywhere"
+        self._emit(Notice(text=f"{what} ({error.code}); trying again in a minute", warning=True))
         until = self._place.clock.now() + CAPACITY_WAIT
         while self._place.clock.now() < until and self._ledger.jobs.get(job.id).state is job.state:
             self._holds_lease()

@@ -73,9 +73,10 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that costs money; `ended_by` is cloud, self or user; `facts` is JSON (type, size, market).
+    """Something that costs money; `facts` is JSON (type, size, market).
 
-    `seen` is when the cloud last showed it.
+    `ended_by` is cloud, self, user, or launch for a machine that never ran; `seen` when the cloud last
+    showed it.
     """
 
     id: str

@@ -34,7 +34,8 @@ class Disk(msgspec.Struct, frozen=True):
 class Machine(msgspec.Struct, frozen=True):
     """One answer of the provider about one machine. Times are the provider's own.
 
-    `ended_by` is `cloud` for an interruption, `self` for a shutdown from within, `user` for a call.
+    `ended_by` is `cloud` for an interruption, `self` for a shutdown from within, `user` for a call,
+    `launch` for a machine that never ran.
     """
 
     id: str

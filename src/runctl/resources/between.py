@@ -6,27 +6,15 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import msgspec
-
 from runctl.clouds import home
 from runctl.errors import CloudError, NotFound
 from runctl.events import Emit, Notice
 from runctl.providers.aws import instances, ssh_access
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.tunnel import Tunnel
-from runctl.storage.access import S3Access
+from runctl.resources.reaching import job_access
 from runctl.storage.loopback import LoopbackStaging, serving
 from runctl.storage.staging import SigningStore, Staging
-
-
-def access_of(session: Session) -> S3Access:
-    """How storage reaches buckets with a session's credentials."""
-    return S3Access(
-        region=session.region,
-        credentials=session.credentials,
-        endpoint=session.cloud.s3_endpoint,
-        cloud=session.cloud,
-    )
 
 
 def transfer_id(request: dict[str, Any]) -> str:
@@ -42,8 +30,7 @@ def key_of(request: dict[str, Any]) -> str:
 def staging_of(session: Session, request: dict[str, Any]) -> SigningStore | LoopbackStaging:
     """Where a transfer stages, to be looked at and emptied; URLs of a folder open nothing here."""
     if request["bucket"]:
-        access = msgspec.structs.replace(access_of(session), owner=session.account)
-        return SigningStore(request["bucket"], request["prefix"], access)
+        return SigningStore(request["bucket"], request["prefix"], job_access(session))
     return LoopbackStaging(home() / "staging" / transfer_id(request), b"", "http://127.0.0.1:9")
 
 

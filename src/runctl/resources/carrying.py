@@ -22,7 +22,8 @@ from runctl.providers.aws import account
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.tunnel import require_programs
 from runctl.providers.aws.uploads import abort
-from runctl.resources.between import access_of, key_of, staged_for, staging_of, transfer_id, withdraw
+from runctl.resources.between import key_of, staged_for, staging_of, transfer_id, withdraw
+from runctl.resources.reaching import access_of
 from runctl.safety.saga import Call, Kind, Result
 from runctl.safety.transaction import LeftAtOnce
 from runctl.storage import claims

@@ -32,6 +32,7 @@ def ways(operation: Operation, target: Target, request: WarmRequest, work: Work)
         spot=request.spot,
         fallback=request.fallback,
         zones=(target.zone,),
+        subnets=request.subnets,
         by_price=False,
         emit=operation.emit,
     )
@@ -54,7 +55,6 @@ def launch(operation: Operation, request: WarmRequest, offer: Offer, own: dict[s
         profile=request.profile,
         user_data="#!/bin/sh\n" + leases.armed_at_boot(request.lease_minutes, or_else=""),
         tags=own,
-        subnet=request.subnet,
         security_group=request.security_group,
     )
     return {

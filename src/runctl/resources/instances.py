@@ -52,7 +52,7 @@ class InstanceRequest(msgspec.Struct, frozen=True, kw_only=True):
     image: str | None = None
     key: str | None = None
     security_group: str | None = None
-    subnet: str | None = None
+    subnets: tuple[str, ...] = ()
     profile: str = ""
     root_volume_gib: int = 30
     data_volume_gib: int | None = None
@@ -102,6 +102,7 @@ def plan_create(operation: Operation, request: InstanceRequest, limits: Limits) 
         spot=request.spot,
         fallback=request.fallback,
         zones=request.zones,
+        subnets=request.subnets,
         by_price=not request.instance_type,
         emit=operation.emit,
     )
@@ -337,7 +338,6 @@ def _launch(
         profile=request.profile,
         user_data=leases.user_data(request.lease_hours),
         tags=tags,
-        subnet=request.subnet,
         security_group=request.security_group,
     )
     parameters = instances.run_parameters(spec, "")

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
+from msgspec.structs import replace
+
 from runctl.clock import Clock
 from runctl.errors import ValidationError
 from runctl.events import Emit, Notice
@@ -22,6 +24,7 @@ def offers(
     fallback: bool,
     zones: Collection[str] = (),
     avoid: Collection[str] = (),
+    subnets: Sequence[str] = (),
     by_price: bool = True,
     emit: Emit,
 ) -> list[Offer]:
@@ -29,19 +32,32 @@ def offers(
 
     Of each market, the first type comes before the others: with `by_price`, the cheapest does.
 
-    With `spot`, on-demand follows only as a `fallback`. Raises ValidationError where nothing is offered.
+    With `spot`, on-demand follows only as a `fallback`. Only zones with a subnet count: one of the `subnets`
+    where some are chosen, else a default one. Raises ValidationError where nothing is offered.
     """
-    found: list[Offer] = []
+    from runctl.providers.aws.subnets import usable
+
+    offered: list[Offer] = []
     for kind in types:
-        found.extend(_offers_of(session, kind, spot=spot, fallback=fallback, emit=emit))
+        offered.extend(_offers_of(session, kind, spot=spot, fallback=fallback, emit=emit))
     names = [kind.name for kind in types]
-    found = [offer for offer in found if not zones or offer.zone in zones]
-    if not found:
+    offered = [offer for offer in offered if not zones or offer.zone in zones]
+    if not offered:
         where = " or ".join(sorted(zones)) or session.region
         raise ValidationError(
             f"{types[0].name if len(types) == 1 else 'Such a machine'} is not offered in {where}",
             why="no zone of the region offers it" if not zones else "the zone does not offer it",
             next="choose another --region or --instance-type",
+        )
+    nets = usable(session, subnets)
+    found = [replace(offer, subnet=nets[offer.zone]) for offer in offered if offer.zone in nets]
+    if not found:
+        zones_of = ", ".join(sorted({offer.zone for offer in offered}))
+        raise ValidationError(
+            f"No subnet is in a zone that offers {' or '.join(names)}",
+            why=f"it is offered in {zones_of}; the subnets are in {', '.join(sorted(nets))}",
+            next="aws ec2 create-default-subnet --availability-zone ZONE,"
+            " or: runctl config set aws.subnets subnet-...",
         )
     return sorted(
         found,

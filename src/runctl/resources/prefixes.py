@@ -8,6 +8,7 @@ import msgspec
 
 from runctl.errors import NotFound, ValidationError
 from runctl.providers.aws.session import Session
+from runctl.resources.reaching import access_of
 from runctl.storage.entries import Entry, dataset_version
 from runctl.storage.location import S3Location, parse
 
@@ -60,15 +61,13 @@ def place_of(text: str) -> S3Location:
 def _region_of(session: Session, bucket: str) -> str:
     """Where a bucket is: machines ask it there. Raises NotFound, CloudError."""
     try:
-        answer = session.call("s3", "head_bucket", Bucket=bucket)
+        return session.bucket_region(bucket)
     except NotFound:
         raise NotFound(f"There is no bucket {bucket}", next="aws s3 ls") from None
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return str(answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or session.region)
 
 
 def _listed(session: Session, bucket: str, key: str, region: str) -> Iterator[Entry]:
-    from runctl.storage.s3 import S3Access, S3Store
+    from runctl.storage.s3 import S3Store
 
-    access = S3Access(region=region, credentials=session.credentials, endpoint=session.cloud.s3_endpoint)
+    access = msgspec.structs.replace(access_of(session), region=region, locate=None)
     return S3Store(bucket, key, access).entries()

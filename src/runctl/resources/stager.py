@@ -16,7 +16,7 @@ from runctl.errors import CloudError, NotFound
 from runctl.providers.aws import account, shell
 from runctl.providers.aws.session import Session
 from runctl.resources import units
-from runctl.resources.between import access_of
+from runctl.resources.reaching import job_access
 from runctl.storage import pinned
 from runctl.storage.staging import BRIEF
 
@@ -209,7 +209,7 @@ def _program(session: Session, bucket: str) -> tuple[str, str]:
     program = archive.build()
     digest = hashlib.sha256(program).hexdigest()
     key = f"runctl/agents/{digest}.py"
-    access = msgspec.structs.replace(access_of(session), owner=session.account)
+    access = job_access(session)
     try:
         pinned.ensure(bucket, access, key, program)
     except NotFound:

@@ -54,7 +54,7 @@ class WarmRequest(msgspec.Struct, frozen=True, kw_only=True):
     instance_type: str | None = None
     profile: str = ""
     image: str | None = None
-    subnet: str | None = None
+    subnets: tuple[str, ...] = ()
     security_group: str | None = None
     root_volume_gib: int = 30
     lease_minutes: int = 15
@@ -287,6 +287,7 @@ def _staging(
         "bucket": dataset.bucket,
         "prefix": dataset.prefix,
         "region": dataset.region,
+        "host": session.s3_host(dataset.region),
         "folder": PATH,
         "delete": request.delete,
         "check": request.check,

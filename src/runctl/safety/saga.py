@@ -6,13 +6,13 @@ and tokens, so that nothing is made twice, or undoes what was done, the last ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
 
-from runctl.errors import CapacityError, Conflict, TrainctlError
+from runctl.errors import CapacityError, Conflict, QuotaError, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.ledger import Ledger, StepRecord, TransactionRecord, decoded
 from runctl.quoting import quoted
@@ -184,6 +184,7 @@ def _make(
 ) -> Result:
     """Try the alternatives in order, beginning with the intent that an earlier process left open."""
     refused: CapacityError | None = None
+    refusals: list[CapacityError] = []
     failed = {_intent(row).alternative for row in earlier if row.outcome == "failed"}
     still_open = {_intent(row).alternative: row for row in earlier if row.outcome is None}
     for number, planned in enumerate(step.requests):
@@ -195,6 +196,8 @@ def _make(
             if row
             else _Intent(step=step.name, alternative=number, request=_resolve(planned, results))
         )
+        if row is None and _is_ruled_out(intent.request, refusals):
+            continue
         call = Call(intent.request, row.token if row else f"{tx.id}-{step.name}-{number}", tx.id)
         undoable, tx.forward_only = not tx.forward_only, tx.forward_only or kind.final
         try:
@@ -213,12 +216,22 @@ def _make(
             if not isinstance(error, CapacityError):
                 raise
             refused = error
+            refusals.append(error)
             if number + 1 < len(step.requests):
                 emit(Notice(text=f"{_what(intent.request)}: {error.code}, trying the next", warning=True))
             continue
         return _result(answer)
     raise refused or Conflict(
         f"{tx.id} cannot go on", why=f"every way to do its step {step.name} failed before"
+    )
+
+
+def _is_ruled_out(request: Request, refusals: Sequence[CapacityError]) -> bool:
+    """Whether the account's quota, which is one for all zones, has been spent for this way before."""
+    offer = request.get("offer") or {}
+    return any(
+        isinstance(one, QuotaError) and one.meets(offer.get("instance_type", ""), offer.get("market", ""))
+        for one in refusals
     )
 
 

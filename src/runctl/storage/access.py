@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from runctl import partitions
 from runctl.clouds import Cloud, sandbox_ended
 from runctl.errors import CloudError, NotFound
 
@@ -29,10 +30,27 @@ class S3Access(msgspec.Struct, frozen=True):
 
     endpoint: str | None = None
     region: str | None = None
+    fips: bool = False
+    dual_stack: bool = False
     credentials: Callable[[], Credentials | tuple[str, str, str | None]] | None = None
     owner: Callable[[], str] | None = None
+    locate: Callable[[str], str] | None = None
+    """In which region of AWS a bucket is, where that may be another than `region`."""
     cloud: Cloud | None = None
     """Whose S3 it is, where that is a cloud that may end."""
+
+    def at(self, bucket: str) -> S3Access:
+        """As this one, with the region that the bucket is in."""
+        if self.locate is None or self.endpoint is not None:
+            return self
+        return msgspec.structs.replace(self, region=self.locate(bucket), locate=None)
+
+    @property
+    def host(self) -> str | None:
+        """AWS's S3 in the region; None at another server, and where no region is known."""
+        if self.endpoint is not None or self.region is None:
+            return None
+        return partitions.s3_host(self.region, fips=self.fips, dual_stack=self.dual_stack)
 
     def over(self, operation: str) -> CloudError | None:
         """What to raise for a request that failed because its sandbox ended; None while that lives."""

@@ -46,13 +46,14 @@ class Requests:
             if self._made is None:
                 from runctl.agent.s3 import Bucket
 
-                region = self._access.region or "us-east-1"
+                access = self._access.at(self._bucket)
                 self._made = Bucket(
                     self._bucket,
-                    region,
-                    _Keys(self._access),
-                    endpoint=self._access.endpoint,
-                    owner=self._access.owner() if self._access.owner else "",
+                    access.region or "us-east-1",
+                    _Keys(access),
+                    endpoint=access.endpoint,
+                    owner=access.owner() if access.owner else "",
+                    host=access.host or "",
                 )
             return self._made
 

@@ -212,7 +212,7 @@ class S3Store:
 
     def _client(self) -> Client:
         if self._made is None:
-            self._made = self._make(self._access)
+            self._made = self._make(self._access.at(self.bucket))
         return self._made
 
     def _lister(self) -> Requests:
@@ -227,7 +227,7 @@ class S3Store:
 
         return Client(
             self.bucket,
-            config=_config(access),
+            config=_config(access, self.bucket),
             client_options=_client_options(access),
             retry_config=_retry(access.endpoint),
             credential_provider=self._credentials if access.credentials else None,
@@ -293,7 +293,7 @@ class S3Store:
         )
 
 
-def _config(access: S3Access) -> S3Config:
+def _config(access: S3Access, bucket: str) -> S3Config:
     config: S3Config = {"checksum_algorithm": "SHA256"}
     if access.region or access.endpoint:
         config["region"] = access.region or "us-east-1"
@@ -304,6 +304,13 @@ def _config(access: S3Access) -> S3Config:
             access.endpoint
         )  # this name beats AWS_ENDPOINT_URL_S3 of the environment
         config["virtual_hosted_style_request"] = False
+    elif access.host:
+        # A certificate of S3 covers one name below the host: a bucket with dots goes into the path.
+        virtual = "." not in bucket
+        config["aws_endpoint_url_s3"] = (
+            f"https://{bucket}.{access.host}" if virtual else f"https://{access.host}"
+        )
+        config["virtual_hosted_style_request"] = virtual
     return config
 
 

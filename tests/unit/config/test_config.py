@@ -68,17 +68,17 @@ def test_without_any_source_every_setting_is_its_default(tmp_path: Path) -> None
 
 def test_each_source_wins_over_the_one_below_it(tmp_path: Path) -> None:
     (tmp_path / "user.toml").write_text(
-        '[aws]\nregion = "user"\nbucket = "user"\nsubnet = "user"\nimage = "user"\n'
+        '[aws]\nregion = "user"\nbucket = "user"\nsubnets = ["user"]\nimage = "user"\n'
     )
-    project(tmp_path, '[aws]\nregion = "project"\nbucket = "project"\nsubnet = "project"\n')
+    project(tmp_path, '[aws]\nregion = "project"\nbucket = "project"\nsubnets = ["project"]\n')
     found = load(tmp_path, RUNCTL_AWS_REGION="env", RUNCTL_AWS_BUCKET="env").under_flags(
         {"aws.region": "flag", "aws.profile": None}
     )
     aws = found.values.aws
-    assert (aws.region, aws.bucket, aws.subnet, aws.image) == ("flag", "env", "project", "user")
+    assert (aws.region, aws.bucket, aws.subnets, aws.image) == ("flag", "env", ("project",), "user")
     assert found.origin("aws.region") == "flag --region"
     assert found.origin("aws.bucket") == "env RUNCTL_AWS_BUCKET"
-    assert found.origin("aws.subnet") == f"{tmp_path / config.PROJECT_FILE}:4"
+    assert found.origin("aws.subnets") == f"{tmp_path / config.PROJECT_FILE}:4"
     assert found.origin("aws.image") == f"{tmp_path / 'user.toml'}:5"
     assert found.origin("aws.profile") == "default"
 

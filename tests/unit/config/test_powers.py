@@ -27,6 +27,7 @@ WORDS = st.sampled_from(
     ["a", "attackers-bucket", "prod-admin", "p5.48xlarge", "../x", "/etc", "s3://b/k", "ckpt"]
 )
 COUNTS = st.integers(1, 100_000)
+LISTS = st.lists(WORDS, max_size=3)
 AMOUNTS = st.decimals("0.01", 1_000_000, places=2)
 
 
@@ -34,7 +35,13 @@ def strategy(key: str) -> st.SearchStrategy[Any]:
     """Values of a setting's own type, found by trying: a setting that is new is tried too."""
     if key == "cloud":
         return st.sampled_from(["aws", "sandbox"])
-    for candidate, example in ((WORDS, "a"), (AMOUNTS, 0.25), (COUNTS, 1), (st.booleans(), True)):
+    for candidate, example in (
+        (WORDS, "a"),
+        (AMOUNTS, 0.25),
+        (COUNTS, 1),
+        (st.booleans(), True),
+        (LISTS, ["a"]),
+    ):
         folder = Path(tempfile.mkdtemp())
         write(folder / "c.toml", {key: example})
         try:
@@ -108,6 +115,8 @@ def test_an_untrusted_file_decides_nothing_that_spends_sends_or_weakens(
 
 
 def _is(found: Any, written: Any) -> bool:
+    if isinstance(written, list):
+        return list(found) == written
     return float(found or 0) == float(written) if isinstance(written, Decimal) else found == written
 
 

@@ -94,6 +94,7 @@ def first_lines(lease_minutes: int = 0) -> str:
             bucket="b",
             prefix="p",
             region="us-east-1",
+            host="s3.us-east-1.amazonaws.com",
             lease_minutes=lease_minutes,
             grace_seconds=90,
         )

@@ -7,6 +7,7 @@ from typing import Any
 from runctl.errors import CloudError, ConfigError, NotFound
 from runctl.events import Notice
 from runctl.providers.aws.session import Session
+from runctl.quoting import quoted
 
 _SSM_NEEDS = "ssm:UpdateInstanceInformation"
 """Without this a machine never shows itself to SSM; AmazonSSMManagedInstanceCore has it."""
@@ -26,7 +27,7 @@ def default_bucket(session: Session) -> str:
     know these.
     """
     name = f"runctl-{session.account()}-{session.region}"
-    if session.cloud.s3_endpoint is None and session.region not in _WITHOUT_NAMESPACE:
+    if session.s3_endpoint is None and session.region not in _WITHOUT_NAMESPACE:
         return name + _NAMESPACE_MARK
     return name
 
@@ -37,15 +38,23 @@ def job_bucket(session: Session, bucket: str) -> dict[str, Any]:
 
 
 def bucket_exists(session: Session, bucket: str) -> bool:
-    """Raises ConfigError where the bucket is somebody else's, however open it is to us."""
+    """Raises ConfigError where the bucket is somebody else's, however open, and where it is elsewhere."""
     try:
-        session.call("s3", "head_bucket", **job_bucket(session, bucket))
+        answer = session.call("s3", "head_bucket", **job_bucket(session, bucket))
     except NotFound:
         return False
     except CloudError as error:
         if error.code in {"403", "301"}:
             raise _not_ours(session, bucket) from error
         raise
+    # The SDK follows S3 to another region; machines, which sign for their own, do not.
+    region = answer.get("BucketRegion")
+    if region and region != session.region and session.s3_endpoint in {None, session.cloud.endpoint}:
+        raise ConfigError(
+            f"The bucket {bucket} is in {region}, and machines would be in {session.region}",
+            why="a job and its bucket are in one region",
+            next=f"--region {quoted(region)}, or: runctl config set aws.bucket NAME",
+        )
     return True
 
 
@@ -117,9 +126,9 @@ def _settle(session: Session, operation: str, **arguments: Any) -> None:
     try:
         session.call("s3", operation, **arguments)
     except CloudError as error:
-        if error.code != "NotImplemented" or session.cloud.s3_endpoint is None:
+        if error.code != "NotImplemented" or session.s3_endpoint is None:
             raise
-        session.emit(Notice(text=f"{session.cloud.s3_endpoint} does not know {operation}", warning=True))
+        session.emit(Notice(text=f"{session.s3_endpoint} does not know {operation}", warning=True))
 
 
 def require_profile(session: Session, profile: str) -> None:

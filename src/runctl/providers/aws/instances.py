@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from runctl.errors import CloudError, NotFound
+from runctl.errors import CapacityError, CloudError, NotFound, QuotaError
 from runctl.events import Emit, Progress
 from runctl.model import Market, Offer
+from runctl.providers.aws import quotas
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import POLL_SECONDS, UNSEEN_PATIENCE, Attachment
 from runctl.providers.base import Disk, LaunchRequest, Machine, MachineState
@@ -32,6 +33,16 @@ _STATES = {
 # "User initiated (2026-01-01 10:00:00 GMT)"
 _TRANSITION_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
 
+NEVER_RAN = {
+    "Client.InternalError": "its disk could not be made or opened, as with a KMS key that may not be used",
+    "Client.VolumeLimitExceeded": "the account's quota has no room for its disk",
+    "Client.InvalidSnapshot.NotFound": "the snapshot of its image is gone",
+}
+"""Why a launch that was accepted came to nothing, by the code of its end: the next one would, too."""
+
+_NO_SUBNET = re.compile(r"no (default )?subnets? (found )?for", re.IGNORECASE)
+"""Of MissingInput, InvalidInput and InvalidSubnetID.NotFound: EC2 says it in several ways."""
+
 _TAGGED_AT_LAUNCH = ("instance", "volume", "network-interface")
 
 
@@ -45,7 +56,6 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     profile: str
     user_data: str
     tags: dict[str, str]
-    subnet: str | None = None
     security_group: str | None = None
 
 
@@ -81,8 +91,8 @@ def run_parameters(spec: InstanceSpec, token: str) -> dict[str, Any]:
         ],
         "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in tagged],
     }
-    if spec.subnet:
-        parameters["SubnetId"] = spec.subnet
+    if spec.offer.subnet:
+        parameters["SubnetId"] = spec.offer.subnet
     else:
         parameters["Placement"] = {"AvailabilityZone": spec.offer.zone}
     if spec.security_group:
@@ -98,9 +108,25 @@ def run_parameters(spec: InstanceSpec, token: str) -> dict[str, Any]:
 def run(session: Session, request: LaunchRequest) -> Machine:
     """Launch, or find again, the instance of this request: its client token makes it idempotent.
 
-    Raises CapacityError where AWS has none to give, CloudError and ConfigError else.
+    Raises QuotaError where the account may have none, CapacityError where AWS has none to give or the zone
+    has no subnet, CloudError and ConfigError else.
     """
-    answer = session.call("ec2", "run_instances", **json.loads(request.parameters))
+    offer = request.offer
+    try:
+        answer = session.call("ec2", "run_instances", **json.loads(request.parameters))
+    except QuotaError as error:
+        raise quotas.exceeded(error, offer.instance_type, offer.market, session.region) from error
+    except (CloudError, NotFound) as error:
+        if offer.subnet is not None or not _NO_SUBNET.search(error.what):
+            raise
+        raise CapacityError(
+            f"There is no subnet in {offer.zone}",
+            service="ec2",
+            operation="run_instances",
+            code=error.code if isinstance(error, CloudError) else "NoSubnet",
+            why=error.what,
+            next=f"aws ec2 create-default-subnet --availability-zone {quoted(offer.zone)}",
+        ) from error
     return _machine(session, answer["Instances"][0])
 
 
@@ -184,11 +210,12 @@ def _machine(session: Session, raw: dict[str, Any]) -> Machine:
 
 
 def _ended_by(code: str) -> str:
-    if code in {"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"} or (
-        code.startswith("Server.") and code != "Server.ScheduledStop"
-    ):
-        return "cloud"
-    return "self" if code == "Client.InstanceInitiatedShutdown" else "user"
+    """Source: StateReason in the Amazon EC2 API Reference."""
+    if code == "Client.InstanceInitiatedShutdown":
+        return "self"
+    if code in NEVER_RAN:
+        return "launch"
+    return "cloud" if code.startswith("Server.") else "user"
 
 
 def _ended_at(session: Session, raw: dict[str, Any], *, by_cloud: bool) -> datetime | None:
@@ -197,7 +224,10 @@ def _ended_at(session: Session, raw: dict[str, Any], *, by_cloud: bool) -> datet
         return datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
     request = raw.get("SpotInstanceRequestId")
     if by_cloud and request:
-        answer = session.call("ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[request])
+        try:
+            answer = session.call("ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[request])
+        except NotFound:
+            return None
         for row in answer["SpotInstanceRequests"]:
             if updated := row.get("Status", {}).get("UpdateTime"):
                 return updated.astimezone(UTC)

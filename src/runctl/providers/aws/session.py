@@ -2,70 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
 
+from runctl import partitions
 from runctl.clouds import Cloud, sandbox_ended
-from runctl.errors import CapacityError, CloudError, ConfigError, NotFound, TrainctlError
+from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
 from runctl.events import Emit, ignore
+from runctl.providers.aws import answers
 from runctl.retry import RetryPolicy
-
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-
-CAPACITY_CODES = frozenset(
-    {
-        "InsufficientInstanceCapacity",
-        "InsufficientHostCapacity",
-        "InsufficientCapacity",
-        "InsufficientFreeAddressesInSubnet",
-        "MaxSpotInstanceCountExceeded",
-        "SpotMaxPriceTooLow",
-        "UnfulfillableCapacity",
-        "Unsupported",
-        "VcpuLimitExceeded",
-    }
-)
-"""Launch errors that another zone, type or market may not meet (Karpenter keeps a like list)."""
-
-THROTTLE_CODES = frozenset(
-    {
-        "BandwidthLimitExceeded",
-        "EC2ThrottledException",
-        "LimitExceededException",
-        "PriorRequestNotComplete",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "SlowDown",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-"""What botocore's standard mode retries."""
-
-NOT_IMPLEMENTED = 501
-"""Of other servers than AWS: asking again does not teach them."""
-CREDENTIAL_CODES = frozenset(
-    {
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "InvalidToken",
-        "RequestExpired",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
 
 
 class Session:
@@ -79,15 +30,17 @@ class Session:
         self._clients: dict[str, Any] = {}
         self._boto: Any = None
         self._account: str | None = None
+        self._other_s3: str | None = None
 
     @property
     def region(self) -> str:
         """The region of every call. Raises ConfigError where none is set."""
-        with self._lock:
+        with self._lock, _said_in_our_words("region"):
             return self._region()
 
     def client(self, service: str) -> Any:
-        with self._lock:
+        """Raises ConfigError where the SDK's settings or credentials cannot be used."""
+        with self._lock, _said_in_our_words(service):
             if service not in self._clients:
                 self._clients[service] = self._make_client(service)
             return self._clients[service]
@@ -108,23 +61,25 @@ class Session:
         something new for a while: NotFound is retried while `exists` says that it is there.
         Raises CapacityError, NotFound, ConfigError (credentials) or CloudError.
         """
-        method = getattr(self.client(service), operation)
         name = f"{service}.{operation}"
 
         def once() -> Any:
             try:
-                return method(**parameters)
+                # Making the client reads profiles, runs their programs and may ask for a role's keys.
+                return getattr(self.client(service), operation)(**parameters)
             except Exception as error:
-                translated = _translate(error, service, operation, repeatable=repeatable)
+                translated = answers.translate(error, service, operation, repeatable=repeatable)
                 if exists is not None and isinstance(translated, NotFound) and exists():
-                    translated = _not_seen_yet(translated, service, operation)
+                    translated = answers.not_seen_yet(translated, service, operation)
                 if isinstance(translated, CloudError) and self.cloud.ended:
                     translated = sandbox_ended(self.cloud, service, operation)
                 if isinstance(translated, ConfigError):
                     self._forget_credentials()
+                if translated is error:
+                    raise
                 raise translated from error
 
-        return self._policy.call(name, once, retryable=_is_retryable, emit=self.emit)
+        return self._policy.call(name, once, retryable=answers.is_retryable, emit=self.emit)
 
     def _forget_credentials(self) -> None:
         """The next call reads them anew: a user who logs in again need not start the command again."""
@@ -153,20 +108,53 @@ class Session:
         """Access key, secret key and session token for S3, fresh. Raises ConfigError where there are none."""
         if self.cloud.s3_keys is not None:
             return (*self.cloud.s3_keys, None)
-        with self._lock:
-            found = self._session().get_credentials()
-        if found is None:
-            raise _no_credentials("no key, profile, SSO session or role was found")
-        frozen = found.get_frozen_credentials()
-        return frozen.access_key, frozen.secret_key, frozen.token
+        with _said_in_our_words("credentials"):
+            with self._lock:
+                found = self._session().get_credentials()
+            if found is None:
+                raise answers.no_credentials("no key, profile, SSO session or role was found")
+            frozen = found.get_frozen_credentials()
+            return frozen.access_key, frozen.secret_key, frozen.token
+
+    @property
+    def uses_fips(self) -> bool:
+        """Whether the user's settings ask for AWS's FIPS endpoints."""
+        return self.cloud.s3_endpoint is None and bool(self.client("s3").meta.config.use_fips_endpoint)
+
+    @property
+    def uses_dual_stack(self) -> bool:
+        """Whether the user's settings ask for endpoints with IPv6."""
+        return self.cloud.s3_endpoint is None and bool(self.client("s3").meta.config.use_dualstack_endpoint)
+
+    @property
+    def s3_endpoint(self) -> str | None:
+        """The S3 server, where it is not AWS's: the sandbox's, or one that the SDK's own settings name."""
+        if self.cloud.s3_endpoint is None:
+            self.client("s3")  # the SDK reads what names another server
+        return self.cloud.s3_endpoint or self._other_s3
+
+    def s3_host(self, region: str = "") -> str:
+        """The host of AWS's S3 in a region, of this session by default, as the user's settings want it."""
+        return partitions.s3_host(region or self.region, fips=self.uses_fips, dual_stack=self.uses_dual_stack)
+
+    def bucket_region(self, bucket: str) -> str:
+        """Where a bucket is, which S3 also tells those whom it refuses. Raises NotFound, CloudError."""
+        try:
+            answer = self.call("s3", "head_bucket", Bucket=bucket)
+        except CloudError as error:
+            answer = getattr(error.__cause__, "response", {})
+            if not _region_in(answer):
+                raise
+        return _region_in(answer) or self.region
 
     def presign(self, bucket: str, key: str, *, seconds: int) -> str:
         """A URL that reads one object without credentials for `seconds`."""
-        return str(
-            self.client("s3").generate_presigned_url(
-                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+        with _said_in_our_words("presign"):
+            return str(
+                self.client("s3").generate_presigned_url(
+                    "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+                )
             )
-        )
 
     def _region(self) -> str:
         # botocore reads AWS_DEFAULT_REGION alone; the other SDKs and Lambda read AWS_REGION.
@@ -182,27 +170,41 @@ class Session:
     def _session(self) -> Any:
         if self._boto is None:
             import boto3
-            from botocore.exceptions import ProfileNotFound
+            import botocore.session
 
-            try:
-                self._boto = boto3.Session(
-                    aws_access_key_id=self.cloud.access_key,
-                    aws_secret_access_key=self.cloud.secret_key,
-                    region_name=self.cloud.region,
-                    profile_name=self.cloud.profile,
-                )
-            except ProfileNotFound as error:
-                raise ConfigError(
-                    f"There is no AWS profile {self.cloud.profile!r}",
-                    why=str(error),
-                    next="aws configure list-profiles",
-                ) from error
+            under = botocore.session.Session()
+            if self.cloud.profile:
+                under.set_config_variable("profile", self.cloud.profile)
+            if self.cloud.access_key is None:
+                roles = under.get_component("credential_provider").get_provider("assume-role")
+                roles._prompter = _code_for_mfa  # noqa: SLF001 (the SDK has no other way to say who asks)
+            self._boto = boto3.Session(
+                aws_access_key_id=self.cloud.access_key,
+                aws_secret_access_key=self.cloud.secret_key,
+                region_name=self.cloud.region,
+                botocore_session=under,
+            )
         return self._boto
 
     def _make_client(self, service: str) -> Any:
+        if service != "s3":
+            return self._client_at(service, self.cloud.endpoint)
+        if self.cloud.s3_endpoint is not None:
+            return self._client_at("s3", self.cloud.s3_endpoint, s3={"addressing_style": "path"})
+        # Without these, URLs for the global host are signed as Signature Version 2, which new buckets,
+        # buckets of regions that one opts into and those with keys of KMS do not serve.
+        style = {"addressing_style": "virtual", "us_east_1_regional_endpoint": "regional"}
+        client = self._client_at("s3", None, s3=style)
+        asked, url = client.meta.config, str(client.meta.endpoint_url)
+        fips, dual_stack = bool(asked.use_fips_endpoint), bool(asked.use_dualstack_endpoint)
+        if urlsplit(url).hostname == partitions.s3_host(self._region(), fips=fips, dual_stack=dual_stack):
+            return client
+        self._other_s3 = url
+        return self._client_at("s3", None, s3={"addressing_style": "path"})
+
+    def _client_at(self, service: str, endpoint: str | None, s3: dict[str, str] | None = None) -> Any:
         from botocore.config import Config
 
-        endpoint = self.cloud.s3_endpoint if service == "s3" else self.cloud.endpoint
         access_key, secret_key = (self.cloud.s3_keys if service == "s3" else None) or (None, None)
         return self._session().client(
             service,
@@ -218,92 +220,28 @@ class Session:
                 read_timeout=60,
                 max_pool_connections=32,
                 user_agent_extra="runctl",
-                s3={"addressing_style": "path"} if endpoint else {},
+                **({"signature_version": "s3v4", "s3": s3} if s3 else {}),
             ),
         )
 
 
-def _is_retryable(error: Exception) -> bool:
-    return isinstance(error, CloudError) and error.retryable
+def _code_for_mfa(prompt: str) -> str:
+    """A supervisor that works on without a terminal has nobody to ask, and must not wait for an answer."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+        raise EOFError("the profile wants a code for MFA, and there is no terminal to ask at")
+    return getpass.getpass(prompt)
 
 
-def _not_seen_yet(error: NotFound, service: str, operation: str) -> CloudError:
-    return CloudError(
-        error.what, service=service, operation=operation, code="NotSeenYet", retryable=True, why=error.why
-    )
+@contextmanager
+def _said_in_our_words(what: str) -> Generator[None]:
+    try:
+        yield
+    except TrainctlError:
+        raise
+    except Exception as error:
+        raise answers.translate(error, "aws", what, repeatable=True) from error
 
 
-def _no_credentials(why: str) -> ConfigError:
-    return ConfigError(
-        "No usable AWS credentials",
-        why=why,
-        next="aws configure (or aws sso login), or try it without an account: --on sandbox",
-    )
-
-
-def _translate(error: Exception, service: str, operation: str, *, repeatable: bool) -> TrainctlError:
-    from botocore import exceptions
-    from botocore.parsers import ResponseParserError
-
-    if isinstance(
-        error,
-        exceptions.NoCredentialsError
-        | exceptions.PartialCredentialsError
-        | exceptions.TokenRetrievalError
-        | exceptions.SSOTokenLoadError
-        | exceptions.UnauthorizedSSOTokenError,
-    ):
-        return _no_credentials(str(error))
-    if isinstance(error, exceptions.ClientError):
-        return _translate_answer(error, service, operation)
-    # An answer that came and cannot be read proves as little as none.
-    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | ResponseParserError):
-        never_sent = isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError)
-        return CloudError(
-            f"{service}.{operation} got no answer",
-            service=service,
-            operation=operation,
-            code=type(error).__name__,
-            retryable=repeatable or never_sent,
-            lost_answer=not never_sent,
-            why=str(error),
-        )
-    if isinstance(error, exceptions.ParamValidationError | exceptions.BotoCoreError):
-        return CloudError(
-            f"{service}.{operation} could not be made",
-            service=service,
-            operation=operation,
-            code=type(error).__name__,
-            lost_answer=not isinstance(error, exceptions.ParamValidationError),
-            why=str(error),
-        )
-    raise error
-
-
-def _translate_answer(error: ClientError, service: str, operation: str) -> TrainctlError:
-    answer: Any = error.response
-    code = str(answer.get("Error", {}).get("Code", "Unknown"))
-    message = str(answer.get("Error", {}).get("Message", ""))
-    metadata = answer.get("ResponseMetadata", {})
-    status = int(metadata.get("HTTPStatusCode", 0))
-    if code in CREDENTIAL_CODES:
-        return _no_credentials(f"{service}.{operation}: {code}: {message}")
-    if code.endswith((".NotFound", ".Malformed")) or code in {
-        "404",
-        "NoSuchBucket",
-        "NoSuchEntity",
-        "NoSuchKey",
-        "ParameterNotFound",
-    }:
-        return NotFound(message or code, why=f"{service}.{operation}: {code}")
-    kind = CapacityError if code in CAPACITY_CODES else CloudError
-    return kind(
-        message or code,
-        service=service,
-        operation=operation,
-        code=code,
-        request_id=str(metadata.get("RequestId", "")),
-        retryable=kind is CloudError
-        and (code in THROTTLE_CODES or (status >= 500 and status != NOT_IMPLEMENTED)),
-        why=f"{service}.{operation} answered {code}",
-    )
+def _region_in(answer: Any) -> str:
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or "")

@@ -107,7 +107,7 @@ class Tunnel:
         )
         self._ssm_session = answer["SessionId"]
         told = {name: answer[name] for name in ("SessionId", "TokenValue", "StreamUrl")}
-        endpoint = self._session.cloud.endpoint or f"https://ssm.{self._session.region}.amazonaws.com"
+        endpoint = self._session.client("ssm").meta.endpoint_url
         profile = self._session.cloud.profile or ""
         asked = {"Target": self._instance, "DocumentName": document, "Parameters": parameters}
         region = self._session.region
