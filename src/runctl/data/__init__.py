@@ -1,4 +1,4 @@
-"""Bundled, dated figures: instance types and prices of us-east-1, as text rows for whoever parses them."""
+"""Bundled, dated figures: instance types and prices, as text rows for whoever parses them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ def instance_type_rows() -> list[dict[str, str]]:
     empty where it is not known.
     """
     return _rows("instance_types.csv")
+
+
+def instance_price_rows() -> list[dict[str, str]]:
+    """One row a type and region, us-east-1 aside: USD/h on demand and the estimate on spot, each dated.
+
+    Sources: public mirrors of AWS's price pages and of the Spot Advisor's feed, on the days named there.
+    """
+    return _rows("instance_prices.csv")
 
 
 def volume_price_rows() -> list[dict[str, str]]:

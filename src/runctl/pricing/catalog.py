@@ -1,4 +1,4 @@
-"""The bundled catalog: common ML instance types and disks of us-east-1, each price with its date."""
+"""The bundled catalog: common ML instance types and disks, each price with its region and date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import msgspec
 
-from runctl.data import instance_type_rows, storage_price_rows, volume_price_rows
+from runctl.data import instance_price_rows, instance_type_rows, storage_price_rows, volume_price_rows
 from runctl.errors import ValidationError
 from runctl.model import HOURS_PER_MONTH, InstanceType, Market, Price
 
@@ -23,6 +23,11 @@ _SPOT_DATE = re.compile(r"spot est (\d{4}-\d\d-\d\d)")
 @cache
 def _rows() -> dict[str, dict[str, str]]:
     return {row["instance_type"]: row for row in instance_type_rows()}
+
+
+@cache
+def _elsewhere() -> dict[tuple[str, str], dict[str, str]]:
+    return {(row["instance_type"], row["region"]): row for row in instance_price_rows()}
 
 
 @cache
@@ -111,13 +116,17 @@ def standard_storage(region: str) -> Decimal | None:
 
 
 def on_demand(name: str, region: str) -> Price | None:
-    """USD/h of a type, None where it is not known: the catalog has one region."""
-    return _price(name, region, "on_demand_usd_hr_us_east_1", _ON_DEMAND_DATE, "catalog")
+    """USD/h of a type, None where it is not known."""
+    if region != REGION:
+        return _price_elsewhere(name, region, "on_demand", "catalog")
+    return _price(name, "on_demand_usd_hr_us_east_1", _ON_DEMAND_DATE, "catalog")
 
 
 def spot_estimate(name: str, region: str) -> Price | None:
     """What spot usually cost when the catalog was made; the spot history decides where the cloud answers."""
-    return _price(name, region, "spot_usd_hr_us_east_1", _SPOT_DATE, "catalog, estimate")
+    if region != REGION:
+        return _price_elsewhere(name, region, "spot", "catalog, estimate")
+    return _price(name, "spot_usd_hr_us_east_1", _SPOT_DATE, "catalog, estimate")
 
 
 def with_gpus(gpus: int, *, market: Market) -> list[InstanceType]:
@@ -241,9 +250,17 @@ def _known(text: str | None) -> Decimal | None:
     return Decimal(text) if text else None
 
 
-def _price(name: str, region: str, column: str, dated: re.Pattern[str], source: str) -> Price | None:
+def _price_elsewhere(name: str, region: str, market: str, source: str) -> Price | None:
+    row = _elsewhere().get((name, region))
+    if row is None or not row[f"{market}_usd_hr"]:
+        return None
+    dated = datetime.fromisoformat(row[f"{market}_as_of"]).replace(tzinfo=UTC)
+    return Price(usd_per_hour=Decimal(row[f"{market}_usd_hr"]), source=source, as_of=dated)
+
+
+def _price(name: str, column: str, dated: re.Pattern[str], source: str) -> Price | None:
     row = _rows().get(name)
-    if row is None or region != REGION or not row[column]:
+    if row is None or not row[column]:
         return None
     date = dated.search(row["as_of"])
     if date is None:

@@ -14,6 +14,7 @@ from runctl.events import Emit, Notice
 from runctl.model import InstanceType, Market, Offer, Price, PricePoint
 from runctl.pricing import catalog
 from runctl.providers.aws.session import Session
+from runctl.resources import prices as prices_of
 
 
 def offers(
@@ -95,7 +96,9 @@ def _offers_of(
         if not prices and zones:
             emit(Notice(text=f"no spot price history for {kind.name}: prices are estimates", warning=True))
     if not spot or fallback:
-        price = catalog.on_demand(kind.name, session.region)
+        if catalog.on_demand(kind.name, session.region) is None:
+            prices_of.learn(session, [kind.name])
+        price = prices_of.on_demand(session, kind.name)
         found.extend(Offer("aws", kind.name, zone, Market.ON_DEMAND, price) for zone in zones)
     return found
 

@@ -49,10 +49,45 @@ def test_each_price_has_the_date_and_source_of_its_own() -> None:
     assert spot.as_of == datetime(2025, 6, 28, tzinfo=UTC)
 
 
-def test_prices_of_other_regions_are_unknown() -> None:
-    assert catalog.on_demand("g5.xlarge", "eu-west-1") is None
-    assert catalog.spot_estimate("g5.xlarge", "eu-west-1") is None
-    assert catalog.volume_rate("gp3", size_gib=100, region="eu-west-1") is None
+REGIONS = [
+    *("eu-central-1", "eu-west-1", "eu-north-1", "us-west-2", "us-east-2", "ap-south-1", "ap-northeast-1"),
+    *("ap-southeast-2", "sa-east-1", "ca-central-1", "me-south-1", "af-south-1", "us-gov-west-1"),
+]
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_region_other_than_us_east_1_has_prices_of_its_own(region: str) -> None:
+    """There were none: `--budget` left every on-demand machine out, and disks cost nothing."""
+    for name in ("g4dn.xlarge", "m5.large", "r5.large"):
+        home, there = catalog.on_demand(name, "us-east-1"), catalog.on_demand(name, region)
+        if there is None:
+            continue
+        assert home is not None
+        assert Decimal("0.8") < there.usd_per_hour / home.usd_per_hour < Decimal("2.5")
+        assert there.as_of.year >= 2025
+    assert any(catalog.on_demand(name, region) for name in ("g4dn.xlarge", "m5.large"))
+    gib, at_home = (catalog.volume_rate("gp3", size_gib=100, region=name) for name in (region, "us-east-1"))
+    assert gib is not None
+    assert at_home is not None
+    assert Decimal("0.8") < gib.usd_per_hour / at_home.usd_per_hour < Decimal("2.5")
+    assert catalog.snapshot_rate(2**30, region=region) is not None
+
+
+def test_a_region_that_nobody_knows_has_no_price() -> None:
+    assert catalog.on_demand("g5.xlarge", "xx-new-1") is None
+    assert catalog.spot_estimate("g5.xlarge", "xx-new-1") is None
+    assert catalog.volume_rate("gp3", size_gib=100, region="xx-new-1") is None
+
+
+def test_every_price_of_every_region_is_positive_and_dated() -> None:
+    from runctl.data import instance_price_rows
+
+    known = {kind.name for kind in catalog.instance_types()}
+    for row in instance_price_rows():
+        assert row["instance_type"] in known
+        for price_of in (catalog.on_demand, catalog.spot_estimate):
+            price = price_of(row["instance_type"], row["region"])
+            assert price is None or price.usd_per_hour > 0
 
 
 def test_an_unknown_type_names_the_nearest() -> None:

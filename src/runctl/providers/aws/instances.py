@@ -117,13 +117,14 @@ def run(session: Session, request: LaunchRequest) -> Machine:
     except QuotaError as error:
         raise quotas.exceeded(error, offer.instance_type, offer.market, session.region) from error
     except (CloudError, NotFound) as error:
-        if offer.subnet is not None or not _NO_SUBNET.search(error.what):
+        code = error.code if isinstance(error, CloudError) else "NoSubnet"
+        if offer.subnet is not None or not (code == "MissingInput" or _NO_SUBNET.search(error.what)):
             raise
         raise CapacityError(
             f"There is no subnet in {offer.zone}",
             service="ec2",
             operation="run_instances",
-            code=error.code if isinstance(error, CloudError) else "NoSubnet",
+            code=code,
             why=error.what,
             next=f"aws ec2 create-default-subnet --availability-zone {quoted(offer.zone)}",
         ) from error
