@@ -40,7 +40,7 @@ def summary(context: Context, on: str | None, explain: bool, regions: str | None
         if offline:
             in_s3 = kept.by_ledger(operation.ledger, cloud, region)
         else:
-            from runctl.jobs.place import job_access
+            from runctl.resources.reaching import job_access
 
             in_s3 = kept.by_buckets(operation.ledger, cloud, region, job_access(operation.session))
     if context.json:

@@ -13,13 +13,14 @@ from runctl import config
 from runctl.errors import NotFound, TrainctlError
 from runctl.events import Emit, Notice
 from runctl.jobs import logged
-from runctl.jobs.place import Place, job_access
+from runctl.jobs.place import Place
 from runctl.jobs.plan import Before
 from runctl.jobs.spec import JobSpec, decode
 from runctl.jobs.watch import Watch
 from runctl.ledger import JobRecord, Ledger
 from runctl.resources import kept
 from runctl.resources.old_checkpoints import CheckpointReport, Cleaner
+from runctl.resources.reaching import job_access
 from runctl.safety.checkpoints import Keep
 from runctl.safety.vocabulary import Request
 from runctl.storage.bulk import BulkStore
