@@ -51,6 +51,8 @@ class Attempt:
         self.seal = seal.read(self.folder)
         self.ran_before = os.path.exists(self.path("state.json"))
         before = self._before = read_json(self.path("state.json")) or {}
+        self.stop_asked = False
+        """Whether a stop came through the store: on a full disk no file can be made that asks for one."""
         self._lock = threading.RLock()
         self._placing = threading.Lock()
         self._writing_events = threading.Lock()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from typing import Any, Callable, Optional, Tuple
 
-from . import clock
+from . import clock, seal
 from .attempt import Attempt
 from .failures import StoreAway, StoreRefused
 from .output import Output, left_out
@@ -15,6 +16,7 @@ from .output import Output, left_out
 LOG_SECONDS = 5.0
 STATE_SECONDS = 15.0
 LONGEST_WAIT = 30.0
+LARGEST_ORDER = 4096
 LARGEST_PIECE = 4 * 1024 * 1024
 MOST_SENT = 4 * 1024**3
 """Of an attempt's log. A script that prints more is followed by samples: storing costs, too."""
@@ -51,6 +53,7 @@ class Mirror:
         for name, wake, send, every, over in (
             ("log", self._wakes[0], self._follow_log, LOG_SECONDS, self._log_ends),
             ("state", self._wakes[1], self.send_state, STATE_SECONDS, never),
+            ("orders", threading.Event(), self._look_for_stop, STATE_SECONDS, never),
         ):
             work = (wake, send, every, over)
             threading.Thread(target=self._keep, args=work, name=name, daemon=True).start()
@@ -78,6 +81,20 @@ class Mirror:
                 self._attempt.note("the store's copy is held up: %r" % error)
             wake.wait(clock.real(wait))
             wake.clear()
+
+    def _look_for_stop(self) -> None:
+        """Others can write to the store: only an order with the job's seal counts."""
+        key = self._attempt.seal
+        if not key or self._attempt.stop_asked:
+            return
+        data = self._store.get(self._prefix + "stop", LARGEST_ORDER)
+        try:
+            told = json.loads(data or b"null")
+        except (ValueError, RecursionError):
+            return
+        mine = {"job": self._attempt.spec["job"], "attempt": self._attempt.number}
+        if isinstance(told, dict) and seal.holds(key, told, seal.STOP):
+            self._attempt.stop_asked = all(told.get(name) == value for name, value in mine.items())
 
     def send_state(self) -> None:
         """Raises StoreAway, StoreRefused."""

@@ -13,7 +13,7 @@ from typing import Any, Dict, Optional
 from .files import to_json
 
 FILE = "seal"
-MANIFEST, STATE = "", "state"
+MANIFEST, STATE, STOP = "", "state", "stop"
 """Kinds of objects that carry a seal: what is sealed as one is none of the other."""
 
 

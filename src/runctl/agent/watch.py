@@ -67,7 +67,7 @@ class Watch:
     def ask(self) -> None:
         """Begin the ending if anything asks for it now."""
         if self._ending.cause is None:
-            stop_asked = os.path.exists(self._attempt.path("stop"))
+            stop_asked = self._attempt.stop_asked or os.path.exists(self._attempt.path("stop"))
             why = reason(self._attempt.spec, clock.now(), self.was_signalled, stop_asked)
             if why is not None:
                 self._ending.begin(*why)

@@ -21,7 +21,8 @@ from runctl.agent.digest import file_digest
 from runctl.agent.snapshot import Entry
 from runctl.errors import Conflict, NotFound, TransferError, ValidationError
 from runctl.events import Emit, Progress
-from runctl.jobs import proven
+from runctl.jobs import proven, spans
+from runctl.jobs.spans import Reads
 from runctl.links import refuse_brought
 from runctl.storage import claims, spelling
 from runctl.storage.durable import sync_disk
@@ -138,7 +139,10 @@ class _Arrival:
     def _each(self, files: list[Wanted]) -> None:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="arrival") as pool:
             try:
-                self._wait({pool.submit(self._guarded, one, self._bring) for one in files})
+                groups = [
+                    [files[number] for number in group] for group in spans.spans([one.entry for one in files])
+                ]
+                self._wait({pool.submit(self._bring_all, group) for group in groups})
             except BaseException:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -165,7 +169,13 @@ class _Arrival:
         except (proven.NotAsCommitted, NotFound, ValidationError) as error:
             self._leave(one, error.why or error.what)
 
-    def _bring(self, one: Wanted) -> None:
+    def _bring_all(self, group: list[Wanted]) -> None:
+        """Files that lie beside each other in one object, or one file."""
+        store = spans.span(self._store, group[0].key, [one.entry for one in group])
+        for one in group:
+            self._guarded(one, lambda one: self._bring(one, store))
+
+    def _bring(self, one: Wanted, store: Reads) -> None:
         path = self._folder / one.path
         if _is_file(path) and _is(path, one.entry):
             with self._lock:
@@ -175,7 +185,7 @@ class _Arrival:
         if path.is_dir() and not path.is_symlink():
             raise ValidationError(f"{path} is a folder", why=f"{path} is a folder")
         with _told(path), partial_file(path) as partial:
-            self._fetch(one, partial)
+            self._fetch(one, partial, store)
             self._dress(one.entry, partial)
             if os.path.lexists(path):
                 self._put_aside(one, path)
@@ -187,7 +197,7 @@ class _Arrival:
             self._came += 1
             self._bytes += one.entry.size
 
-    def _fetch(self, one: Wanted, partial: Path) -> None:
+    def _fetch(self, one: Wanted, partial: Path, store: Reads) -> None:
         key, entry = one.key, one.entry
         with partial.open("r+b", buffering=0) as file:
             file.truncate(entry.size)
@@ -204,7 +214,7 @@ class _Arrival:
 
             stretches = proven.stretches(entry)
             if len(stretches) == 1:
-                proven.receive(self._store, key, stretches[0], take)
+                proven.receive(store, key, stretches[0], take)
                 return
             parts = [
                 self._parts.submit(proven.receive, self._store, key, stretch, take) for stretch in stretches

@@ -8,6 +8,8 @@ from datetime import timedelta
 
 import msgspec
 
+from runctl.agent import seal as seals
+from runctl.agent.files import to_json
 from runctl.errors import CloudError, Conflict, ValidationError
 from runctl.events import Emit, Progress, ignore
 from runctl.jobs import launch, overdue, state
@@ -43,7 +45,8 @@ def stop(ledger: Ledger, place: Place, job: JobId, *, emit: Emit = ignore) -> No
         wish = msgspec.structs.replace(decode(record.spec), stop_asked=True)
         ledger.jobs.replace_spec(job, encode(wish))
     begun = time.monotonic()
-    while not _is_asked(ledger, place, job, emit):
+    told: set[int] = set()
+    while not _is_asked(ledger, place, job, emit, told):
         waited = time.monotonic() - begun
         if waited > PATIENCE:
             attempt = machine_of(ledger, ledger.jobs.get(job))
@@ -129,8 +132,8 @@ def _subject(ledger: Ledger, job: JobId) -> str:
     return f"{job}/{ledger.jobs.events(job)[-1].attempt}"
 
 
-def _is_asked(ledger: Ledger, place: Place, job: JobId, emit: Emit) -> bool:
-    """Whether nothing more is to be done but to see it end."""
+def _is_asked(ledger: Ledger, place: Place, job: JobId, emit: Emit, told: set[int]) -> bool:
+    """Whether nothing is to be done but to see it end. `told` are attempts with an order in the bucket."""
     record = ledger.jobs.get(job)
     if record.state.final or record.state is JobState.ENDING:
         return True
@@ -140,10 +143,26 @@ def _is_asked(ledger: Ledger, place: Place, job: JobId, emit: Emit) -> bool:
             return True
         _take_up_launch(ledger, place, record, emit)
         return False
-    return _ask(place, record, attempt)
+    if attempt.number not in told and _leave_order(place, record, attempt):
+        told.add(attempt.number)
+    return _ask(place, record, attempt, is_told=attempt.number in told)
 
 
-def _ask(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
+def _leave_order(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
+    """Whether the order lies in the bucket, sealed. A machine whose disk is full takes no command."""
+    key = seal_of(job, attempt)
+    if place.session is None or not key:
+        return False
+    order = {"job": str(attempt.job), "attempt": attempt.number}
+    data = to_json({**order, "seal": seals.of(key, order, seals.STOP)})
+    try:
+        place.store.write(f"attempt-{attempt.number}/stop", data)
+    except CloudError:  # the machine is asked itself
+        return False
+    return True
+
+
+def _ask(place: Place, job: JobRecord, attempt: AttemptRecord, *, is_told: bool) -> bool:
     """Whether the agent was told, or is not there to be told: then whoever supervises ends its machine."""
     assert attempt.instance_id is not None  # noqa: S101 (it has a machine)
     machine = place.provider.describe(attempt.instance_id)
@@ -159,9 +178,10 @@ def _ask(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
     try:
         place.provider.ask_to_stop(attempt.instance_id, attempt.job, attempt.number)
     except CloudError as error:
-        if error.code != "InvalidInstanceId":
+        if error.code == "InvalidInstanceId":
+            return False  # it has just ended: the next look shows it
+        if not is_told:
             raise
-        return False  # it has just ended: the next look shows it
     return True
 
 

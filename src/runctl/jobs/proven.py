@@ -12,7 +12,7 @@ from typing import NamedTuple
 from runctl.agent import packs
 from runctl.agent.snapshot import Entry
 from runctl.errors import CloudError, TransferError
-from runctl.storage.objects import Store
+from runctl.jobs.spans import Reads
 
 READ = 4 * 1024 * 1024
 """Bytes that are in memory at a time: a checkpoint may be larger than this computer's memory."""
@@ -48,7 +48,7 @@ def stretches(entry: Entry) -> list[Stretch]:
     ]
 
 
-def receive(store: Store, key: str, stretch: Stretch, take: Callable[[int, bytes], object]) -> None:
+def receive(store: Reads, key: str, stretch: Stretch, take: Callable[[int, bytes], object]) -> None:
     """Give the bytes of a stretch to `take` with their place in the file, then prove them.
 
     Raises NotAsCommitted, and as `Store.read_range`.
@@ -62,7 +62,7 @@ def receive(store: Store, key: str, stretch: Stretch, take: Callable[[int, bytes
         raise NotAsCommitted(f"{key!r:.200} is not what was committed", why="its SHA-256 is another one")
 
 
-def _read(store: Store, key: str, start: int, length: int) -> bytes:
+def _read(store: Reads, key: str, start: int, length: int) -> bytes:
     try:
         return store.read_range(key, start, length)
     except (CloudError, TransferError) as error:
@@ -71,7 +71,7 @@ def _read(store: Store, key: str, start: int, length: int) -> bytes:
         raise NotAsCommitted(f"{key!r:.200} is too short", why=f"it has only {size} bytes") from error
 
 
-def check(store: Store, key: str, entry: Entry) -> None:
+def check(store: Reads, key: str, entry: Entry) -> None:
     """Read a file and prove it. Raises as `receive`."""
     for stretch in stretches(entry):
         receive(store, key, stretch, lambda _at, _data: None)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.agent import mounts as mounts_module
-from runctl.agent import snapshot, turns
+from runctl.agent import seal, snapshot, turns
 from runctl.agent.mounts import Mounts, mounts
 from runctl.agent.snapshot import Entry, Manifest
 from runctl.agent.walk import walk
@@ -269,6 +269,36 @@ def test_on_a_full_disk_the_end_comes_and_is_told_and_what_is_there_is_kept(
     assert machine.shutdowns()[-1] == "-P now"
     assert (attempt.folder / "exit").read_text() == "3"
     assert attempt.state["phase"] == "ended"
+
+
+KEY = "ab" * 32
+
+
+def test_a_stop_comes_through_the_store_if_it_carries_the_seal(machine, bucket, wait_until):
+    """No command reaches a machine whose disk is full; whoever else can write to the bucket stops nothing."""
+    machine.speed(60)
+    attempt = machine.attempt(HUGE, store=STORE, machine=DISPOSABLE, lease_seconds=900)
+    (attempt.folder / "seal").write_text(KEY)
+    attempt.start().prints("up")
+    place, order = f"{PREFIX}/attempt-1/stop", {"job": "job", "attempt": 1}
+    another = {**order, "attempt": 2}
+    for planted in (
+        b"{",
+        b"[1]",
+        json.dumps(order).encode(),
+        json.dumps({**order, "seal": seal.of("cd" * 32, order, seal.STOP)}).encode(),
+        json.dumps({**order, "seal": seal.of(KEY, order, seal.STATE)}).encode(),
+        json.dumps({**another, "seal": seal.of(KEY, another, seal.STOP)}).encode(),
+    ):
+        bucket.objects[place] = planted
+        seen = len(bucket.asked)
+        wait_until(lambda seen=seen: ("GET", place, 0) in bucket.asked[seen:])
+    seen = len(bucket.asked)
+    wait_until(lambda: ("GET", place, 0) in bucket.asked[seen:])
+    assert attempt.state["phase"] == "running"
+    bucket.objects[place] = json.dumps({**order, "seal": seal.of(KEY, order, seal.STOP)}).encode()
+    state = attempt.end()
+    assert (state["cause"], state["exit_code"]) == ("stop", 0)
 
 
 # Names
