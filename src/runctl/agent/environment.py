@@ -163,7 +163,9 @@ def _make(folder: str, needs: _Needs, home: str, log: str, carried_uv: Callable[
 
 def _make_with_uv(uv: str, folder: str, needs: _Needs, home: str, log: str) -> str:
     python = os.path.join(folder, "bin", "python3")
-    pythons = {"UV_PYTHON_INSTALL_DIR": os.path.join(home, "pythons")}
+    from .pip_settings import for_uv  # what a local job does not need is not loaded
+
+    pythons = {"UV_PYTHON_INSTALL_DIR": os.path.join(home, "pythons"), **for_uv(os.environ)}
     version, told = needs.wanted, "made by uv"
     try:
         asked = ["--python", version] if version else []
@@ -179,12 +181,10 @@ def _make_with_uv(uv: str, folder: str, needs: _Needs, home: str, log: str) -> s
         told = "made by uv with %s, for Python %s could not be had: %s" % (other.told, version, error)
         version = other.minor
     if needs.requirements:
-        _run(
-            [uv, "pip", "install", "--quiet", "--python", python, *_wanted(folder, needs, version)],
-            folder,
-            log,
-            pythons,
-        )
+        wanted = _wanted(folder, needs, version)
+        if wanted is not needs.requirements:
+            pythons["UV_CONSTRAINT"] = ""  # the lock was made with the user's own
+        _run([uv, "pip", "install", "--quiet", "--python", python, *wanted], folder, log, pythons)
     return told
 
 

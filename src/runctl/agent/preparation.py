@@ -51,9 +51,7 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str, trees: List[Tree]) 
         for tree in trees:
             if tree.name == WORK:
                 tree.leave_to_others(bundle_files(attempt.job_folder))
-    chosen: Chosen = _step(
-        attempt, "environment", lambda: prepare(spec.get("python") or {}, home, attempt.path("agent.log"))
-    )
+    chosen: Chosen = _step(attempt, "environment", lambda: _python(attempt, store, home))
     attempt.event("environment", python=chosen.told)
     python = chosen.python
     data = None
@@ -75,6 +73,17 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str, trees: List[Tree]) 
         manifest=resume.manifest,
         lying=list(resume.lying),
     )
+
+
+def _python(attempt: Attempt, store: Any, home: str) -> Chosen:
+    needs = attempt.spec.get("python") or {}
+
+    def carried_uv() -> Optional[str]:
+        from .carried_uv import fetch_uv  # what a local job does not need is not loaded
+
+        return fetch_uv(needs.get("uv"), store, home)
+
+    return prepare(needs, home, attempt.path("agent.log"), carried_uv)
 
 
 def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:

@@ -11,9 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from runctl.events import Emit, Notice, Progress
 from runctl.jobs.place import Place
-from runctl.jobs.spec import Code
+from runctl.jobs.spec import Carried, Code, JobSpec
 from runctl.resources.reaching import job_access
 
 if TYPE_CHECKING:
@@ -51,6 +53,21 @@ def send_agent(place: Place) -> tuple[str, str]:
     key = f"runctl/agents/{digest}.py"
     _ensure(place, key, agent)
     return key, digest
+
+
+def send_uv(place: Place, spec: JobSpec) -> JobSpec:
+    """Have the wheels of uv that a spec names in the bucket; those that are no longer here are left out."""
+    if not spec.python.carried:
+        return spec
+    from runctl.jobs import uv
+
+    sent: list[Carried] = []
+    for wheel in spec.python.carried:
+        data = uv.bytes_of(wheel)
+        if data is not None:
+            _ensure(place, wheel.key, data)
+            sent.append(wheel)
+    return msgspec.structs.replace(spec, python=msgspec.structs.replace(spec.python, carried=tuple(sent)))
 
 
 def _ensure(place: Place, key: str, data: bytes) -> bool:

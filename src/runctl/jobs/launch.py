@@ -289,7 +289,7 @@ class Launcher:
             "command": list(spec.command),
             "workdir": workdir,
             "environment": {},
-            "python": msgspec.to_builtins(spec.python),
+            "python": _python(spec, offer),
             "bundle": msgspec.to_builtins(spec.code),
             "data": _data(spec, offer, place.session),
             "checkpoint_dir": str(Path(workdir) / spec.checkpoints) if spec.checkpoints else "checkpoints",
@@ -365,6 +365,21 @@ def _data(spec: JobSpec, offer: Offer, session: Session | None) -> dict[str, Any
     from runctl.jobs.data import for_agent  # what a job without data does not need is not loaded
 
     return for_agent(spec, offer, session)
+
+
+def _python(spec: JobSpec, offer: Offer) -> dict[str, object]:
+    if spec.is_local:
+        needs = spec.python
+        return {
+            "kind": needs.kind,
+            "requirements": list(needs.requirements),
+            "requires_python": needs.requires_python,
+            "digest": needs.digest,
+        }
+    from runctl.jobs.place import architecture_of
+    from runctl.jobs.pythons import for_machine  # what a local job does not need is not loaded
+
+    return for_machine(spec.python, architecture_of(offer.instance_type))
 
 
 def _drilled() -> bool:

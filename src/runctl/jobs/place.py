@@ -140,6 +140,14 @@ def root_disk(place: Place, instance_type: str) -> RootDisk:
     return RootDisk(image, gib, catalog.volume_rate("gp3", size_gib=gib, region=place.session.region))
 
 
+def architecture_of(instance_type: str) -> str:
+    """That of an instance type; a user's own machine may be of one that the catalog does not know."""
+    try:
+        return catalog.instance_type(instance_type).architecture
+    except ValidationError:
+        return "x86_64"
+
+
 def guard(place: Place, spec: JobSpec, *, emit: Emit) -> None:
     """Warn and refuse where too many instances run to launch one more. Raises ValidationError."""
     if place.session is None or spec.instance:

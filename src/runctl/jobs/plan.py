@@ -10,7 +10,7 @@ import msgspec
 
 from runctl.errors import ValidationError
 from runctl.events import Emit, ignore
-from runctl.jobs.place import Place, guard, near_data, offers, root_disk
+from runctl.jobs.place import Place, architecture_of, guard, near_data, offers, root_disk
 from runctl.jobs.spec import JobSpec
 from runctl.model import JobId, Market, Offer, Price
 
@@ -35,7 +35,8 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True):
     """What will be done. `disk` is the USD/h of the machine's disk, None where there is none or unknown.
 
-    `data` is how the machine reads what lies in S3, `before` what an earlier job of this name kept.
+    `data` is how the machine reads what lies in S3, `before` what an earlier job of this name kept;
+    `python` says which Python the machine will have, and why.
     """
 
     job: JobId
@@ -50,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     data: DataPlan | None = None
     before: Before | None = None
+    python: str = ""
 
     @property
     def best(self) -> Offer:
@@ -127,4 +129,20 @@ def make_plan(
         code_bytes=code_bytes,
         warnings=tuple(warnings),
         data=data,
+    )
+
+
+def with_python(plan: Plan, place: Place, *, emit: Emit = ignore) -> Plan:
+    """The plan with the Python and the packages that its machine will have. Raises as `pythons.decide`."""
+    if place.session is None:
+        return plan
+    from runctl.jobs import pythons  # what a local job does not need is not loaded
+
+    names = dict.fromkeys(offer.instance_type for offer in plan.offers)
+    decision = pythons.decide(plan.spec, [architecture_of(name) for name in names], emit=emit)
+    return msgspec.structs.replace(
+        plan,
+        spec=msgspec.structs.replace(plan.spec, python=decision.python),
+        python=decision.told,
+        warnings=(*plan.warnings, *decision.warnings),
     )

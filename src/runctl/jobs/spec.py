@@ -23,13 +23,36 @@ _LOCAL = "local"
 _INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
 
 
+class Lock(msgspec.Struct, frozen=True, kw_only=True):
+    """The exact packages for machines of one architecture, with their hashes, as an installer reads it."""
+
+    architecture: str
+    text: str
+
+
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """A wheel of uv for machines of one architecture: its SHA-256, and where it lies in the job's bucket."""
+
+    architecture: str
+    key: str
+    sha256: str
+
+
 class PythonSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the script needs of Python: `kind` says where the requirements were read."""
+    """What the script needs of Python: `kind` says where the requirements were read.
+
+    `version` is the minor one wanted, "" for any; `imports` are modules that no list names. `locks` and
+    `carried`, the wheels of uv, have one for each architecture that a machine may have, or none.
+    """
 
     kind: str = "none"
     requirements: tuple[str, ...] = ()
     requires_python: str | None = None
     digest: str = ""
+    version: str = ""
+    imports: tuple[str, ...] = ()
+    locks: tuple[Lock, ...] = ()
+    carried: tuple[Carried, ...] = ()
 
 
 class DataVolume(msgspec.Struct, frozen=True, kw_only=True):

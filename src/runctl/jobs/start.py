@@ -17,9 +17,9 @@ from runctl.errors import BudgetExceeded, Conflict, NotFound, TrainctlError, Val
 from runctl.events import Emit, Progress, ignore
 from runctl.jobs import folders, limits, state, steps
 from runctl.jobs import spec as specs
-from runctl.jobs.code import send_code
+from runctl.jobs.code import send_code, send_uv
 from runctl.jobs.place import AwsSettings, Place, cloud_place, local_place
-from runctl.jobs.plan import Plan, make_plan
+from runctl.jobs.plan import Plan, make_plan, with_python
 from runctl.jobs.script import Script
 from runctl.jobs.spec import JobSpec
 from runctl.ledger import JobRecord, Ledger
@@ -66,7 +66,7 @@ def prepare(
         code_bytes=code.total_bytes if code else 0,
         emit=emit,
     )
-    return plan, code
+    return with_python(plan, place, emit=emit), code
 
 
 def check_data(spec: JobSpec) -> None:
@@ -143,6 +143,7 @@ def stage(
             f"The code of job {job.id} was not sent", why=f"{spec.root} is not here", next="runctl train"
         )
     sent = spec.code or send_code(place, code or bundle.plan(Path(spec.root)), emit)
+    spec = send_uv(place, spec)
     spec = msgspec.structs.replace(_with_data_in_store(place, spec, emit), code=sent)
     place.store.write("spec.json", specs.encode(spec))  # for whoever has to adopt the job: we never read it
     ledger.jobs.replace_spec(job.id, specs.encode(spec))

@@ -28,6 +28,8 @@ def show_plan(plan: Plan) -> None:
     else:
         if plan.code_files:
             lines.append(f"  code      {plan.code_files} files, {figures.size(plan.code_bytes)}")
+        if plan.python:
+            lines.append(f"  python    {plan.python}")
         new = " (will be created)" if plan.bucket_is_new else ""
         lines.append(f"  bucket    {plan.bucket}{new}")
         lines.append("  offers    type          market     zone         USD/h     price from")
