@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-kills test-browser test-torch test-formats bench bench-transfer bench-snapshots bench-loading compiled lock clean
+.PHONY: demo test check test-all test-kills test-browser test-torch test-formats test-prove bench bench-transfer bench-snapshots bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -48,6 +48,10 @@ test-formats: $(VENV)/.dev .frameworks/formats/.done
 	$(PYTHON) -m venv .frameworks/formats
 	.frameworks/formats/bin/pip install --quiet --requirement requirements/formats.txt
 	touch $@
+
+# Scripts with one fault of resuming each, and sound ones, through `runctl prove`: minutes, on a quiet machine.
+test-prove: $(VENV)/.dev
+	$(BIN)/pytest -q -m "slow or not slow" tests/e2e/test_prove.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

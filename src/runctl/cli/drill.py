@@ -89,7 +89,7 @@ def _drill(
 ) -> DrillReport:
     from runctl.jobs import drill as drills
 
-    runs = [_prepare(context, ledger, request, folder / name, emit) for name in ("peaceful", "disturbed")]
+    runs = [prepare(context, ledger, request, folder / name, emit) for name in ("peaceful", "disturbed")]
     seed = options["seed"] if isinstance(options["seed"], int) else None
     notice = float(str(options["notice"]))
     os.environ["RUNCTL_DRILL"] = "1"
@@ -105,7 +105,7 @@ def _drill(
         service.close()
 
 
-def _prepare(
+def prepare(
     context: Context,
     ledger: Ledger,
     request: running.Request,

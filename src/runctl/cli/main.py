@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tx": ("runctl.cli.tx:tx", "Operations that were left unfinished: finish or undo them."),
     "ledger": ("runctl.cli.ledger:ledger", "This user's memory: check it, bring it back from a copy."),
     "drill": ("runctl.cli.drill:drill", "A fire drill: interrupt a run and see what it costs."),
+    "prove": ("runctl.cli.prove:prove", "Find out whether an interruption changes what a script does."),
     "demo": ("runctl.cli.demo:demo", "Watch a job survive a spot interruption on the sandbox cloud."),
     "sandbox": ("runctl.cli.sandbox:sandbox", "A cloud on this machine, to try and test everything."),
     "config": ("runctl.cli.config:config", "Show, set and check settings."),

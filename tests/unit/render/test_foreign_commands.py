@@ -31,7 +31,8 @@ ODD = JobId(f"{STORABLE}-2")
 DOES_NOT_READ = {
     # What starts, waits, or asks nothing of anybody: it shows the same text by the same functions.
     *("jobs wait", "aws wait", "s3 watch", "demo", "sandbox up", "sandbox down", "sandbox env"),
-    *("sandbox clock", "sandbox fault add", "sandbox fault clear", "sandbox interrupt", "data cache prune"),
+    *("sandbox clock", "sandbox fault add", "sandbox fault clear", "sandbox interrupt", "sandbox reset"),
+    *("data cache prune",),
 }  # fmt: skip
 SHOWS_NO_TEXT = {"ledger check", "ledger copies", "data cache list", "config trusted", "config validate"}
 WITHOUT_A_CLOUD: dict[str, list[list[str]]] = {
@@ -121,6 +122,7 @@ WITH_A_BUCKET: dict[str, list[list[str]]] = {
     "data stage": [["s3://BUCKET/set", "--name", STORABLE, "--dry-run"], [f"s3://BUCKET/{STORABLE}"]],
     "data verify": [["here", "s3://BUCKET/set"], ["s3://BUCKET/set", "s3://BUCKET/runctl"], [STORABLE]],
     "drill": [[STORABLE]],
+    "prove": [[STORABLE]],
     "s3 upload": [["here", "s3://BUCKET/up"], [STORABLE, "s3://BUCKET/up"]],
     "s3 download": [["s3://BUCKET/set", "out"], ["s3://BUCKET", "out"], [f"s3://BUCKET/{STORABLE}", "out"]],
     "s3 sync": [["s3://BUCKET/set", "out"], ["here", "s3://BUCKET/set", "--both"], ["here", "s3://BUCKET/up"]],
