@@ -82,6 +82,7 @@ class Attempt:
             "step": None,
             "began_at_step": None,
             "steps_per_second": None,
+            "silence": None,
             "log_bytes": 0,
             "log_mirrored": 0,
             "log_hole": before.get("log_hole"),

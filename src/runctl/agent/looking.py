@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from typing import (
     Callable,
@@ -175,6 +176,22 @@ class Looking:
             self._waited = waited or self._waited
         self._plain_at, self._plain_really_at = clock.now(), time.monotonic()
 
+    def what_waits(self) -> str:
+        """What the last look saw of checkpoints, in words: why there is no new one."""
+        if self._last is None:
+            return "nothing was looked at yet"
+        newest: Optional[CheckpointSet] = None
+        for tree in self.trees:
+            for one in self._last.sets[tree.name]:
+                why = self._rest[tree.name].why.get(one.paths[0])
+                is_kept = all(path in self.known[tree.name] for path in one.paths)
+                if why is not None and not is_kept:
+                    return "%s %s" % (_printable(one.name), why)
+                newest = one if newest is None or one.newest > newest.newest else newest
+        if newest is not None:
+            return "the newest that lies there is %s" % _printable(newest.name)
+        return "no file that it wrote is known as one"
+
     def is_plain(self, tree: Tree, path: str) -> bool:
         """Whether a file is of no checkpoint, so that any state of it counts that it really had."""
         return path not in self._in_sets.get(tree.name, ())
@@ -195,6 +212,11 @@ class Looking:
     def _shape(self, found: Sequence[Found]) -> FrozenSet[Tuple[str, str]]:
         """What lies there but for the files' contents: names that go or come are a change, too."""
         return frozenset((one.path, one.target) for one in found)
+
+
+def _printable(name: str) -> str:
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
 def _verdict(root: str, by_path: Mapping[str, Found], one: CheckpointSet) -> Optional[bool]:

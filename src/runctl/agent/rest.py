@@ -90,6 +90,8 @@ class Rest:
         self._sound: Dict[FrozenSet[str], _State] = {}  # shapes of sets with a good format: one that was seen
         self._steps: List[float] = []  # when the log named another step, as the looks saw it
         self._overlaps = False  # steps were named while a set was being written: they tell nothing of saves
+        self.why: Dict[str, str] = {}
+        """Why sets wait, by a path of theirs: what the last look saw."""
         self.mates: Dict[str, Tuple[str, ...]] = {}
         """Of each file of a set that was committed: all files of it."""
 
@@ -107,13 +109,17 @@ class Rest:
         """
         files = {one.path: one for one in found if one.kind == FILE}
         self._note(moment, files, sets)
+        self.why = {}
 
         def is_over(one: CheckpointSet) -> bool:
             if held and (_is_in(one, files, held) or _is_joined(one, files, held)):
+                self.why[one.paths[0]] = "is open for writing"
                 return False
             told = verdict(one)
             if told is False:
+                self.why[one.paths[0]] = "is torn, by its format"
                 return False
+            self.why[one.paths[0]] = "changes, or does not tell whether its save is over"
             return self._is_over(moment, one, sets, told)
 
         return _choice(files, sets, known, is_over, self._has_lost)

@@ -25,6 +25,7 @@ from .preparation import PreparationFailed, Prepared, prepare_attempt
 from .progress import Steps
 from .restoring import CorruptSnapshot, lying_of, read_manifest, snapshot_names
 from .script import Script, become_subreaper, end_descendants, end_left_behind, shield_nothing_yet
+from .silence import Silence
 from .snapshot import Manifest
 from .snapshots import Commit, Snapshots
 from .store import open_store
@@ -69,15 +70,18 @@ class Run:
         self._speed_from = (0.0, 0)
         self._next_measure = 0.0
         self._steps = Steps()
+        self._silence = Silence()
+        self._last_checkpoint: Optional[Tuple[Any, ...]] = None
         self._trees = trees_of(attempt, self._store.mirrors)
+        self._looking = Looking(
+            self._trees,
+            self._steps,
+            lambda: self._script.processes() if self._script is not None else (),
+            self._spec.get("checkpoint_pattern"),
+        )
         self._snapshots = Snapshots(
             self._store,
-            Looking(
-                self._trees,
-                self._steps,
-                lambda: self._script.processes() if self._script is not None else (),
-                self._spec.get("checkpoint_pattern"),
-            ),
+            self._looking,
             attempt.number,
             attempt.folder,
             self._committed,
@@ -178,6 +182,7 @@ class Run:
         self._attempt.update(phase="running", pid=script.pid)
         self._attempt.event("script-started", pid=script.pid)
         self._mirror.hurry()
+        self._silence.begins(clock.now())
         self._snapshots.start()
         while script.exit_code() is None and self._ending.cause is None:
             clock.wait(self._ending.came.is_set, tick())
@@ -248,11 +253,20 @@ class Run:
         state["step"] = self._output.steps.step
         state["began_at_step"] = self._output.steps.first
         self._steps.name(time.time(), self._output.steps.step)
+        self._silence.stepped(self._output.steps.step)
         if end or time.monotonic() >= self._next_measure:
             self._next_measure = time.monotonic() + clock.real(HEARTBEAT_SECONDS)
             self._measure_speed(clock.now())
+            self._tell_silence(clock.now())
             script.reap()
             self._keep_log_within_bounds()
+
+    def _tell_silence(self, now: float) -> None:
+        since = self._silence.since(now)
+        told = None if since is None else {"since": since, "seen": self._looking.what_waits()}
+        if told is not None and self._attempt.state["silence"] is None:
+            self._attempt.event("silence", **told)
+        self._attempt.state["silence"] = told
 
     def _keep_log_within_bounds(self) -> None:
         try:
@@ -281,6 +295,10 @@ class Run:
     def _committed(self, commit: Commit) -> None:
         notice = self._attempt.state["notice_at"]
         checkpoint = "/".join(commit.checkpoint) if commit.checkpoint else None
+        if checkpoint and self._last_checkpoint != (checkpoint, commit.step):
+            self._last_checkpoint = (checkpoint, commit.step)
+            self._silence.kept(clock.now())
+            self._attempt.state["silence"] = None
         self._attempt.update(
             kept={"files": commit.files, "bytes": commit.size},
             committed={

@@ -55,6 +55,13 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     bytes: claims.Count
 
 
+class Silence(msgspec.Struct, frozen=True, kw_only=True):
+    """No checkpoint was kept since then although the steps go on; `seen` is what of checkpoints was seen."""
+
+    since: claims.Moment
+    seen: claims.Text
+
+
 @claim("state of an attempt", largest=LARGEST_STATE)
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json` of an attempt; times are seconds since the epoch on the cloud's clock."""
@@ -75,6 +82,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     agent_pid: claims.Count = 0
     step: claims.Count | None = None
     steps_per_second: claims.Rate | None = None
+    silence: Silence | None = None
     log_bytes: claims.Bytes = 0
     log_mirrored: claims.Bytes = 0
     resumed_from: claims.CommitName | None = None
@@ -99,6 +107,17 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
         told = [f"{each.path} was left out: {each.reason}" for each in self.left_out]
         more = self.left_out_count - len(self.left_out)
         return [*told, f"{more} more files were left out"] if more > 0 else told
+
+    @property
+    def silence_told(self) -> str:
+        """A sentence if the steps go on and no checkpoint is kept; else empty."""
+        if self.silence is None:
+            return ""
+        minutes = max(1, round((self.last_sign - self.silence.since) / 60))
+        return (
+            f"no checkpoint has been kept for {minutes} min while steps go on: {self.silence.seen};"
+            " --checkpoint-pattern GLOB says what counts as one"
+        )
 
     @property
     def last_sign(self) -> float:

@@ -123,6 +123,7 @@ class Closing:
                 committed_step=agent.committed.step if agent.committed else None,
                 committed_seconds=agent.committed.seconds_after_notice if agent.committed else None,
                 began_step=agent.began_at_step,
+                silence=agent.silence_told or None,
                 kept_files=agent.kept.files if agent.kept else none_kept,
                 kept_bytes=agent.kept.bytes if agent.kept else none_kept,
             )

@@ -171,7 +171,7 @@ def _ask(place: Place, job: JobRecord, attempt: AttemptRecord, *, is_told: bool)
     if place.session is not None:
         from runctl.providers.aws import shell
 
-        if _is_silent(place, job, attempt):
+        if _silence_told(place, job, attempt):
             return True
         if not shell.is_online(place.session, attempt.instance_id):
             return False
@@ -185,7 +185,7 @@ def _ask(place: Place, job: JobRecord, attempt: AttemptRecord, *, is_told: bool)
     return True
 
 
-def _is_silent(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
+def _silence_told(place: Place, job: JobRecord, attempt: AttemptRecord) -> bool:
     """Whether an agent that once spoke says nothing any more: its shell may never answer either."""
     agent = place.view(attempt.number, seal_of(job, attempt)).state()
     if agent is None or agent.is_over:

@@ -53,19 +53,19 @@ def broken(seen: Sighting, owed: Owed, now: datetime) -> str:
     if seen.machine is None or seen.machine.state not in _ALIVE:
         return ""
     silent = silence(seen, now)
-    is_silent = silent > HEARTBEAT_LIMIT
-    if is_silent and owed.lease is not None and silent > owed.lease + LEASE_MARGIN:
+    silence_told = silent > HEARTBEAT_LIMIT
+    if silence_told and owed.lease is not None and silent > owed.lease + LEASE_MARGIN:
         return f"its agent is silent for {_minutes(silent)}, longer than its lease of {_minutes(owed.lease)}"
-    patience = SILENT_MARGIN if is_silent else owed.grace + ENDING
+    patience = SILENT_MARGIN if silence_told else owed.grace + ENDING
     if owed.stop_for is not None and owed.stop_for > patience:
-        return f"it shall stop, and its agent is {_how(silent, is_silent)}"
+        return f"it shall stop, and its agent is {_how(silent, silence_told)}"
     if owed.limit and owed.lease is not None and owed.limit_for > patience:
-        return f"{owed.limit}, and its agent is {_how(silent, is_silent)}"
+        return f"{owed.limit}, and its agent is {_how(silent, silence_told)}"
     return ""
 
 
-def _how(silent: timedelta, is_silent: bool) -> str:
-    return f"silent for {_minutes(silent)}" if is_silent else "not at its end"
+def _how(silent: timedelta, silence_told: bool) -> str:
+    return f"silent for {_minutes(silent)}" if silence_told else "not at its end"
 
 
 def _minutes(time: timedelta) -> str:

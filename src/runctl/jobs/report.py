@@ -36,6 +36,8 @@ class AttemptReport(msgspec.Struct, frozen=True):
     seconds_to_safety: float | None
     steps_lost: int | None
     cost: Decimal | None
+    silence: str = ""
+    """What was told of checkpoints that are not kept though the steps go on."""
 
 
 class JobReport(msgspec.Struct, frozen=True):
@@ -153,4 +155,5 @@ def _attempt(ledger: Ledger, attempts: Sequence[AttemptRecord], index: int, now:
         seconds_to_safety=attempt.committed_seconds,
         steps_lost=steps.lost(attempts, index),
         cost=cost,
+        silence=attempt.silence or "",
     )

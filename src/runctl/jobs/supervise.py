@@ -366,6 +366,7 @@ class Supervisor:
         if agent is not None and standing is Standing.RUNNING:
             self._beat(job, agent)
             self._tell_where_it_began(job, attempt, watch, agent)
+            self._tell_silence(attempt, watch, agent)
             self._retention.look(job, watch)
 
     def _account(
@@ -471,6 +472,15 @@ class Supervisor:
         if steps.began_anew([*attempts[: attempt.number - 1], now], attempt.number - 1):
             given = f"it was given {agent.resumed_from}"
             watch.doubt("anew", f"the script begins anew, at step {agent.began_at_step}, though {given}")
+
+    def _tell_silence(self, attempt: AttemptRecord, watch: Watch, agent: AgentState) -> None:
+        """Steps go on and no checkpoint is kept: once a silence, and in the ledger for whoever asks."""
+        if agent.silence_told:
+            watch.doubt("silence", agent.silence_told)
+        else:
+            watch.settle("silence")
+        if bool(agent.silence_told) != bool(attempt.silence):
+            self._closing.save(attempt, agent, state=attempt.state)
 
     def _beat(self, job: JobRecord, agent: AgentState) -> None:
         spent = accounting.spent(self._ledger, job.id, self._place.clock.now())

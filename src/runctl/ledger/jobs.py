@@ -179,6 +179,7 @@ class Jobs:
             attempt.began_step,
             attempt.kept_files,
             attempt.kept_bytes,
+            attempt.silence,
         )
         marks = ", ".join("?" * len(values))
         with self._database.write() as connection:

@@ -126,4 +126,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE attempts ADD COLUMN kept_files INTEGER;
     ALTER TABLE attempts ADD COLUMN kept_bytes INTEGER;
     """,
+    """
+    ALTER TABLE attempts ADD COLUMN silence TEXT;
+    """,
 )

@@ -70,6 +70,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     began_step: int | None = None
     kept_files: int | None = None
     kept_bytes: int | None = None
+    silence: str | None = None
+    """What was told of checkpoints that are not kept though the steps go on."""
 
 
 class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):

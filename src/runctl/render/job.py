@@ -133,14 +133,7 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
         plural = "s" if report.interruptions > 1 else ""
         lost = figures.number(report.steps_lost)
         write(f"work lost   {lost} steps lost over {report.interruptions} interruption{plural}")
-    for attempt in report.attempts:
-        if attempt.began_anew:
-            write(f"began anew  attempt {attempt.number}, at step {attempt.began_step}, though it was given")
-            write(f"            {attempt.resumed_from}: the script does not go on from it")
-    if report.retried:
-        write(
-            f"tried again from the snapshot before {report.retried[-1]}, from which the script failed at once"
-        )
+    _show_doubts(report)
     if report.target != "local":
         parts = f"machines {figures.usd(report.compute)}, disks {figures.usd(report.disks)}"
         write(f"cost        {figures.usd(report.cost)}: {parts}")
@@ -156,6 +149,23 @@ def show_report(report: JobReport, *, brief: bool = False) -> None:
     write(f"kept at     {report.store}")
     if report.adopted:
         write(f"adopted     from there; said to be {report.user}'s")
+
+
+def _show_doubts(report: JobReport) -> None:
+    write = output.write_line
+    for attempt in report.attempts:
+        if attempt.began_anew:
+            write(f"began anew  attempt {attempt.number}, at step {attempt.began_step}, though it was given")
+            write(f"            {attempt.resumed_from}: the script does not go on from it")
+        if attempt.silence:
+            what, _, seen = attempt.silence.partition(": ")
+            write(f"not kept    attempt {attempt.number}: {what}")
+            for line in seen.split("; "):
+                write(f"            {line}")
+    if report.retried:
+        write(
+            f"tried again from the snapshot before {report.retried[-1]}, from which the script failed at once"
+        )
 
 
 def _began(attempt: AttemptReport) -> str:

@@ -563,3 +563,31 @@ def _children(pid: int) -> list[str]:
         with contextlib.suppress(OSError):  # the thread has ended
             found += path.read_text().split()
     return found
+
+
+def test_steps_that_go_on_without_a_checkpoint_are_told_while_the_script_runs(machine, wait_until):
+    """It saves as usual, then into files that are never whole."""
+    machine.speed(100)
+    attempt = machine.attempt(
+        """
+        import os, pathlib, time, zipfile
+        folder = pathlib.Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+        step = 0
+        while not (folder / "end").exists():
+            step += 1
+            path = folder / f"step-{step}.pt"
+            with zipfile.ZipFile(path, "w") as file:
+                file.writestr("a", b"x" * 1000)
+            if step > 8:
+                path.write_bytes(path.read_bytes()[:-30])
+            print("step", step, flush=True)
+            time.sleep(0.3)
+        """
+    )
+    attempt.start()
+    silence = wait_until(lambda: attempt.state.get("silence"))
+    assert silence["seen"].endswith("is torn, by its format")
+    assert silence["since"] >= attempt.state["script_started"]
+    (machine.checkpoints / "end").write_text("")
+    attempt.end()
+    assert attempt.events.count("silence") == 1

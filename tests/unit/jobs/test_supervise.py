@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from runctl.errors import ValidationError
-from runctl.events import Event, Notice
+from runctl.events import Event, Heartbeat, Notice
 from runctl.jobs import control
 from runctl.jobs import spec as specs
 from runctl.jobs.attempt import LeftOut
@@ -236,6 +236,37 @@ def test_a_job_that_kept_nothing_says_so(
     assert found.kept_files == 0
     show_report(found)
     assert "kept        nothing: the script wrote no file" in capsys.readouterr().out
+
+
+def test_silence_is_told_once_while_it_lasts_and_stays_in_the_report(
+    attempted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = attempted()
+    looks, told = 0, []
+
+    def heard(event: Event) -> None:
+        nonlocal looks
+        if isinstance(event, Notice) and "no checkpoint has been kept" in event.text:
+            told.append(event)
+        if isinstance(event, Heartbeat):
+            looks += 1
+            if looks == 3:
+                attempt.agent("ended", cause="finished", exit_code=0, silence=silence)
+                attempt.live.client("ec2").terminate_instances(InstanceIds=[attempt.machine])
+
+    silence = {
+        "since": attempt.place.clock.now().timestamp() - 1900,
+        "seen": "weights.bin is open for writing",
+    }
+    attempt.agent("running", silent=HEARD, silence=silence, step=30)
+    assert attempt.supervise(heard).state is JobState.SUCCEEDED
+    assert looks >= 3
+    assert [one.warning for one in told] == [True]
+    assert "while steps go on: weights.bin is open for writing; --checkpoint-pattern GLOB" in told[0].text
+    show_report(report(attempt.ledger, attempt.ledger.jobs.get(attempt.job), attempt.place.clock.now()))
+    shown = capsys.readouterr().out
+    assert "not kept    attempt 1: no checkpoint has been kept for" in shown
+    assert "            --checkpoint-pattern GLOB says what counts as one\n" in shown
 
 
 def test_a_script_that_begins_anew_is_told_of_while_it_runs(attempted: Callable[..., Any]) -> None:
