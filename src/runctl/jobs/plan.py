@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +18,10 @@ from runctl.model import JobId, Market, Offer, Price
 
 if TYPE_CHECKING:
     from runctl.jobs.data import DataPlan
+
+
+_LARGEST_SCRIPT = 1024 * 1024
+_OURS = re.compile("RUNCTL_")
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +84,21 @@ def _unbounded(spec: JobSpec) -> Iterator[str]:
         yield "no --budget and no --max-hours: only the script's end stops the spending"
     if not spec.keep_written:
         yield "--keep-written 0: what the script writes in its own folder ends with the machine"
+        if not spec.checkpoints and _names_no_folder(spec):
+            yield "it may keep nothing: the script names neither RUNCTL_CHECKPOINT_DIR nor RUNCTL_OUTPUT_DIR"
+
+
+def _names_no_folder(spec: JobSpec) -> bool:
+    """Whether the script's own text tells of no folder that is kept; what it calls may know one."""
+    script = next((word for word in spec.command[:2] if word.endswith((".py", ".sh"))), None)
+    if script is None or any(_OURS.search(word) for word in spec.command):
+        return False
+    try:
+        with (Path(spec.root) / spec.workdir / script).open("rb") as file:
+            text = file.read(_LARGEST_SCRIPT + 1)
+    except OSError:
+        return False
+    return len(text) <= _LARGEST_SCRIPT and not _OURS.search(text.decode("utf-8", "replace"))
 
 
 def make_plan(
