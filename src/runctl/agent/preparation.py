@@ -31,6 +31,8 @@ class Prepared(NamedTuple):
     environment: Dict[str, str]
     manifest: Optional[Manifest]
     lying: List[Entry]
+    made: Optional[str]
+    """The folder of an environment that was made for this attempt."""
 
 
 class _Resume(NamedTuple):
@@ -72,6 +74,7 @@ def prepare_attempt(attempt: Attempt, store: Any, home: str, trees: List[Tree]) 
         environment=_environment(attempt, python, folder, output, data, resume.path),
         manifest=resume.manifest,
         lying=list(resume.lying),
+        made=chosen.made,
     )
 
 
@@ -83,7 +86,14 @@ def _python(attempt: Attempt, store: Any, home: str) -> Chosen:
 
         return fetch_uv(needs.get("uv"), store, home)
 
-    return prepare(needs, home, attempt.path("agent.log"), carried_uv)
+    def restored(folder: str) -> bool:
+        if not (store.mirrors and attempt.seal):
+            return False
+        from .kept_environment import restore
+
+        return restore(store, attempt.seal, home, folder, attempt.note)
+
+    return prepare(needs, home, attempt.path("agent.log"), carried_uv, restored)
 
 
 def _step(attempt: Attempt, name: str, do: Callable[[], Any]) -> Any:

@@ -67,6 +67,8 @@ class Run:
         self._code: Optional[int] = None
         self._memory: Optional[Memory] = None
         self._fault = ""
+        self._keeper: Optional[Any] = None
+        self._running = True
         self._speed_from = (0.0, 0)
         self._next_measure = 0.0
         self._steps = Steps()
@@ -139,6 +141,7 @@ class Run:
                 return self._finish(str(self._ending.cause), message, None)
             self._attempt.update(step_name="script")
             self._snapshots.begin_with(prepared.manifest, prepared.lying)
+            self._list_environment(prepared.made)
             self._attempt.state["script_started"] = clock.now()
             self._memory = Memory()
             script = Script(prepared.command, prepared.workdir, prepared.environment, self._attempt.log)
@@ -178,15 +181,34 @@ class Run:
             raise errors[0]
         return results[0]
 
+    def _list_environment(self, made: Optional[str]) -> None:
+        """What was installed for this attempt is kept for the next one."""
+        if made is None or not self._store.mirrors or not self._attempt.seal:
+            return
+        from .kept_environment import Keeper  # what a local job does not need is not loaded
+
+        self._keeper = Keeper(
+            self._store,
+            self._attempt.seal,
+            self._home,
+            made,
+            lambda: self._ending.cause is None and self._running,
+            lambda: self._snapshots.is_busy,
+            self._attempt.note,
+        )
+
     def _accompany(self, script: Script) -> int:
         self._attempt.update(phase="running", pid=script.pid)
         self._attempt.event("script-started", pid=script.pid)
         self._mirror.hurry()
         self._silence.begins(clock.now())
         self._snapshots.start()
+        if self._keeper is not None:
+            self._keeper.start()
         while script.exit_code() is None and self._ending.cause is None:
             clock.wait(self._ending.came.is_set, tick())
             self._look(script)
+        self._running = False
         if self._ending.cause is not None and script.exit_code() is None:
             self._end(script)
         # Who signals us may have signalled the script, too: its clean exit proves no finished work then.

@@ -127,6 +127,11 @@ class Snapshots:
         self.seconds_per_byte = 0.0
         self.newest: Optional[Commit] = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a snapshot is being taken."""
+        return self._one_at_a_time.locked()
+
     def begin_with(
         self, manifest: Optional[Manifest], lying: Iterable[Entry] = (), since: Optional[float] = None
     ) -> None:
