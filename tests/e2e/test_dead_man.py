@@ -14,6 +14,11 @@ from typing import Any
 import pytest
 
 LEASE_MINUTES = "2"
+"""For a machine whose agent never begins."""
+LONG_LEASE_MINUTES = "30"
+"""For one whose agent must begin before anything ends it, however busy the host is."""
+SOON = 400.0
+"""The clock's speed that brings the end of a long lease."""
 ITSELF = "Client.InstanceInitiatedShutdown"
 HELD = 45.0
 """Seconds after which a held launch goes on by itself, before its caller asks again."""
@@ -28,6 +33,12 @@ def short_lease(lab: Any) -> Any:
     (lab.project / "mark.txt").write_text(uuid.uuid4().hex)
     lab.environment["RUNCTL_AWS_LEASE_MINUTES"] = LEASE_MINUTES
     return lab
+
+
+@pytest.fixture
+def long_lease(short_lease: Any) -> Any:
+    short_lease.environment["RUNCTL_AWS_LEASE_MINUTES"] = LONG_LEASE_MINUTES
+    return short_lease
 
 
 class Bucket:
@@ -112,6 +123,8 @@ def launch_held(lab: Any) -> Iterator[None]:
 )
 def test_what_the_start_needs_is_gone(short_lease: Any, damage: Callable[..., None], told: str) -> None:
     lab = short_lease
+    if told != "no heartbeat":
+        lab.environment["RUNCTL_AWS_LEASE_MINUTES"] = LONG_LEASE_MINUTES
     with launch_held(lab):
         bucket = Bucket(lab)
         agents = bucket.agents()
@@ -124,8 +137,8 @@ def test_what_the_start_needs_is_gone(short_lease: Any, damage: Callable[..., No
     failed_at_once(lab, told)
 
 
-def test_an_environment_that_cannot_be(short_lease: Any) -> None:
-    lab = short_lease
+def test_an_environment_that_cannot_be(long_lease: Any) -> None:
+    lab = long_lease
     header = (
         '# /// script\n# dependencies = ["nothing @ file:///nowhere/nothing-1.0-py3-none-any.whl"]\n# ///\n'
     )
@@ -136,8 +149,8 @@ def test_an_environment_that_cannot_be(short_lease: Any) -> None:
     failed_at_once(lab, "environment: ")
 
 
-def test_a_script_that_cannot_be_started(short_lease: Any) -> None:
-    lab = short_lease
+def test_a_script_that_cannot_be_started(long_lease: Any) -> None:
+    lab = long_lease
     script = lab.project / "walk"
     script.write_text("#!/nowhere/interpreter\n")
     script.chmod(0o755)
@@ -147,9 +160,9 @@ def test_a_script_that_cannot_be_started(short_lease: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(short_lease: Any) -> None:
+def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(long_lease: Any) -> None:
     """It was whole when the command looked, and is not when the machine does."""
-    lab = short_lease
+    lab = long_lease
     command = lab.train("--steps", "10000", options=("--max-attempts", "5"))
     lab.committed(3)
     lab.finish(lab.start("jobs", "stop", "last"))
@@ -177,8 +190,8 @@ def test_a_checkpoint_that_was_asked_for_and_cannot_be_read(short_lease: Any) ->
     assert len(lab.machines()) == len(first) + 1
 
 
-def test_data_that_is_not_there(short_lease: Any) -> None:
-    lab = short_lease
+def test_data_that_is_not_there(long_lease: Any) -> None:
+    lab = long_lease
     client = lab.cloud.client("s3")
     empty = lab.cloud.name("empty")
     client.create_bucket(Bucket=empty)
@@ -188,12 +201,13 @@ def test_data_that_is_not_there(short_lease: Any) -> None:
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
-def test_an_agent_that_is_gone_puts_nothing_off(short_lease: Any, blow: signal.Signals) -> None:
+def test_an_agent_that_is_gone_puts_nothing_off(long_lease: Any, blow: signal.Signals) -> None:
     """Killed, or alive and hanging: the script may go on, the machine may not."""
-    lab = short_lease
+    lab = long_lease
     lab.finish(lab.train("--steps", "10000", options=("--detach",)))
     for pid in lab.until(lambda: agents_of(lab), "the agent runs"):
         os.kill(pid, blow)
+    lab.control.set_speed(SOON)
     ends_itself(lab)
     assert agents_of(lab) == []
 
@@ -201,11 +215,13 @@ def test_an_agent_that_is_gone_puts_nothing_off(short_lease: Any, blow: signal.S
 def test_a_laptop_that_vanishes_after_the_launch(short_lease: Any) -> None:
     """Nobody ever comes back: the agent alone keeps the machine for the work, and not for longer."""
     lab = short_lease
-    lab.control.set_speed(20)
-    steps = 100  # longer than the lease, that the agent puts off
+    lab.control.set_speed(4)  # until the agent is there to put its lease off
+    steps = 100  # longer than the lease
     command = lab.train("--steps", str(steps))
     lab.until(lab.machines, "a machine is launched")
     lab.kill(command)
+    lab.until(lambda: agents_of(lab), "the agent runs")
+    lab.control.set_speed(20)
     ends_itself(lab)
     assert lab.output() == lab.walked(steps)
 
@@ -217,7 +233,7 @@ def test_a_laptop_that_vanishes_after_the_launch(short_lease: Any) -> None:
 def ends_itself(lab: Any) -> None:
     """One machine, that nobody ended, is gone with all that ran on it."""
     (machine,) = lab.machines()
-    lab.until(lambda: lab.ended(machine), "the machine ends itself")
+    lab.until(lambda: lab.ended(machine), "the machine ends itself", seconds=120)
     assert lab.cause(machine) == ITSELF
     assert lab.runs(machine)
 
