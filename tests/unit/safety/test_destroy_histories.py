@@ -1061,13 +1061,13 @@ def test_what_was_protected_while_it_saved_is_left_alone(
 def test_what_the_table_forbids_never_reaches_the_api_and_what_it_allows_is_never_refused(
     quick: None,
 ) -> None:
-    seen = tell(range(1_000))
+    seen = tell(range(300))
     assert EVERY - set(seen) == set(), "these histories say nothing of it"
 
 
 @pytest.mark.slow
-def test_ten_thousand_histories_agree_with_the_table(quick: None) -> None:
-    seen = tell(range(1_000, 11_000))
+def test_eleven_thousand_histories_agree_with_the_table(quick: None) -> None:
+    seen = tell(range(11_000))
     assert EVERY - set(seen) == set()
     for what, times in sorted(seen.items()):
         print(f"{times:7,} {what}")
