@@ -289,6 +289,7 @@ def fault() -> None:
             "lost-response",
             "latency",
             "no-capacity",
+            "no-start",
             "wrong-state",
             "missing",
             "stale",

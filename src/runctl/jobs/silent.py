@@ -21,6 +21,11 @@ def is_so(place: Place, watch: Watch) -> bool:
     return place.session is not None and watch.agent is None and watch.store_answered and not taken
 
 
+def could_not_start(watch: Watch) -> bool:
+    """Whether the cloud refused to start what was asked for: it will refuse the same again."""
+    return watch.agent is None and watch.machine is not None and watch.machine.ended_by == "launch"
+
+
 def twice(attempts: Sequence[AttemptRecord]) -> str:
     """Why there is no further attempt; empty where one may help."""
     last = attempts[-TRIES:]

@@ -432,6 +432,10 @@ class Supervisor:
         if not self._closing.machine_is_over(job, attempt, watch, broken=why if broken else ""):
             return
         self._closing.close_books(attempt, watch, at=watch.agent.last_sign if watch.agent else None)
+        if silent.could_not_start(watch):
+            self._closing.save(attempt, watch.agent, state="lost", cause="launch", message=why)
+            self._move(job, JobState.FAILED, why)
+            return
         never_spoke = silent.is_so(self._place, watch)
         if never_spoke and (console := silent.console(self._place, attempt.instance_id)):
             why = f"{why}; its console ends with: {console}"

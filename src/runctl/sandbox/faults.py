@@ -19,7 +19,7 @@ from runctl.sandbox.usage import STATES
 CALL_KINDS = frozenset({"throttle", "error", "lost-response", "latency"})
 """What any call may meet; the others belong to one operation each."""
 LIES = frozenset({"wrong-state", "missing", "stale"})
-KINDS = (*sorted(CALL_KINDS), "no-capacity", *sorted(LIES), "away")
+KINDS = (*sorted(CALL_KINDS), "no-capacity", "no-start", *sorted(LIES), "away")
 THROTTLES = {
     "ec2": ("RequestLimitExceeded", 503),
     "s3": ("SlowDown", 503),

@@ -74,6 +74,10 @@ def boot(instance: Any) -> None:
     """Let a pending instance run, if it still may. Under the cloud's lock."""
     if instance._state.name != "pending":
         return
+    for fault in cloud().faults.meet("ec2", "RunInstances", {"no-start"}, instance.id):
+        code = fault.code or "Client.InternalError"
+        terminate(instance, (code, f"{code}: Client error on launch"))
+        return
     machine = cloud().machines.get(instance.id)
     if machine is None:
         machine = cloud().machines[instance.id] = Machine(

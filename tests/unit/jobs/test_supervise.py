@@ -368,7 +368,7 @@ def test_a_stop_that_nobody_hears_ends_the_machine_and_returns(attempted: Callab
     assert any("it shall stop, and its agent is silent" in text for text in attempt.warnings())
 
 
-def test_a_machine_of_whose_agent_nothing_was_ever_heard_tells_its_console(
+def test_a_machine_of_whose_agent_nothing_was_ever_heard_is_noted_as_silent(
     attempted: Callable[..., Any],
 ) -> None:
     attempt = attempted()

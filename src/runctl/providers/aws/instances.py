@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
@@ -15,7 +14,7 @@ import msgspec
 from runctl.errors import CapacityError, CloudError, NotFound, QuotaError
 from runctl.events import Emit, Progress
 from runctl.model import Market, Offer
-from runctl.providers.aws import quotas
+from runctl.providers.aws import ends, quotas
 from runctl.providers.aws.session import Session
 from runctl.providers.aws.volumes import POLL_SECONDS, UNSEEN_PATIENCE, Attachment
 from runctl.providers.base import Disk, LaunchRequest, Machine, MachineState
@@ -32,13 +31,6 @@ _STATES = {
 
 # "User initiated (2026-01-01 10:00:00 GMT)"
 _TRANSITION_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
-
-NEVER_RAN = {
-    "Client.InternalError": "its disk could not be made or opened, as with a KMS key that may not be used",
-    "Client.VolumeLimitExceeded": "the account's quota has no room for its disk",
-    "Client.InvalidSnapshot.NotFound": "the snapshot of its image is gone",
-}
-"""Why a launch that was accepted came to nothing, by the code of its end: the next one would, too."""
 
 _NO_SUBNET = re.compile(r"no (default )?subnets? (found )?for", re.IGNORECASE)
 """Of MissingInput, InvalidInput and InvalidSubnetID.NotFound: EC2 says it in several ways."""
@@ -165,7 +157,7 @@ def terminate(session: Session, instance_id: str) -> None:
 def console(session: Session, instance_id: str) -> str:
     """The newest 64 KiB of an instance's console; also of one that has just ended. Raises CloudError."""
     answer = session.call("ec2", "get_console_output", InstanceId=instance_id)
-    return base64.b64decode(answer.get("Output") or "").decode("utf-8", "replace")
+    return str(answer.get("Output") or "")  # botocore has decoded it
 
 
 def tags_of(session: Session, instance_id: str) -> dict[str, str]:
@@ -193,7 +185,7 @@ def _machine(session: Session, raw: dict[str, Any]) -> Machine:
     code = raw.get("StateReason", {}).get("Code", "")
     ended = ended_by = None
     if state in {MachineState.ENDING, MachineState.GONE, MachineState.STOPPED}:
-        ended_by = _ended_by(code)
+        ended_by = str(ends.of(code).by)
         ended = _ended_at(session, raw, by_cloud=ended_by == "cloud")
     return Machine(
         id=raw["InstanceId"],
@@ -205,18 +197,18 @@ def _machine(session: Session, raw: dict[str, Any]) -> Machine:
         launched=raw["LaunchTime"].astimezone(UTC),
         ended=ended,
         ended_by=ended_by,
-        reason=raw.get("StateReason", {}).get("Message", "") or code,
+        reason=_reason(raw),
         disks=_disks(raw),
     )
 
 
-def _ended_by(code: str) -> str:
-    """Source: StateReason in the Amazon EC2 API Reference."""
-    if code == "Client.InstanceInitiatedShutdown":
-        return "self"
-    if code in NEVER_RAN:
-        return "launch"
-    return "cloud" if code.startswith("Server.") else "user"
+def _reason(raw: dict[str, Any]) -> str:
+    """EC2's own words, and for a launch that cannot succeed what they mean."""
+    reason = raw.get("StateReason", {})
+    code = reason.get("Code", "")
+    said = reason.get("Message", "") or code
+    end = ends.of(code)
+    return f"{end.meaning} ({said}); {end.next}" if end.by is ends.By.LAUNCH else said
 
 
 def _ended_at(session: Session, raw: dict[str, Any], *, by_cloud: bool) -> datetime | None:
@@ -227,7 +219,7 @@ def _ended_at(session: Session, raw: dict[str, Any], *, by_cloud: bool) -> datet
     if by_cloud and request:
         try:
             answer = session.call("ec2", "describe_spot_instance_requests", SpotInstanceRequestIds=[request])
-        except NotFound:
+        except NotFound:  # it is forgotten before its instance is
             return None
         for row in answer["SpotInstanceRequests"]:
             if updated := row.get("Status", {}).get("UpdateTime"):
@@ -394,7 +386,7 @@ def _instance(session: Session, raw: dict[str, Any]) -> Instance:
     ended = ended_by = None
     code = raw.get("StateReason", {}).get("Code", "")
     if raw["State"]["Name"] not in {"pending", "running"}:
-        ended_by = _ended_by(code)
+        ended_by = str(ends.of(code).by)
         if match := _TRANSITION_TIME.search(raw.get("StateTransitionReason", "")):
             ended = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
     spot = raw.get("InstanceLifecycle") == "spot"
@@ -426,7 +418,7 @@ def _instance(session: Session, raw: dict[str, Any]) -> Instance:
         profile=raw.get("IamInstanceProfile", {}).get("Arn"),
         ended=ended,
         ended_by=ended_by,
-        reason=raw.get("StateReason", {}).get("Message", "") or code,
+        reason=_reason(raw),
         private_ip=raw.get("PrivateIpAddress"),
         public_ip=raw.get("PublicIpAddress"),
     )
