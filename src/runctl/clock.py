@@ -18,6 +18,32 @@ from typing import Protocol
 
 import msgspec
 
+TOLERATED = 5.0
+"""Real seconds by which this computer's clock may differ from the cloud's without being corrected."""
+
+_behind = 0.0
+
+
+def real_time() -> float:
+    """Seconds since the epoch, by the clock of the cloud that this process talks to, once it was heard of.
+
+    Machines and stores have the right time. A laptop that has not would take each of them for silent.
+    """
+    return time.time() + _behind
+
+
+def heard(date: float, asked: float, answered: float) -> float:
+    """Learn from the time that a server gave, in whole seconds, between two of `real_time`.
+
+    Returns by how many seconds the clock is behind in all, negative where it is ahead.
+    """
+    global _behind  # noqa: PLW0603 (a process has one clock)
+    if date > answered + TOLERATED:
+        _behind += date - answered
+    elif date + 1 < asked - TOLERATED:
+        _behind += date + 1 - asked
+    return _behind
+
 
 class Clock(Protocol):
     """Time as a cloud sees it."""
@@ -37,10 +63,10 @@ class Clock(Protocol):
 
 
 class SystemClock(msgspec.Struct, frozen=True):
-    """The machine's own clock."""
+    """This computer's own clock, corrected by what the cloud said."""
 
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return datetime.fromtimestamp(real_time(), UTC)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -68,7 +94,7 @@ class FileClock(msgspec.Struct, frozen=True):
 
     def now(self) -> datetime:
         anchor = self._anchor()
-        return datetime.fromtimestamp(anchor.cloud + (time.time() - anchor.real) * anchor.speed, UTC)
+        return datetime.fromtimestamp(anchor.cloud + (real_time() - anchor.real) * anchor.speed, UTC)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds / self.speed)

@@ -8,15 +8,19 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from runctl import partitions
+from runctl import clock, partitions
 from runctl.clouds import Cloud, sandbox_ended
 from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
-from runctl.events import Emit, ignore
+from runctl.events import Emit, Notice, ignore
 from runctl.providers.aws import answers
 from runctl.retry import RetryPolicy
+
+CLOCK_NOTED = 30.0
+"""Seconds of difference between two clocks that a user is told of."""
 
 
 class Session:
@@ -31,6 +35,7 @@ class Session:
         self._boto: Any = None
         self._account: str | None = None
         self._other_s3: str | None = None
+        self._told_behind = 0.0
 
     @property
     def region(self) -> str:
@@ -64,9 +69,10 @@ class Session:
         name = f"{service}.{operation}"
 
         def once() -> Any:
+            asked = clock.real_time()
             try:
                 # Making the client reads profiles, runs their programs and may ask for a role's keys.
-                return getattr(self.client(service), operation)(**parameters)
+                answer = getattr(self.client(service), operation)(**parameters)
             except Exception as error:
                 translated = answers.translate(error, service, operation, repeatable=repeatable)
                 if exists is not None and isinstance(translated, NotFound) and exists():
@@ -78,8 +84,24 @@ class Session:
                 if translated is error:
                     raise
                 raise translated from error
+            self._compare_clocks(answer, asked)
+            return answer
 
         return self._policy.call(name, once, retryable=answers.is_retryable, emit=self.emit)
+
+    def _compare_clocks(self, answer: Any, asked: float) -> None:
+        """Every answer tells the time: what a laptop's own clock says is not asked of machines."""
+        told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        try:
+            date = parsedate_to_datetime(told).timestamp()
+        except (TypeError, ValueError):  # not every server tells it
+            return
+        behind = clock.heard(date, asked, clock.real_time())
+        if abs(behind - self._told_behind) < CLOCK_NOTED:
+            return
+        self._told_behind = behind
+        how = f"{abs(behind):.0f} s {'behind' if behind > 0 else 'ahead of'}"
+        self.emit(Notice(text=f"this computer's clock is {how} the cloud's, which is gone by", warning=True))
 
     def _forget_credentials(self) -> None:
         """The next call reads them anew: a user who logs in again need not start the command again."""
