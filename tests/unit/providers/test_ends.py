@@ -10,7 +10,7 @@ import pytest
 from runctl.clock import SystemClock
 from runctl.clouds import Cloud
 from runctl.errors import NotFound
-from runctl.model import Market
+from runctl.model import Market, Offer
 from runctl.providers.aws import instances
 from runctl.providers.aws.session import Session
 
@@ -74,3 +74,20 @@ def test_a_spot_request_that_is_forgotten_is_no_error_of_the_machines() -> None:
     machine = instances.describe(gone, "i-1")
     assert machine is not None
     assert (machine.market, machine.ended_by, machine.ended) == (Market.SPOT, "cloud", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limited"), [("t3.medium", True), ("t4g.large", True), ("g5.xlarge", False)]
+)
+def test_a_burstable_machine_runs_up_no_surcharge_that_no_meter_counts(kind: str, limited: bool) -> None:
+    spec = instances.InstanceSpec(
+        offer=Offer("aws", kind, "us-east-1a", Market.SPOT, None),
+        image="ami-1",
+        root_device="/dev/xvda",
+        root_volume_gib=30,
+        profile="runctl-instance",
+        user_data="#!/bin/sh\n",
+        tags={},
+    )
+    asked = instances.run_parameters(spec, "token")
+    assert asked.get("CreditSpecification") == ({"CpuCredits": "standard"} if limited else None)

@@ -35,6 +35,8 @@ _TRANSITION_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
 _NO_SUBNET = re.compile(r"no (default )?subnets? (found )?for", re.IGNORECASE)
 """Of MissingInput, InvalidInput and InvalidSubnetID.NotFound: EC2 says it in several ways."""
 
+_BURSTABLE = frozenset({"t2", "t3", "t3a", "t4g"})
+
 _TAGGED_AT_LAUNCH = ("instance", "volume", "network-interface")
 
 
@@ -83,6 +85,9 @@ def run_parameters(spec: InstanceSpec, token: str) -> dict[str, Any]:
         ],
         "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in tagged],
     }
+    if spec.offer.instance_type.partition(".")[0] in _BURSTABLE:
+        # `unlimited`, the default of all but T2, costs 0.05 USD for each vCPU-hour above the baseline.
+        parameters["CreditSpecification"] = {"CpuCredits": "standard"}
     if spec.offer.subnet:
         parameters["SubnetId"] = spec.offer.subnet
     else:
