@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-kills test-browser test-torch test-formats test-prove bench bench-transfer bench-snapshots bench-loading compiled lock clean
+.PHONY: demo test check test-all test-ends test-kills test-browser test-torch test-formats test-prove bench bench-transfer bench-snapshots bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -22,6 +22,10 @@ KILLS ?= 120
 SEED ?= 1
 test-kills: $(VENV)/.dev
 	KILLS=$(KILLS) SEED=$(SEED) $(BIN)/pytest -s -n 2 -m slow tests/e2e/test_random_kills.py
+
+# Every end of a job beside what may lie in its folders; a line for each, the table last.
+test-ends: $(VENV)/.dev
+	$(BIN)/pytest -q -s -m slow tests/e2e/test_ends.py
 
 # A real browser and another user before every port that we open; the table goes to the terminal.
 test-browser: $(VENV)/.dev
