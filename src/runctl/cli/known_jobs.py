@@ -14,6 +14,7 @@ from runctl.quoting import quoted
 
 if TYPE_CHECKING:
     from runctl.cli.options import Context
+    from runctl.clouds import Cloud
     from runctl.config import Settings
     from runctl.jobs.place import Place
     from runctl.ledger import JobRecord, Ledger
@@ -49,6 +50,10 @@ def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
             next=f"begin anew: {anew(job)}",
         )
     cloud = context.cloud("sandbox" if job.cloud.startswith("sandbox") else "aws", settings)
+    if cloud.name == "aws":
+        import msgspec
+
+        cloud = msgspec.structs.replace(cloud, region=_region_of(cloud, job, store.bucket))
     return cloud_place(
         cloud,
         job.id,
@@ -57,6 +62,27 @@ def place_of_job(context: Context, settings: Settings, job: JobRecord) -> Place:
         bucket=store.bucket,
         emit=running.follower(context),
     )
+
+
+def _region_of(cloud: Cloud, job: JobRecord, bucket: str) -> str:
+    """Where a job is, whatever today's settings say: where its bucket is.
+
+    Raises ConfigError for the bucket of another account.
+    """
+    from runctl.errors import CloudError, ConfigError, NotFound
+    from runctl.providers.aws.session import Session
+
+    session = Session(cloud)
+    try:
+        return session.bucket_region(bucket, owner=session.account())
+    except (CloudError, NotFound) as error:
+        if isinstance(error, CloudError) and error.code not in {"403", "AccessDenied"}:
+            raise
+        raise ConfigError(
+            f"Job {job.id} is not of this account: {session.account()}",
+            why=f"its bucket {bucket} is another's, or is gone",
+            next="--profile NAME, of the account that it was started with",
+        ) from error
 
 
 def refreshed(context: Context, ledger: Ledger, job: JobRecord) -> JobRecord:

@@ -133,6 +133,7 @@ def root_disk(place: Place, instance_type: str) -> RootDisk:
 
     assert place.session is not None  # noqa: S101 (clouds only)
     kind, settings = catalog.instance_type(instance_type), place.settings
+    catalog.require_driven(kind, settings.image)
     image = market.image_for(
         place.session, architecture=kind.architecture, gpus=kind.gpus, chosen=settings.image
     )

@@ -17,8 +17,10 @@ from runctl.storage.objects import TooLarge
 
 LOCAL_LOOK_SECONDS = 0.2
 CLOUD_LOOK_SECONDS = 2.0
+SELDOM_SECONDS = 15.0
 REFUSED_LOOK_SECONDS = 15.0
-"""Real seconds between two questions to the cloud; the last where it refused us: a login takes a while."""
+"""Real seconds between two questions to the cloud: at first, in the end where nothing changes, and where it
+refused us: a login takes a while."""
 
 LOG_SECONDS = 1.0
 """How long one look shows a log, in real seconds; what is left comes with the next one."""
@@ -57,6 +59,7 @@ class Watch:
         self._before = before
         self._log_offset: int | None = 0 if log_from_start else None
         self._next_question = 0.0
+        self._between = CLOUD_LOOK_SECONDS
         self._doubts: dict[str, str] = {}
 
     @property
@@ -85,11 +88,16 @@ class Watch:
         """
         if not self.agent_is_over and time.monotonic() < self._next_question:
             return
-        between = LOCAL_LOOK_SECONDS if self._place.session is None else CLOUD_LOOK_SECONDS
+        between = LOCAL_LOOK_SECONDS if self._place.session is None else self._between
         self._next_question = time.monotonic() + between
         try:
-            self.machine = self._place.provider.describe(machine_id)
+            before, self.machine = self.machine, self._place.provider.describe(machine_id)
             self.cloud_answered = True
+            # Nothing new for a while: all jobs of an account share its
+            # rate. A fast clock has no such whiles.
+            most = max(CLOUD_LOOK_SECONDS, SELDOM_SECONDS / self._place.clock.speed)
+            longer = min(self._between * 1.5, most)
+            self._between = longer if before == self.machine else CLOUD_LOOK_SECONDS
             if self.machine is not None:
                 note(self.machine)
         except TrainctlError as error:
@@ -103,6 +111,7 @@ class Watch:
     def ask_the_cloud_next(self) -> None:
         """Something was done to the machine: what the cloud said before is old."""
         self._next_question = 0.0
+        self._between = CLOUD_LOOK_SECONDS
 
     def show_log(self, *, to_the_end: bool = False) -> bool:
         """Emit what the script wrote since the last time, for a moment or `to_the_end`; whether that was all.

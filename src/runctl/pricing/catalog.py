@@ -129,8 +129,30 @@ def spot_estimate(name: str, region: str) -> Price | None:
     return _price(name, "spot_usd_hr_us_east_1", _SPOT_DATE, "catalog, estimate")
 
 
+def is_driven(kind: InstanceType) -> bool:
+    """Whether NVIDIA's open driver, which AWS's image has, drives the GPUs of a type: from Turing on.
+
+    Source: NVIDIA's driver installation guide, "Kernel modules". Inferentia and Trainium are no GPUs.
+    """
+    return kind.gpu_model.startswith("NVIDIA") and not any(
+        model in kind.gpu_model.split() for model in ("V100", "P100", "P4", "K80", "M60", "K520")
+    )
+
+
+def require_driven(kind: InstanceType, image: str | None) -> None:
+    """Raises ValidationError for accelerators that the usual image does not drive, unless one is named."""
+    if image or not kind.gpus or is_driven(kind):
+        return
+    raise ValidationError(
+        f"The usual image has no driver for {kind.gpu_model} of {kind.name}",
+        why="it has NVIDIA's open driver, which drives Turing and what came later",
+        next="name an image that does: runctl config set aws.image ami-..., or another --instance-type",
+    )
+
+
 def with_gpus(gpus: int, *, market: Market) -> list[InstanceType]:
-    """The x86-64 types with exactly this many NVIDIA GPUs and a known price, the cheapest first.
+    """The x86-64 types with exactly this many GPUs that the usual image drives, and a known price, the
+    cheapest first.
 
     ARM types (g5g) are taken only when they are named: few packages with CUDA are built for them.
     """
@@ -138,7 +160,7 @@ def with_gpus(gpus: int, *, market: Market) -> list[InstanceType]:
     priced = [
         (price.usd_per_hour, kind)
         for kind in instance_types()
-        if kind.gpus == gpus and kind.gpu_model.startswith("NVIDIA") and kind.architecture == "x86_64"
+        if kind.gpus == gpus and is_driven(kind) and kind.architecture == "x86_64"
         if (price := price_of(kind.name, REGION))
     ]
     return [kind for _, kind in sorted(priced, key=lambda pair: (pair[0], pair[1].name))]

@@ -324,6 +324,7 @@ def _launch(
     operation: Operation, request: InstanceRequest, offer: Offer, tags: dict[str, str]
 ) -> dict[str, Any]:
     kind = catalog.instance_type(offer.instance_type)
+    catalog.require_driven(kind, request.image)
     image = operation.once(
         f"image {kind.architecture} {bool(kind.gpus)}",
         lambda: market.image_for(

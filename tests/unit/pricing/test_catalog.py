@@ -149,3 +149,20 @@ def test_a_disk_whose_iops_are_unknown_has_no_known_price() -> None:
     assert catalog.volume_rate("io1", size_gib=100) is None
     assert catalog.volume_rate("io2", size_gib=100) is None
     assert catalog.volume_rate("gp9", size_gib=100) is None
+
+
+@pytest.mark.parametrize("gpus", [1, 4, 8, 16])
+@pytest.mark.parametrize("market", list(Market))
+def test_no_machine_is_chosen_that_its_image_does_not_drive(market: Market, gpus: int) -> None:
+    """V100s were: the image's open driver begins with Turing."""
+    for kind in catalog.with_gpus(gpus, market=market):
+        assert "V100" not in kind.gpu_model
+        catalog.require_driven(kind, None)
+
+
+@pytest.mark.parametrize("name", ["p3.2xlarge", "trn1.2xlarge", "inf2.xlarge"])
+def test_a_named_machine_that_the_usual_image_does_not_drive_needs_an_image(name: str) -> None:
+    kind = catalog.instance_type(name)
+    with pytest.raises(ValidationError, match="has no driver"):
+        catalog.require_driven(kind, None)
+    catalog.require_driven(kind, "ami-1")

@@ -30,7 +30,7 @@ from runctl.config import Protection
 from runctl.errors import CloudError, NotFound, Protected, TrainctlError
 from runctl.ledger import AttemptRecord, JobRecord, Ledger, Owner, ResourceRecord
 from runctl.model import JobId, JobState
-from runctl.providers.aws import instances, shell, snapshots, volumes
+from runctl.providers.aws import instances, shell, snapshots, volumes, waiting
 from runctl.safety import activity, cleanup, cleanup_plan, destroy, leftovers
 from runctl.safety.cleanup import Outcome
 from runctl.safety.cleanup_plan import Item
@@ -955,7 +955,7 @@ class History:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cloud in memory answers at once, and its clock waits for nobody."""
     monkeypatch.setattr(shell, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
-    monkeypatch.setattr(volumes, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(waiting.Pause, "take", lambda _: None)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +15,8 @@ from runctl.events import Emit, Progress
 from runctl.model import Market, Offer
 from runctl.providers.aws import ends, quotas
 from runctl.providers.aws.session import Session
-from runctl.providers.aws.volumes import POLL_SECONDS, UNSEEN_PATIENCE, Attachment
+from runctl.providers.aws.volumes import UNSEEN_PATIENCE, Attachment
+from runctl.providers.aws.waiting import Pause
 from runctl.providers.base import Disk, LaunchRequest, Machine, MachineState
 from runctl.quoting import quoted
 
@@ -349,7 +349,7 @@ def set_delete_on_termination(session: Session, instance_id: str, device: str, *
 
 def wait_state(session: Session, instance_id: str, state: str, *, timeout: timedelta, emit: Emit) -> Instance:
     """Wait until an instance is in a state. Raises CloudError where it ended instead, and after `timeout`."""
-    begun = session.cloud.clock.now()
+    begun, pause = session.cloud.clock.now(), Pause(session.cloud.clock)
     while True:
         found = get(session, instance_id)
         waited = session.cloud.clock.now() - begun
@@ -373,7 +373,7 @@ def wait_state(session: Session, instance_id: str, state: str, *, timeout: timed
                 unit="s",
             )
         )
-        time.sleep(POLL_SECONDS)
+        pause.take()
 
 
 def _not_so(instance_id: str, code: str, why: str) -> CloudError:

@@ -159,13 +159,17 @@ class Session:
         """The host of AWS's S3 in a region, of this session by default, as the user's settings want it."""
         return partitions.s3_host(region or self.region, fips=self.uses_fips, dual_stack=self.uses_dual_stack)
 
-    def bucket_region(self, bucket: str) -> str:
-        """Where a bucket is, which S3 also tells those whom it refuses. Raises NotFound, CloudError."""
+    def bucket_region(self, bucket: str, *, owner: str = "") -> str:
+        """Where a bucket is, which S3 also tells those whom it refuses. Raises NotFound, CloudError.
+
+        With an `owner`, a bucket of another account is a CloudError.
+        """
+        owned: dict[str, Any] = {"ExpectedBucketOwner": owner} if owner else {}
         try:
-            answer = self.call("s3", "head_bucket", Bucket=bucket)
+            answer = self.call("s3", "head_bucket", Bucket=bucket, **owned)
         except CloudError as error:
             answer = getattr(error.__cause__, "response", {})
-            if not _region_in(answer):
+            if owner or not _region_in(answer):
                 raise
         return _region_in(answer) or self.region
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +12,8 @@ from runctl.errors import CloudError, NotFound
 from runctl.events import Emit, Progress
 from runctl.model import TAG_STEP, TAG_TRANSACTION
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.waiting import Pause
 
-POLL_SECONDS = 0.5
 UNSEEN_PATIENCE = timedelta(seconds=60)
 
 
@@ -84,8 +83,12 @@ def find(session: Session, *, tx: str, step: str) -> Snapshot | None:
 
 def describe(session: Session, snapshot_id: str) -> Snapshot | None:
     """What EC2 says of a snapshot, whoever owns it; None where it knows none of this id."""
-    found = _listing(session, [{"Name": "snapshot-id", "Values": [snapshot_id]}], own=False)
-    return found[0] if found else None
+    # By id and not by filter: that looks through every snapshot that anybody has made public.
+    try:
+        answer = session.call("ec2", "describe_snapshots", SnapshotIds=[snapshot_id])
+    except NotFound:
+        return None
+    return next((_snapshot(session, row) for row in answer["Snapshots"]), None)
 
 
 def listing(session: Session, filters: Sequence[dict[str, Any]] = ()) -> list[Snapshot]:
@@ -119,7 +122,7 @@ def images_using(session: Session, snapshot_id: str) -> list[str]:
 
 def wait_completed(session: Session, snapshot_id: str, *, timeout: timedelta, emit: Emit) -> Snapshot:
     """Wait until a snapshot is whole. Raises CloudError for one in `error`, and after `timeout`."""
-    begun = session.cloud.clock.now()
+    begun, pause = session.cloud.clock.now(), Pause(session.cloud.clock)
     while True:
         found = describe(session, snapshot_id)
         waited = session.cloud.clock.now() - begun
@@ -133,7 +136,7 @@ def wait_completed(session: Session, snapshot_id: str, *, timeout: timedelta, em
             raise _error(snapshot_id, "TimedOut", f"it is not complete after {timeout}")
         done = found.progress if found else ""
         emit(Progress(task=f"snapshot {snapshot_id} {done}", done=_percent(done), total=100.0, unit="%"))
-        time.sleep(POLL_SECONDS)
+        pause.take()
 
 
 def _percent(progress: str) -> float:
@@ -154,10 +157,8 @@ def _error(snapshot_id: str, code: str, why: str) -> CloudError:
     )
 
 
-def _listing(session: Session, filters: Sequence[dict[str, Any]], *, own: bool = True) -> list[Snapshot]:
-    parameters: dict[str, Any] = {"Filters": list(filters), "MaxResults": 1000}
-    if own:
-        parameters["OwnerIds"] = ["self"]
+def _listing(session: Session, filters: Sequence[dict[str, Any]]) -> list[Snapshot]:
+    parameters = {"Filters": list(filters), "MaxResults": 1000, "OwnerIds": ["self"]}
     rows = session.pages("ec2", "describe_snapshots", "Snapshots", **parameters)
     return [_snapshot(session, row) for row in rows]
 

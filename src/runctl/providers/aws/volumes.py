@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,11 @@ import msgspec
 from runctl.errors import CloudError, NotFound, ValidationError
 from runctl.events import Emit, Progress
 from runctl.providers.aws.session import Session
+from runctl.providers.aws.waiting import Pause
 
 if TYPE_CHECKING:
     from runctl.providers.aws.instances import Instance
 
-POLL_SECONDS = 0.25
 UNSEEN_PATIENCE = timedelta(seconds=60)
 """How long a new volume may be unknown to EC2 before it is believed to be gone (eventual consistency)."""
 
@@ -301,9 +300,13 @@ def wait_detached(session: Session, volume_id: str, *, timeout: timedelta, emit:
 
 def wait_modified(session: Session, volume_id: str, *, timeout: timedelta, emit: Emit) -> Volume:
     """Wait until a change is in force (`optimizing` goes on behind it). Raises CloudError where it failed."""
-    deadline = session.cloud.clock.now() + timeout
+    deadline, pause = session.cloud.clock.now() + timeout, Pause(session.cloud.clock)
     while session.cloud.clock.now() < deadline:
-        rows = session.call("ec2", "describe_volumes_modifications", VolumeIds=[volume_id])
+        try:
+            rows = session.call("ec2", "describe_volumes_modifications", VolumeIds=[volume_id])
+        except NotFound:  # EC2 does not show it yet
+            pause.take()
+            continue
         states = [row.get("ModificationState") for row in rows.get("VolumesModifications", [])]
         if "failed" in states:
             raise _error(volume_id, "VolumeModificationFailed", "EBS could not carry out the change")
@@ -312,7 +315,7 @@ def wait_modified(session: Session, volume_id: str, *, timeout: timedelta, emit:
             if found is not None:
                 return found
         emit(Progress(task=f"{volume_id} is being modified", done=0, total=None))
-        time.sleep(POLL_SECONDS)
+        pause.take()
     raise _error(volume_id, "TimedOut", f"it is still being modified after {timeout}")
 
 
@@ -324,7 +327,7 @@ def _wait(
     timeout: timedelta,
     emit: Emit,
 ) -> Volume:
-    begun = session.cloud.clock.now()
+    begun, pause = session.cloud.clock.now(), Pause(session.cloud.clock)
     while True:
         found = describe(session, volume_id)
         waited = session.cloud.clock.now() - begun
@@ -346,7 +349,7 @@ def _wait(
                 unit="s",
             )
         )
-        time.sleep(POLL_SECONDS)
+        pause.take()
 
 
 def _error(volume_id: str, code: str, why: str) -> CloudError:
