@@ -185,7 +185,7 @@ def _of_keys(message: str) -> bool:
     return "validate the provided access credentials" in message or "not authorized" not in message.lower()
 
 
-_POLICY = "runctl doctor --iam-policy prints what runctl needs"
+_POLICY = "docs/aws-setup.md lists the rights that runctl needs"
 _NEXT = {
     "AccessDenied": _POLICY,
     "AccessDeniedException": _POLICY,
