@@ -46,9 +46,7 @@ class Asked:
         more = {"Placement": {"AvailabilityZone": "a"}, "LaunchTime": now}
         return {
             "Volumes": [{**volume, "State": "creating", "CreateTime": now}],
-            "Snapshots": [
-                {**snapshot, "VolumeId": "vol-1", "VolumeSize": 1, "OwnerId": "1", "Encrypted": True}
-            ],
+            "Snapshots": [{**snapshot, **of}],
             "Reservations": [{"Instances": [{**machine, **more}]}],
         }
 
