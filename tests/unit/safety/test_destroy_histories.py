@@ -74,6 +74,7 @@ class MemoryCloud:
     """An EC2, SSM and S3 in memory that answers as a `Session`, and keeps a log of what was taken."""
 
     region = "us-east-1"
+    s3_endpoint = None
 
     def __init__(self, clock: MemoryClock) -> None:
         self.clock = clock
@@ -188,8 +189,12 @@ class MemoryCloud:
             )
         return {"Volumes": rows}
 
-    def describe_snapshots(self, Filters: Any, MaxResults: int = 0, OwnerIds: Any = ()) -> Any:
+    def describe_snapshots(
+        self, Filters: Any = (), MaxResults: int = 0, OwnerIds: Any = (), SnapshotIds: Any = ()
+    ) -> Any:
         wanted = self.wanted(Filters)
+        if SnapshotIds:
+            wanted["snapshot-id"] = SnapshotIds
         rows = [
             {
                 "SnapshotId": id_,
