@@ -75,7 +75,9 @@ class Keeper:
         self._tell = tell
         self._python = os.path.join(folder, "bin", "python3")
         roots = [folder, os.path.join(home, "pythons")]
-        self._listed = [one for root in roots for one in _below(home, root)]
+        # Without the mark that it is whole: what comes back has that only when all of it is there.
+        mark = os.path.relpath(os.path.join(folder, "ready"), home)
+        self._listed = [one for root in roots for one in _below(home, root) if one.path != mark]
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="environment", daemon=True).start()

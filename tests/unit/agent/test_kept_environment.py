@@ -83,6 +83,14 @@ def test_it_comes_back_to_the_byte_and_to_its_times(kept):
     subprocess.run([kept.environment / "bin/python3", "-c", ""], check=True)
 
 
+def test_one_that_comes_back_is_not_called_whole_before_all_of_it_is_there(kept):
+    (kept.environment / "ready").touch()
+    kept.keep()
+    kept.lose()
+    assert kept.bring()
+    assert not (kept.environment / "ready").exists()
+
+
 def test_a_torn_piece_is_refused_and_nothing_is_left(kept):
     kept.keep()
     kept.lose()
