@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-all test-ends test-kills test-browser test-torch test-formats test-prove bench bench-transfer bench-snapshots bench-loading compiled lock clean
+.PHONY: demo test check test-all test-ends test-kills test-browser test-torch test-formats test-frameworks test-prove bench bench-transfer bench-snapshots bench-loading compiled lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/runctl demo
@@ -56,6 +56,18 @@ test-formats: $(VENV)/.dev .frameworks/formats/.done
 # Scripts with one fault of resuming each, and sound ones, through `runctl prove`: minutes, on a quiet machine.
 test-prove: $(VENV)/.dev
 	$(BIN)/pytest -q -m "slow or not slow" tests/e2e/test_prove.py
+
+# Every framework of docs/frameworks.md, interrupted twice in the sandbox; the table goes to the terminal. Each environment has
+# runctl, too: a machine of the sandbox has the Python from which the sandbox was started.
+test-frameworks: $(VENV)/.dev .frameworks/torch/.done .frameworks/others/.done
+	FRAMEWORKS=.frameworks SEED=$(SEED) $(BIN)/pytest -q -s tests/frameworks $(ONLY)
+
+.frameworks/%/.done: requirements/frameworks-%.txt requirements/demo.txt pyproject.toml
+	$(PYTHON) -m venv .frameworks/$*
+	.frameworks/$*/bin/pip install --quiet --require-hashes --requirement requirements/demo.txt
+	.frameworks/$*/bin/pip install --quiet --requirement requirements/frameworks-$*.txt
+	.frameworks/$*/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

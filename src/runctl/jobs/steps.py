@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from runctl.agent.progress import step_of_name
 from runctl.ledger import AttemptRecord
 
 PREEMPTIONS = frozenset({"notice", "lost", "silent", "shutdown"})
@@ -74,11 +75,18 @@ def _between(last: int, following: AttemptRecord, first: int | None) -> int | No
         return None
     stride = max(1, first or 1)  # every how many steps it names one
     if following.resumed_from is not None and resumed is not None:
-        # It says where it goes on, or names a step before it does it.
-        says_it = began == resumed and (not first or began > first)
+        # It says where it goes on, or names a step before it does it. A step that the checkpoint's name does
+        # not have was taken from the log when it was written, and may be one of the next ones.
+        is_known = resumed == last or _names_a_step(following.resumed_from)
+        says_it = began == resumed and (not first or began > first) and is_known
         if says_it or began - stride <= resumed < began:
             return max(0, last - resumed)
     return max(0, last + stride - began)
+
+
+def _names_a_step(snapshot: str) -> bool:
+    """Whether the checkpoint that gave a snapshot its name (`000012-step_120.pt`) has a step in its own."""
+    return step_of_name(snapshot.partition("-")[2]) is not None
 
 
 def _counts_anew(attempt: AttemptRecord) -> bool:

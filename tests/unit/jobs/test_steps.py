@@ -46,6 +46,9 @@ def second(began: int | None, resumed: int | None, cause: str = "finished", **fi
         ([first(72), second(61, None)], 12),
         ([first(72), second(1, 5)], 72),  # it began anew
         ([first(90, 10), second(90, 85)], 5),  # each tenth is named
+        ([first(149), second(145, 145, resumed_from="000009-backup")], 5),  # the log was a step further
+        ([first(149), second(145, 145, resumed_from="000009-step_145.pt")], 4),  # it says where it goes on
+        ([first(149), second(149, 149, resumed_from="000009-backup")], 0),
         ([first(90, 10), second(90, None)], 10),
         ([first(89, 0), second(90, 90)], 0),  # steps are counted from 0
         ([first(72), second(None, 5)], 0),  # nothing was left to do
