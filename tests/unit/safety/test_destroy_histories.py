@@ -882,7 +882,7 @@ class History:
             return
         found = self.world.instances[id_]
         own = found.tags.get("runctl:job") == job and found.tags.get("runctl:managed") == "true"
-        own = own and not self.tagged(found, "protected", "important")  # its owner has the last word
+        own = own and not self.model.tagged(found, "protected", "important")  # its owner has the last word
         before, kept = len(self.world.log), self.persistent(but=id_)
         try:
             destroy.terminate_job_instance(self.session, id_, job=job)
