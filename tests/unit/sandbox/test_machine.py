@@ -171,6 +171,7 @@ def test_namespaces_show_neither_the_host_nor_other_machines(sandbox: Sandbox, t
     assert sandbox.run(one, "touch /usr/x /etc/x")[0] != 0
     assert sandbox.run(one, f"touch {sandbox.clock.path}")[0] != 0
     assert sandbox.run(one, "hostname")[1] == "ip-10-1-2-3\n"
+    assert sandbox.run(one, "getent hosts $(hostname)")[1].split()[0] == "127.0.0.1"
     assert sandbox.run(one, "echo scratch > /tmp/file && mkdir /data && echo kept > /data/file")[0] == 0
     assert not Path("/data/file").exists()
     pids = sandbox.run(one, "ls /proc | grep -c '^[0-9]'")[1]

@@ -38,6 +38,7 @@ SYSTEM = (
     "/nix/store",
 )
 """What of the host every machine sees, read-only; links are copied as links."""
+_HOSTS = "/etc/hosts"
 ANSWER_SECONDS = 20.0
 
 
@@ -193,7 +194,18 @@ class NamespaceIsolation:
         for path in (*self._confines.writable, folder):
             found[str(path)] = (str(path), str(path), False)
         found[str(HOME)] = (str(folder / "home"), str(HOME), False)
+        found[_HOSTS] = (str(self._hosts()), _HOSTS, True)
         return sorted(found.values(), key=lambda bind: len(Path(bind[1]).parts))
+
+    def _hosts(self) -> Path:
+        """The machine's own name leads to itself: what joins processes, such as torchrun, asks for it."""
+        known = Path(_HOSTS)
+        text = known.read_text(encoding="utf-8", errors="replace") if known.is_file() else ""
+        name = self._confines.hostname
+        made = self._confines.folder / "hosts"
+        own = f"127.0.0.1 localhost\n127.0.0.1 {name} {name}.ec2.internal\n"
+        made.write_text(own + text, encoding="utf-8")
+        return made
 
     def _enter(self) -> list[str]:
         user = ["-U", "--preserve-credentials"] if self._user_namespace else []
