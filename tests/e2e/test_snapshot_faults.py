@@ -43,10 +43,10 @@ class Desk:
     def __post_init__(self) -> None:
         once = self.store._bucket._once
 
-        def watched(method: str, key: str, query: dict[str, str], *more: Any) -> Any:
+        def watched(method: str, key: str, query: dict[str, str], *more: Any, **how: Any) -> Any:
             content, length = more[1], more[3]
             self.asked.append((method, query, length or (0 if callable(content) else len(content))))
-            answer = once(method, key, query, *more)
+            answer = once(method, key, query, *more, **how)
             if self.is_lost(method, query):
                 raise StoreAway("lost")
             return answer

@@ -44,11 +44,11 @@ class Sent:
         client: Any = store._bucket
         once = client._once
 
-        def counted(*asked: Any) -> Any:
+        def counted(*asked: Any, **how: Any) -> Any:
             _, _, _, headers, body, _, length, *_ = asked
             self.bytes += length or (len(body) if isinstance(body, bytes) else 0)
             self.copied += "x-amz-copy-source" in headers
-            return once(*asked)
+            return once(*asked, **how)
 
         monkeypatch.setattr(client, "_once", counted)
 
