@@ -431,7 +431,17 @@ def test_a_fresh_machine_fetches_its_spec_and_its_code(machine, bucket, tmp_path
 def boots(machine, spec_sha256, *options):
     command = [sys.executable, machine.agent, "boot", "--bucket", "bucket", "--prefix", PREFIX]
     pinned = ["--spec-sha256", spec_sha256, "--owner", "123456789012"]
-    return [*command, *pinned, "--attempt", "1", "--region", "us-east-1", *options]
+    return [
+        *command,
+        *pinned,
+        "--attempt",
+        "1",
+        "--region",
+        "us-east-1",
+        "--host",
+        "s3.us-east-1.amazonaws.com",
+        *options,
+    ]
 
 
 @pytest.mark.parametrize("disposable", [True, False])
