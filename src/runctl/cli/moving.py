@@ -135,7 +135,7 @@ def access(context: Context, on: str | None, endpoint: str | None) -> S3Access:
             endpoint=endpoint,
             region=region,
             credentials=lambda: (key, secret, token),
-            locate=functools.cache(functools.partial(whereabouts.region_of, near=region)) if region else None,
+            locate=functools.partial(whereabouts.region_of, near=region) if region else None,
         )
     from runctl.resources.reaching import access_of
 

@@ -113,7 +113,7 @@ def from_environment() -> S3Access:
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None
     names = ("RUNCTL_DATA_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
     region = next((environ[name] for name in names if environ.get(name)), None)
-    locate = functools.cache(functools.partial(whereabouts.region_of, near=region)) if region else None
+    locate = functools.partial(whereabouts.region_of, near=region) if region else None
     return S3Access(endpoint=endpoint, region=region, locate=locate)
 
 

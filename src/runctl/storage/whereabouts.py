@@ -5,6 +5,7 @@ Source: HeadBucket in the Amazon S3 API Reference; `GetBucketRegion` of AWS's SD
 
 from __future__ import annotations
 
+import functools
 import http.client
 
 from runctl import partitions
@@ -13,6 +14,7 @@ _PATIENCE = 10.0
 _HEADER = "x-amz-bucket-region"
 
 
+@functools.cache  # of the module, so that datasets that hold it travel to other processes
 def region_of(bucket: str, near: str, *, fips: bool = False, dual_stack: bool = False) -> str:
     """Ask S3 in the region `near`, without credentials; `near` where it does not tell or cannot be asked."""
     host = partitions.s3_host(near, fips=fips, dual_stack=dual_stack)

@@ -186,6 +186,7 @@ def test_a_bucket_of_another_region_is_asked_there(monkeypatch: pytest.MonkeyPat
 
 def test_a_transfer_without_the_sdk_finds_the_region_of_its_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = sent_by(monkeypatch)
+    monkeypatch.setattr(whereabouts, "region_of", whereabouts.region_of.__wrapped__)
     assert whereabouts.region_of("mine", "eu-central-1") == "eu-central-1"
     told = SimpleNamespace(getheader=lambda _: "sa-east-1")
     monkeypatch.setattr(http.client.HTTPSConnection, "getresponse", lambda _: told)

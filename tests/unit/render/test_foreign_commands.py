@@ -166,8 +166,9 @@ class World:
         (self.project / "t.py").write_text("print('x')\n")
         (self.project / "here").mkdir()
         (self.project / "here" / STORABLE.replace("/", "-")[:80]).write_text("x")
-        texts = ("project", "aws.subnet", "aws.instance_profile")
-        (folder / "user.toml").write_text("".join(f"{key} = {PLANTED_VALUE}\n" for key in texts))
+        texts = ("project", "aws.instance_profile")
+        own = [*(f"{key} = {PLANTED_VALUE}\n" for key in texts), f"aws.subnets = [{PLANTED_VALUE}]\n"]
+        (folder / "user.toml").write_text("".join(own))
         self._of_project = f"aws.image = {PLANTED_VALUE}\ntrain.output = {PLANTED_VALUE}\n"
         for name in list(os.environ):
             if name.startswith(("AWS_", "RUNCTL_")):
