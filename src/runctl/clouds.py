@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,14 @@ from runctl.processes import identity
 SANDBOX_ENDED = "SandboxEnded"
 """The code of every call to a sandbox that is gone."""
 _SANDBOX = "sandbox:"
+
+
+def _nobody(prompt: str) -> str:  # noqa: ARG001 (as the one who asks takes it)
+    raise EOFError("the profile wants a code for MFA, and there is no terminal to ask at")
+
+
+code_for_mfa: Callable[[str], str] = _nobody
+"""How a profile's code for MFA is asked for. A supervisor without a terminal has nobody to ask."""
 
 
 def home() -> Path:

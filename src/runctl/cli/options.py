@@ -83,8 +83,11 @@ class Context(msgspec.Struct, frozen=True):
 
         Operations that were left unfinished are mentioned first; a word on high costs follows in the end.
         """
+        from runctl import clouds
         from runctl.clouds import aws_cloud, sandbox_cloud
+        from runctl.render import output
 
+        clouds.code_for_mfa = output.ask_code
         aws = settings.values.aws
         found = sandbox_cloud() if name == "sandbox" else aws_cloud(region=aws.region, profile=aws.profile)
         if not self._reached:

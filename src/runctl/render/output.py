@@ -178,6 +178,15 @@ def ask(question: str) -> bool:
             return True
 
 
+def ask_code(prompt: str) -> str:
+    """What is typed without being shown. Raises EOFError if there is no terminal."""
+    import getpass
+
+    if not (sys.stdin and sys.stdin.isatty() and talk_on_terminal()):
+        raise EOFError("the profile wants a code for MFA, and there is no terminal to ask at")
+    return getpass.getpass(harmless(prompt))
+
+
 def data_as_talk() -> contextlib.AbstractContextManager[Any]:
     """For a story that is data for people and talk for scripts."""
     return contextlib.redirect_stdout(sys.stderr)

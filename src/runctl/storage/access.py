@@ -30,10 +30,10 @@ class S3Access(msgspec.Struct, frozen=True):
 
     endpoint: str | None = None
     region: str | None = None
-    fips: bool = False
-    dual_stack: bool = False
     credentials: Callable[[], Credentials | tuple[str, str, str | None]] | None = None
     owner: Callable[[], str] | None = None
+    fips: bool = False
+    dual_stack: bool = False
     locate: Callable[[str], str] | None = None
     """In which region of AWS a bucket is, where that may be another than `region`."""
     cloud: Cloud | None = None

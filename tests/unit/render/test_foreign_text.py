@@ -124,7 +124,7 @@ KINDS = [
 
 def raised(kind: type[errors.TrainctlError]) -> errors.TrainctlError:
     hints = typing.get_type_hints(
-        kind.__init__, vars(errors) | {"Path": Path, "Mapping": Mapping, "Any": Any}
+        kind.__init__, vars(errors) | {"Path": Path, "Mapping": Mapping, "Any": Any, "Callable": Callable}
     )
     return kind(**{name: filled(hint) for name, hint in hints.items() if name != "return"})
 

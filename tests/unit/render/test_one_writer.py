@@ -18,7 +18,13 @@ WRITERS = {
     # Text that is ours to the letter, written where nothing else is imported yet.
     "cli/main.py": {"sys.stdout"},
     "cli/interrupts.py": {"os.write"},
-    "render/output.py": {"sys.stdout", "sys.stderr", "rich.console", "contextlib.redirect_stdout"},
+    "render/output.py": {
+        "sys.stdout",
+        "sys.stderr",
+        "rich.console",
+        "contextlib.redirect_stdout",
+        "getpass.getpass",
+    },
 }
 FORBIDDEN_NAMES = {"print", "input", "breakpoint"}
 FORBIDDEN = {

@@ -156,7 +156,7 @@ def reads_a_checkpoint_back(world: World, data: bytes) -> None:
         store = AgentStore(str(world.job))
         restoring.bring_back(store, restoring.read_manifest(store, NAME, None), trees)
     world.plant(f"committed/{NAME}/outputs/a", b"x")
-    found = old_checkpoints._manifest(world.store, f"committed/{NAME}/manifest.json")  # type: ignore[arg-type]
+    found = old_checkpoints._manifest(world.store, f"committed/{NAME}/manifest.json", "")  # type: ignore[arg-type]
     for at in found.files if found else ():
         assert (world.job / at).resolve().is_relative_to(world.job)
     job, home = world.record, world.job / "home"
@@ -374,6 +374,10 @@ OWN = {
     "resources.warming": "the journal",
     "datasets.packs": "an index of MessagePack, whose CRC and names it checks itself",
     "datasets": "files of this computer's cache",
+    "jobs.prove": "a state on this computer",
+    "proving": "what a script printed and left here",
+    "partitions": "the SDK's own data",
+    "safety.metrics": "numbers by name and step in a snapshot's own files, which are only compared",
     "cli.demo": "what the demo's own script wrote here",
     "cli.drill": "what the drill's own script wrote here",
     "cli": "files of this computer",

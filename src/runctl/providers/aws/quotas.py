@@ -93,8 +93,9 @@ def exceeded(error: CloudError, instance_type: str, market: Market, region: str)
         request_id=error.request_id,
         why=f"{error.code}: {quota.name} ({quota.code}) is counted in vCPUs, of which it needs {vcpus};"
         " a new account has 0 for GPUs",
-        next=f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {quota.code}"
-        f" --desired-value {vcpus} --region {quoted(region)}  (plus what runs already)",
+        next="aws service-quotas request-service-quota-increase --service-code ec2"
+        f" --quota-code {quoted(quota.code)} --desired-value {quoted(str(vcpus))} --region {quoted(region)}"
+        "  (plus what runs already)",
         quota=quota.code,
         meets=meets,
     )
@@ -110,7 +111,7 @@ def of_any(error: CloudError) -> QuotaError:
         code=error.code,
         request_id=error.request_id,
         why=error.what,
-        next=f"aws service-quotas list-service-quotas --service-code {service}",
+        next=f"aws service-quotas list-service-quotas --service-code {quoted(service)}",
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from runctl import clock, partitions
+from runctl import clock, clouds, partitions
 from runctl.clouds import Cloud, sandbox_ended
 from runctl.errors import CloudError, ConfigError, NotFound, TrainctlError
 from runctl.events import Emit, Notice, ignore
@@ -203,7 +201,7 @@ class Session:
                 under.set_config_variable("profile", self.cloud.profile)
             if self.cloud.access_key is None:
                 roles = under.get_component("credential_provider").get_provider("assume-role")
-                roles._prompter = _code_for_mfa  # noqa: SLF001 (the SDK has no other way to say who asks)
+                roles._prompter = clouds.code_for_mfa  # noqa: SLF001 (the SDK has no other way to say who asks)
             self._boto = boto3.Session(
                 aws_access_key_id=self.cloud.access_key,
                 aws_secret_access_key=self.cloud.secret_key,
@@ -249,13 +247,6 @@ class Session:
                 **({"signature_version": "s3v4", "s3": s3} if s3 else {}),
             ),
         )
-
-
-def _code_for_mfa(prompt: str) -> str:
-    """A supervisor that works on without a terminal has nobody to ask, and must not wait for an answer."""
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
-        raise EOFError("the profile wants a code for MFA, and there is no terminal to ask at")
-    return getpass.getpass(prompt)
 
 
 @contextmanager

@@ -38,5 +38,6 @@ def usable(session: Session, chosen: Sequence[str] = ()) -> dict[str, str | None
     raise ConfigError(
         f"There is no subnet for machines in {session.region}",
         why="none has a free address" if rows else "the account has no default VPC there, or that has none",
-        next=f"aws ec2 create-default-vpc --region {region}, or: runctl config set aws.subnets subnet-...",
+        next=f"aws ec2 create-default-vpc --region {quoted(region)},"
+        " or: runctl config set aws.subnets subnet-...",
     )
