@@ -45,8 +45,9 @@ def after_an_interruption(attempt: Any, emit: Callable[[Any], None] | None = Non
         machines = [
             one.instance_id for one in attempt.ledger.jobs.attempts(attempt.job)[1:] if one.instance_id
         ]
-        if machines:
-            attempt.live.client("ec2").terminate_instances(InstanceIds=machines)
+        for machine in machines:  # EC2 knows a new id after a while only
+            attempt.live.until(lambda machine=machine: attempt.live.instance(machine))
+            attempt.live.client("ec2").terminate_instances(InstanceIds=[machine])
         return job
 
     return run
