@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError
 
 from runctl.errors import CapacityError, CloudError, ConfigError, QuotaError
 from runctl.events import Notice
@@ -23,6 +24,15 @@ from runctl.providers.aws import instances, quotas
 from runctl.providers.base import LaunchRequest
 
 SUPERVISED = Callable[[], Any]
+
+
+def is_ended(live: Any, machine: str) -> bool:
+    """EC2 knows a new id after a while only, and not by each of its servers at once."""
+    try:
+        live.client("ec2").terminate_instances(InstanceIds=[machine])
+    except ClientError:
+        return False
+    return True
 
 
 def after_an_interruption(attempt: Any, emit: Callable[[Any], None] | None = None) -> SUPERVISED:
@@ -45,9 +55,8 @@ def after_an_interruption(attempt: Any, emit: Callable[[Any], None] | None = Non
         machines = [
             one.instance_id for one in attempt.ledger.jobs.attempts(attempt.job)[1:] if one.instance_id
         ]
-        for machine in machines:  # EC2 knows a new id after a while only
-            attempt.live.until(lambda machine=machine: attempt.live.instance(machine))
-            attempt.live.client("ec2").terminate_instances(InstanceIds=[machine])
+        for machine in machines:
+            attempt.live.until(lambda machine=machine: is_ended(attempt.live, machine))
         return job
 
     return run
